@@ -1,0 +1,36 @@
+# make demo    set up, then inpaint the built-in sample
+# make test    set up, then lint and test
+# make setup   the environment alone, in .venv
+#
+# PYTHON=python3.12 chooses the interpreter. Versions are those of constraints.txt where the interpreter is new enough
+# for them; CONSTRAINTS= takes the newest that pyproject.toml allows.
+
+PYTHON ?= python3
+NEW_ENOUGH := $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info >= (3, 11) else "")')
+CONSTRAINTS ?= $(if $(NEW_ENOUGH),constraints.txt)
+LIMITS := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+UV := $(shell command -v uv 2>/dev/null)
+BIN := .venv/bin
+
+.PHONY: setup demo test
+
+setup: .venv/.installed
+
+.venv/.installed: pyproject.toml $(CONSTRAINTS)
+ifneq ($(UV),)
+	uv venv --quiet --allow-existing --python $(PYTHON) .venv
+	uv pip install --quiet --python $(BIN)/python $(LIMITS) --editable '.[dev]'
+else
+	$(PYTHON) -m venv .venv
+	@echo "installing torch and the rest (about 6 GB); this takes a few minutes"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(LIMITS) --editable '.[dev]'
+endif
+	@touch $@
+
+demo: setup
+	$(BIN)/python run.py
+
+test: setup
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/python -m pytest

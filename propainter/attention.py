@@ -1,0 +1,154 @@
+"""Window attention over a token grid in which only the windows that touch the hole look far (spec section 3e)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""The inner kernel: q [N, heads, Q, d], k and v [N, heads, K, d] -> [N, heads, Q, d], softmax(q k / sqrt(d)) v."""
+
+
+def manual_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The published kernel: matrix product, softmax, matrix product. Shapes as in `Kernel`."""
+    scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
+    return scores.softmax(dim=-1) @ v
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """Where the hole lies on the token grid: decides which windows attend globally.
+
+    Attributes:
+        token_mask: [B, L, fh, fw], over 0 where a token of a local frame touches the original hole.
+        window: rows and columns of a window, in tokens.
+    """
+
+    token_mask: Tensor
+    window: tuple[int, int] = (5, 9)
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Rows and columns to add at the bottom and right so that windows tile the grid."""
+        return tuple(-size % side for size, side in zip(self.token_mask.shape[-2:], self.window, strict=True))
+
+    def masked_windows(self) -> Tensor:
+        """[B, windows], True where any local frame's hole touches the window; row by row."""
+        rows, columns = self.padding
+        padded = F.pad(self.token_mask, (0, columns, 0, rows))
+        return (F.max_pool2d(padded, self.window, self.window).sum(1) > 0).flatten(1)
+
+
+class SparseWindowAttention(nn.Module):
+    """The layers of one block's attention; `WindowAttention` says how tokens flow through them.
+
+    Args:
+        channels: width of a token.
+        heads: attention heads; divides channels.
+        window: rows and columns of a window, in tokens.
+        pool: side of the square of tokens that becomes one pooled token.
+    """
+
+    def __init__(self, channels: int = 512, heads: int = 4, window: tuple[int, int] = (5, 9), pool: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.window = window
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels)
+        self.value = nn.Linear(channels, channels)
+        self.proj = nn.Linear(channels, channels)
+        self.pool_layer = nn.Conv2d(channels, channels, pool, stride=pool, groups=channels)
+        nn.init.constant_(self.pool_layer.weight, 1 / pool**2)
+        nn.init.zeros_(self.pool_layer.bias)
+        self.register_buffer("valid_ind_rolled", rolled_outside(window))
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """The whole grid in pooled tokens: [B, T, H, W, C] -> [B, T, P, C]."""
+        batch = x.shape[0]
+        x = self.pool_layer(rearrange(x, "b t h w c -> (b t) c h w"))
+        return rearrange(x, "(b t) c h w -> b t (h w) c", b=batch)
+
+
+WindowAttention = Callable[[SparseWindowAttention, Tensor, WindowPlan, slice], Tensor]
+"""The seam around the kernel: (layers, tokens [B, T, fh, fw, C], plan, key frames) -> tokens of the same shape.
+
+The slice picks the frames that keys and values of masked windows come from (temporal dilation).
+"""
+
+
+class PublishedWindowAttention:
+    """The published way: keys, values, rolls and pooled tokens of every window and frame, then a choice of them.
+
+    Args:
+        kernel: the inner kernel.
+    """
+
+    def __init__(self, kernel: Kernel = manual_attention) -> None:
+        self.kernel = kernel
+
+    def __call__(self, layers: SparseWindowAttention, tokens: Tensor, plan: WindowPlan, key_frames: slice) -> Tensor:
+        height, width = tokens.shape[2:4]
+        rows, columns = plan.padding
+        x = F.pad(tokens, (0, 0, 0, columns, 0, rows))
+        grid = dict(nh=x.shape[2] // plan.window[0], n=layers.heads, wh=plan.window[0], ww=plan.window[1])
+
+        def windows(y: Tensor) -> Tensor:
+            return rearrange(y, "b t (nh wh) (nw ww) (n c) -> b (nh nw) n t (wh ww) c", **grid)
+
+        key, value = layers.key(x), layers.value(x)
+        q, k, v = windows(layers.query(x)), windows(key), windows(value)
+        pooled = layers.pooled(x)
+        k_far = self._far_tokens(layers, key, layers.key(pooled), windows)
+        v_far = self._far_tokens(layers, value, layers.value(pooled), windows)
+
+        out = torch.empty_like(q)
+        for b, masked in enumerate(plan.masked_windows()):
+            chosen, others = masked.nonzero()[:, 0], (~masked).nonzero()[:, 0]
+            if len(chosen):
+                k_all = torch.cat([k[b, chosen], k_far[b, chosen]], dim=3)[:, :, key_frames]
+                v_all = torch.cat([v[b, chosen], v_far[b, chosen]], dim=3)[:, :, key_frames]
+                attended = self.kernel(q[b, chosen].flatten(2, 3), k_all.flatten(2, 3), v_all.flatten(2, 3))
+                out[b, chosen] = attended.view_as(q[b, chosen])
+            if len(others):
+                # Each frame by itself: frames join the batch.
+                near = [rearrange(y[b, others], "w n t s c -> (w t) n s c") for y in (q, k, v)]
+                out[b, others] = rearrange(self.kernel(*near), "(w t) n s c -> w n t s c", w=len(others))
+        out = rearrange(out, "b (nh nw) n t (wh ww) c -> b t (nh wh) (nw ww) (n c)", **grid)
+        return layers.proj(out[:, :, :height, :width])
+
+    @staticmethod
+    def _far_tokens(
+        layers: SparseWindowAttention, x: Tensor, pooled: Tensor, windows: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """What a masked window sees beyond its own tokens: those around it, and the pooled grid.
+
+        x: keys or values [B, T, H, W, C]; pooled: theirs [B, T, P, C] -> [B, windows, heads, T, 148 + P, C / heads].
+        """
+        around = torch.cat([windows(torch.roll(x, shift, dims=(2, 3))) for shift in rolls(layers.window)], dim=4)
+        around = around[:, :, :, :, layers.valid_ind_rolled]
+        pooled = rearrange(pooled, "b t p (n c) -> b 1 n t p c", n=layers.heads)
+        return torch.cat([around, pooled.expand(-1, around.shape[1], -1, -1, -1, -1)], dim=4)
+
+
+def rolls(window: tuple[int, int]) -> list[tuple[int, int]]:
+    """The four cyclic shifts that bring a window's surroundings into it: half a window, rounded up."""
+    rows, columns = ((side + 1) // 2 for side in window)
+    return [(-rows, -columns), (-rows, columns), (rows, -columns), (rows, columns)]
+
+
+def rolled_outside(window: tuple[int, int]) -> Tensor:
+    """`valid_ind_rolled`: of the four rolled windows' tokens, side by side, those from outside the window.
+
+    A token that a roll brings in from outside the window was not in it before: it is kept.
+    """
+    rows, columns = window
+    # A grid of three by three windows; the middle one is the window itself.
+    inside = np.zeros((3 * rows, 3 * columns), dtype=bool)
+    middle = (slice(rows, 2 * rows), slice(columns, 2 * columns))
+    inside[middle] = True
+    rolled = [np.roll(inside, shift, axis=(0, 1))[middle].ravel() for shift in rolls(window)]
+    return torch.from_numpy(np.flatnonzero(~np.concatenate(rolled)))

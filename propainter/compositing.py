@@ -1,0 +1,104 @@
+"""Frames and masks in and out of the networks, on the host (spec sections 4.1 and 4.6)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.ndimage import binary_dilation
+
+from propainter.errors import InputError
+
+MIN_SIDE = 128
+"""Smallest height and width: RAFT's coarsest correlation level is degenerate below."""
+
+
+def check_clip(frames: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Check that frames [T, H, W, 3] and masks belong together; returns the masks as bool [T, H, W].
+
+    Raises:
+        InputError: saying what is wrong.
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        raise InputError(f"frames are {frames.dtype} {list(frames.shape)}; give uint8 [T, H, W, 3]")
+    count, height, width, _ = frames.shape
+    if count < 2:
+        raise InputError(f"the clip has {count} frame(s); give at least 2, since flow joins two frames")
+    if min(height, width) < MIN_SIDE:
+        raise InputError(f"frames are {height}x{width}; give at least {MIN_SIDE}x{MIN_SIDE}, or enlarge them")
+    if masks.ndim == 2:
+        masks = masks[None]
+    if masks.shape[0] not in (1, count) or masks.shape[1:] != (height, width):
+        raise InputError(
+            f"masks are {list(masks.shape)} for frames of {list(frames.shape)}; give one mask, or one for each frame, "
+            "in the frames' size"
+        )
+    hole = np.broadcast_to(masks != 0, (count, height, width))
+    if hole.all():
+        raise InputError("the masks cover every pixel of every frame; leave something to see outside the hole")
+    return hole
+
+
+def process_size(height: int, width: int) -> tuple[int, int]:
+    """The size that the networks work at: floored to multiples of 8."""
+    return height // 8 * 8, width // 8 * 8
+
+
+def prepare_frames(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [T, H, W, 3] at the process size (Pillow, bicubic)."""
+    return _resize(frames, size, Image.Resampling.BICUBIC)
+
+
+def prepare_masks(masks: np.ndarray, size: tuple[int, int], dilation: int) -> np.ndarray:
+    """bool [T, H, W] -> uint8 [T, h, w] of 0 and 1: resized by nearest, dilated by the cross `dilation` times."""
+    masks = resize_masks(masks.astype(np.uint8), size)
+    if dilation:
+        masks = np.stack([binary_dilation(mask, iterations=dilation) for mask in masks]).astype(np.uint8)
+    return masks
+
+
+def resize_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [T, H, W] at another size, by nearest."""
+    return _resize(masks, size, Image.Resampling.NEAREST)
+
+
+def resize_back(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [T, h, w, 3] at the input's size (bilinear)."""
+    return _resize(frames, size, Image.Resampling.BILINEAR)
+
+
+def _resize(images: np.ndarray, size: tuple[int, int], method: Image.Resampling) -> np.ndarray:
+    if images.shape[1:3] == tuple(size):
+        return images
+    return np.stack([np.asarray(Image.fromarray(image).resize(size[::-1], method)) for image in images])
+
+
+class Compositor:
+    """Collects predictions: in the hole the prediction, outside the original; uint8 throughout (spec 4.6).
+
+    A frame predicted by several windows is averaged half and half with what was there, truncated each time.
+
+    Args:
+        frames: uint8 [T, h, w, 3], the original at the process size.
+        masks: uint8 [T, h, w], 1 in the hole.
+    """
+
+    def __init__(self, frames: np.ndarray, masks: np.ndarray) -> None:
+        self.frames = frames
+        self.masks = masks[..., None]
+        self._done: dict[int, np.ndarray] = {}
+
+    def add(self, numbers: Sequence[int], prediction: torch.Tensor) -> None:
+        """Composite predictions [L, 3, h, w] in [-1, 1] of the frames with these numbers."""
+        pixels = ((prediction + 1) / 2).permute(0, 2, 3, 1).float().cpu().numpy() * 255
+        for number, image in zip(numbers, pixels.astype(np.uint8), strict=True):
+            mask = self.masks[number]
+            image = image * mask + self.frames[number] * (1 - mask)
+            before = self._done.get(number)
+            if before is not None:
+                image = (before * np.float32(0.5) + image * np.float32(0.5)).astype(np.uint8)
+            self._done[number] = image
+
+    def result(self) -> np.ndarray:
+        """uint8 [T, h, w, 3]; every frame has been added at least once."""
+        return np.stack([self._done[number] for number in range(len(self.frames))])

@@ -1,0 +1,175 @@
+"""Recurrent flow completion: fills the flow inside the hole (spec section 2)."""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from propainter.blocks import DeformableAlignment, UpConv, conv3x3, conv_pair, leaky
+from propainter.raft import Flows
+from propainter.schedule import FLOW_PADDING, plan_subvideos
+from propainter.warp import pass_order
+
+DIRECTIONS = ("backward_", "forward_")
+
+
+class P3D(nn.Module):
+    """A spatial 3x3 convolution, then one over time with dilation 2 (pseudo-3D, no residual)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Sequential(
+            nn.Conv3d(inputs, outputs, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1)), leaky()
+        )
+        self.conv2 = nn.Sequential(nn.Conv3d(outputs, outputs, (3, 1, 1), padding=(2, 0, 0), dilation=(2, 1, 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # x: [B, inputs, T, H, W] -> [B, outputs, T, H/stride, W/stride]
+        return self.conv2(self.conv1(x))
+
+
+class SecondOrderPropagation(nn.Module):
+    """Carries features backward and forward through time, aligned by deformable convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.deform_align = nn.ModuleDict(
+            {name: DeformableAlignment(2 * channels, channels, 3 * channels, reach=5) for name in DIRECTIONS}
+        )
+        self.backbone = nn.ModuleDict(
+            {name: conv_pair((2 + i) * channels, channels, slope=0.1) for i, name in enumerate(DIRECTIONS)}
+        )
+        self.fusion = nn.Conv2d(2 * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # x: [B, T, C, H, W] -> the same
+        num_frames = x.shape[1]
+        passes: list[list[Tensor]] = []
+        for name in DIRECTIONS:
+            final: dict[int, Tensor] = {}
+            state = before = older = torch.zeros_like(x[:, 0])
+            for t, pair in pass_order(num_frames, backward=name == "backward_"):
+                current = x[:, t]
+                if pair is not None:
+                    condition = torch.cat([state, current, older], dim=1)
+                    state = self.deform_align[name](torch.cat([state, older], dim=1), condition)
+                inputs = [current, *(done[t] for done in passes), state]
+                state = state + self.backbone[name](torch.cat(inputs, dim=1))
+                before, older = state, before
+                final[t] = state
+            passes.append([final[t] for t in range(num_frames)])
+        both = torch.cat([torch.stack(features, 1) for features in passes], dim=2)
+        return self.fusion(both.flatten(0, 1)).view_as(x) + x
+
+
+class EdgeDetector(nn.Module):
+    """Edges of a flow field; used in training only (spec section 2)."""
+
+    def __init__(self, channels: int = 16) -> None:
+        super().__init__()
+        self.projection = nn.Sequential(conv3x3(2, channels), leaky())
+        self.mid_layer_1 = nn.Sequential(conv3x3(channels, channels), leaky())
+        self.mid_layer_2 = nn.Sequential(conv3x3(channels, channels))
+        self.act = leaky(0.01)
+        self.out_layer = nn.Conv2d(channels, 1, 1)
+
+    def forward(self, flow: Tensor) -> Tensor:
+        # flow: [N, 2, H, W] -> [N, 1, H, W] in [0, 1]
+        flow = self.projection(flow)
+        edge = self.act(flow + self.mid_layer_2(self.mid_layer_1(flow)))
+        return torch.sigmoid(self.out_layer(edge))
+
+
+class FlowCompletion(nn.Module):
+    """Predicts one direction's flow everywhere from the flow outside the hole.
+
+    Args:
+        channels: width of the first level; the others are twice and four times as wide (published: 32).
+    """
+
+    def __init__(self, channels: int = 32) -> None:
+        super().__init__()
+        c1, c2, c4 = channels, 2 * channels, 4 * channels
+        self.downsample = nn.Sequential(
+            nn.Conv3d(3, c1, (1, 5, 5), stride=(1, 2, 2), padding=(0, 2, 2), padding_mode="replicate"),
+            leaky(),
+        )
+        self.encoder1 = nn.Sequential(P3D(c1, c1, 1), leaky(), P3D(c1, c2, 2), leaky())
+        self.encoder2 = nn.Sequential(P3D(c2, c2, 1), leaky(), P3D(c2, c4, 2), leaky())
+        dilated = []
+        for dilation in (3, 2, 1):
+            spread = (1, dilation, dilation)
+            dilated += [
+                nn.Conv3d(c4, c4, (1, 3, 3), padding=(0, dilation, dilation), dilation=spread),
+                leaky(),
+            ]
+        self.mid_dilation = nn.Sequential(*dilated)
+        self.feat_prop_module = SecondOrderPropagation(c4)
+        self.decoder2 = nn.Sequential(conv3x3(c4, c4), leaky(), UpConv(c4, c2), leaky())
+        self.decoder1 = nn.Sequential(conv3x3(c2, c2), leaky(), UpConv(c2, c1), leaky())
+        self.upsample = nn.Sequential(conv3x3(c1, c1), leaky(), UpConv(c1, 2))
+        self.edgeDetector = EdgeDetector()
+
+    def forward(self, masked_flow: Tensor, masks: Tensor) -> Tensor:
+        """Flow predicted at every pixel.
+
+        Args:
+            masked_flow: [B, T, 2, H, W] in pixels, zero inside the hole; H and W multiples of 8.
+            masks: [B, T, 1, H, W], 1 in the hole.
+
+        Returns:
+            [B, T, 2, H, W] in pixels.
+        """
+        batch = masked_flow.shape[0]
+        volume = rearrange(torch.cat([masked_flow, masks], dim=2), "b t c h w -> b c t h w")
+        half = self.downsample(volume)
+        quarter = self.encoder1(half)
+        eighth = self.mid_dilation(self.encoder2(quarter))
+        eighth = self.feat_prop_module(rearrange(eighth, "b c t h w -> b t c h w"))
+        features = self.decoder2(eighth.flatten(0, 1)) + rearrange(quarter, "b c t h w -> (b t) c h w")
+        flow = self.upsample(self.decoder1(features))
+        return rearrange(flow, "(b t) c h w -> b t c h w", b=batch)
+
+
+def predict_flow(flow_completion: nn.Module, flows: Flows, masks: Tensor) -> Flows:
+    """Raw predictions for both directions, before they are combined with the flow outside the hole.
+
+    The backward direction runs on time-reversed input. Shapes as in `complete_flow`.
+    """
+    flow_f, flow_b = flows
+    masks_f, masks_b = masks[:, :-1], masks[:, 1:]
+    forward = flow_completion(flow_f * (1 - masks_f), masks_f)
+    backward = flow_completion((flow_b * (1 - masks_b)).flip(1), masks_b.flip(1))
+    return forward, backward.flip(1)
+
+
+def complete_flow(flow_completion: nn.Module, flows: Flows, masks: Tensor, subvideo_length: int = 80) -> Flows:
+    """Flow with the hole filled: the prediction in the hole, the input flow outside (spec sections 2 and 4.3).
+
+    Args:
+        flow_completion: a `FlowCompletion`.
+        flows: flow_f and flow_b, each [B, T-1, 2, H, W] in pixels; H and W multiples of 8.
+        masks: [B, T, 1, H, W], 1 in the hole, 0 elsewhere.
+        subvideo_length: more flows than that are completed in sub-videos with `FLOW_PADDING` on both sides.
+
+    Returns:
+        Completed flow_f and flow_b, in the input's shapes.
+
+    Raises:
+        ValueError: where the shapes do not belong together.
+    """
+    flow_f, flow_b = flows
+    count = flow_f.shape[1]
+    if flow_b.shape != flow_f.shape or masks.shape[1] != count + 1 or masks.shape[-2:] != flow_f.shape[-2:]:
+        got = [list(x.shape) for x in (flow_f, flow_b, masks)]
+        raise ValueError(f"flows and masks are {got}; expected [B, T-1, 2, H, W] twice and [B, T, 1, H, W]")
+    forward, backward = [], []
+    for start, stop, keep in plan_subvideos(count, subvideo_length, FLOW_PADDING):
+        part = flow_f[:, start:stop], flow_b[:, start:stop]
+        predicted_f, predicted_b = predict_flow(flow_completion, part, masks[:, start : stop + 1])
+        forward.append(predicted_f[:, keep])
+        backward.append(predicted_b[:, keep])
+    masks_f, masks_b = masks[:, :-1], masks[:, 1:]
+    return (
+        torch.cat(forward, 1) * masks_f + flow_f * (1 - masks_f),
+        torch.cat(backward, 1) * masks_b + flow_b * (1 - masks_b),
+    )

@@ -1,0 +1,197 @@
+"""The generator: frames in which pixels were propagated -> frames with the hole filled (spec section 3)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from propainter.blocks import DeformableAlignment, UpConv, conv3x3, conv_pair, leaky
+from propainter.raft import Flows
+from propainter.transformer import SoftComposition, SoftSplit, TemporalSparseTransformer, token_mask
+from propainter.warp import consistent, pass_order, warp
+
+DIRECTIONS = ("backward_1", "forward_1")
+
+
+class Encoder(nn.Module):
+    """Per frame: [frame, original mask, remaining mask] -> features at a quarter of the size (spec 3b).
+
+    Args:
+        channels: of the result; the layers between are half to four times as wide (published: 128).
+    """
+
+    def __init__(self, channels: int = 128) -> None:
+        super().__init__()
+        c = channels
+        plain = [(5, c // 2, 2), (c // 2, c // 2, 1), (c // 2, c, 2), (c, 2 * c, 1), (2 * c, 3 * c, 1)]
+        # Each of these is fed the skip (2c) beside the layer before it, in groups.
+        grouped = [(3 * c, 4 * c, 2), (4 * c, 3 * c, 4), (3 * c, 2 * c, 8), (2 * c, c, 1)]
+        layers: list[nn.Module] = []
+        for inputs, outputs, stride in plain:
+            layers += [conv3x3(inputs, outputs, stride), leaky()]
+        for inputs, outputs, groups in grouped:
+            layers += [conv3x3(2 * c + inputs, outputs, groups=groups), leaky()]
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # x: [N, 5, H, W] -> [N, channels, H/4, W/4]
+        skip = x
+        for layer in self.layers[:8]:
+            skip = layer(skip)
+        x = skip
+        for conv, activation in zip(self.layers[8::2], self.layers[9::2], strict=True):
+            x = activation(conv(x if x is skip else interleave(skip, x, conv.groups)))
+        return x
+
+
+def interleave(first: Tensor, second: Tensor, groups: int) -> Tensor:
+    """Concatenate two feature maps [N, C, H, W] group by group, so that each group sees a share of both."""
+    parts = [x.unflatten(1, (groups, -1)) for x in (first, second)]
+    return torch.cat(parts, dim=2).flatten(1, 2)
+
+
+class FeaturePropagation(nn.Module):
+    """Carries the local frames' features backward and forward along the flow (spec 3c)."""
+
+    def __init__(self, channels: int = 128) -> None:
+        super().__init__()
+        condition = 2 * channels + 5  # current and warped features, flow (2), valid (1), masks (2)
+        self.deform_align = nn.ModuleDict(
+            {name: DeformableAlignment(channels, channels, condition, reach=3) for name in DIRECTIONS}
+        )
+        self.backbone = nn.ModuleDict({name: conv_pair(2 * channels + 2, channels, slope=0.2) for name in DIRECTIONS})
+        self.fuse = conv_pair(2 * channels + 2, channels, slope=0.2)
+
+    def forward(self, features: Tensor, flows: Flows, masks: Tensor) -> Tensor:
+        """Propagate.
+
+        Args:
+            features: [B, L, C, h, w].
+            flows: flow_f and flow_b, each [B, L-1, 2, h, w] in pixels of that size.
+            masks: [B, L, 2, h, w], original and remaining.
+
+        Returns:
+            [B, L, C, h, w].
+        """
+        flow_f, flow_b = flows
+        backward = self._propagate("backward_1", features, flow_f, flow_b, masks)
+        forward = self._propagate("forward_1", backward, flow_b, flow_f, masks)
+        both = torch.cat([backward, forward, masks], dim=2)
+        return self.fuse(both.flatten(0, 1)).view_as(features) + features
+
+    def _propagate(self, name: str, features: Tensor, flows: Tensor, checks: Tensor, masks: Tensor) -> Tensor:
+        done = list(features.unbind(1))
+        state = features[:, 0]
+        for t, pair in pass_order(features.shape[1], backward=name == "backward_1"):
+            current, mask = features[:, t], masks[:, t]
+            if pair is None:
+                state = current
+            else:
+                flow = flows[:, pair]
+                valid = consistent(flow, checks[:, pair])
+                condition = torch.cat([current, warp(state, flow), flow, valid, mask], dim=1)
+                state = self.deform_align[name](state, condition, flow)
+            state = state + self.backbone[name](torch.cat([current, state, mask], dim=1))
+            done[t] = state
+        return torch.stack(done, 1)
+
+
+class Generator(nn.Module):
+    """Fills the hole of the local frames, looking at reference frames too (spec section 3; paper section 3.3).
+
+    Args:
+        channels: width of the features (published: 128).
+        hidden: width of a token (512).
+        depth: transformer blocks (8).
+        heads: attention heads (4).
+        mlp_hidden: width inside the mlp, a multiple of 49 (1960).
+        window: rows and columns of an attention window, in tokens ((5, 9)).
+        pool: side of the square of tokens that becomes one pooled token (4).
+    """
+
+    def __init__(
+        self,
+        channels: int = 128,
+        hidden: int = 512,
+        depth: int = 8,
+        heads: int = 4,
+        mlp_hidden: int = 1960,
+        window: tuple[int, int] = (5, 9),
+        pool: int = 4,
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(channels)
+        self.decoder = nn.Sequential(
+            UpConv(channels, channels),
+            leaky(),
+            conv3x3(channels, channels // 2),
+            leaky(),
+            UpConv(channels // 2, channels // 2),
+            leaky(),
+            conv3x3(channels // 2, 3),
+        )
+        self.ss = SoftSplit(channels, hidden)
+        self.sc = SoftComposition(channels, hidden)
+        self.feat_prop_module = FeaturePropagation(channels)
+        self.transformers = TemporalSparseTransformer(hidden, depth, heads, mlp_hidden, window, pool)
+
+    def forward(
+        self, frames: Tensor, flows: Flows, masks: Tensor, remaining_masks: Tensor, num_local_frames: int
+    ) -> Tensor:
+        """Generate the local frames.
+
+        Args:
+            frames: [B, T, 3, H, W] in [-1, 1], local frames first, propagated pixels in the hole; H and W multiples
+                of 8.
+            flows: completed flow_f and flow_b between the local frames, each [B, L-1, 2, H, W] in pixels.
+            masks: [B, T, 1, H, W], the original hole.
+            remaining_masks: [B, T, 1, H, W], what propagation left unfilled.
+            num_local_frames: L.
+
+        Returns:
+            [B, L, 3, H, W] in [-1, 1].
+
+        Raises:
+            ValueError: where the shapes do not belong together.
+        """
+        count = num_local_frames
+        if frames.shape[1] < count or flows[0].shape[1] != count - 1:
+            raise ValueError(
+                f"{frames.shape[1]} frames and {flows[0].shape[1]} flows; {count} local frames need at least as many "
+                f"frames and exactly {count - 1} flows"
+            )
+        features = self.encode(frames, masks, remaining_masks)
+        return self.generate(features, flows, masks[:, :count], remaining_masks[:, :count])
+
+    def encode(self, frames: Tensor, masks: Tensor, remaining_masks: Tensor) -> Tensor:
+        """Each frame's features by itself: [B, T, C, H/4, W/4]; arguments as in `forward`."""
+        x = torch.cat([frames, masks, remaining_masks], dim=2)
+        return self.encoder(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+    def generate(self, features: Tensor, flows: Flows, masks: Tensor, remaining_masks: Tensor) -> Tensor:
+        """From all frames' features to the local frames.
+
+        Args:
+            features: [B, T, C, h, w] as `encode` gives them, local frames first.
+            flows: as in `forward`.
+            masks, remaining_masks: [B, L, 1, H, W], of the local frames.
+
+        Returns:
+            [B, L, 3, H, W] in [-1, 1].
+        """
+        count, size = masks.shape[1], tuple(features.shape[-2:])
+        small_flows = tuple(shrink_flow(flow, size) for flow in flows)
+        both = torch.cat([masks, remaining_masks], dim=2)
+        small_masks = F.interpolate(both.flatten(0, 1), size, mode="nearest").unflatten(0, both.shape[:2])
+        local = self.feat_prop_module(features[:, :count], small_flows, small_masks)
+        features = torch.cat([local, features[:, count:]], dim=1)
+
+        tokens = self.transformers(self.ss(features), size, token_mask(small_masks[:, :, :1]))
+        # Only local frames are decoded; what the references' tokens became is not needed any more.
+        local = local + self.sc(tokens[:, :count], size)
+        return torch.tanh(self.decoder(local.flatten(0, 1))).unflatten(0, local.shape[:2])
+
+
+def shrink_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
+    """Flow [B, T, 2, H, W] in pixels -> [B, T, 2, h, w] in pixels of the smaller size (H = 4h)."""
+    small = F.interpolate(flow.flatten(0, 1), size, mode="bilinear", align_corners=False) / 4
+    return small.unflatten(0, flow.shape[:2])

@@ -1,0 +1,180 @@
+"""The three networks together, with the released checkpoints' names and the seeded weights that stand in for them."""
+
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from propainter.errors import InputError
+from propainter.flow_completion import FlowCompletion
+from propainter.generator import Generator
+from propainter.raft import build_raft, published_state_dict, without_prefix
+
+NETWORKS = ("raft", "flow_completion", "generator")
+
+_BUILDERS = {"raft": build_raft, "flow_completion": FlowCompletion, "generator": Generator}
+_COMPUTED = "valid_ind_rolled"
+
+# The seeded rule: relative gain of a weight by the end of its name, 1 where none matches. They keep flow, offsets
+# and output in the range of the trained networks.
+_GAINS = {
+    "update_block.flow_head.conv2.weight": 0.08,
+    "conv_offset.6.weight": 0.1,
+    "upsample.2.conv.weight": 0.5,
+    "decoder.6.weight": 0.05,
+    "mlp.fc2.1.weight": 0.5,
+    "attention.proj.weight": 0.5,
+}
+
+
+@dataclass
+class Networks:
+    """RAFT, the flow completion network and the generator."""
+
+    raft: nn.Module
+    flow_completion: nn.Module
+    generator: nn.Module
+
+    def to(self, *args: Any, **kwargs: Any) -> "Networks":
+        """Move all three as `nn.Module.to` does; returns self."""
+        for name in NETWORKS:
+            getattr(self, name).to(*args, **kwargs)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.raft.parameters()).device
+
+
+def build_networks(
+    *,
+    raft: Mapping[str, Any] | None = None,
+    flow_completion: Mapping[str, Any] | None = None,
+    generator: Mapping[str, Any] | None = None,
+) -> Networks:
+    """The networks with the published widths and depths, in eval mode, fp32, on the CPU, weights still random.
+
+    Args:
+        raft, flow_completion, generator: constructor arguments that differ from the published ones.
+    """
+    options = {"raft": raft, "flow_completion": flow_completion, "generator": generator}
+    return Networks(**{name: _BUILDERS[name](**(options[name] or {})).eval() for name in NETWORKS})
+
+
+def published_state(networks: Networks, network: str) -> dict[str, Tensor]:
+    """One network's state dict under the released checkpoint's names (RAFT's without "module.")."""
+    module = getattr(networks, network)
+    return published_state_dict(module) if network == "raft" else module.state_dict()
+
+
+def load_weights(
+    networks: Networks,
+    *,
+    raft: Mapping[str, Tensor] | None = None,
+    flow_completion: Mapping[str, Tensor] | None = None,
+    generator: Mapping[str, Tensor] | None = None,
+) -> Networks:
+    """Load state dicts with the released checkpoints' names (RAFT's with or without "module."); returns networks.
+
+    Strict: nothing is loaded unless everything fits. Index buffers (`valid_ind_rolled`) may be missing; where given,
+    they are checked against the computed ones.
+
+    Raises:
+        InputError: naming the first missing, unexpected, wrongly shaped, non-finite or contradictory tensors.
+    """
+    given = {"raft": raft, "flow_completion": flow_completion, "generator": generator}
+    checked = {name: _checked(networks, name, state) for name, state in given.items() if state is not None}
+    for name, state in checked.items():
+        for key, target in published_state(networks, name).items():
+            if key in state:
+                target.copy_(state[key])
+    return networks
+
+
+def _checked(networks: Networks, network: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if network == "raft":
+        state = without_prefix(state)
+    expected = published_state(networks, network)
+    missing = [name for name in expected if name not in state and not name.endswith(_COMPUTED)]
+    unexpected = [name for name in state if name not in expected]
+    shapes = [
+        f"{name} {list(state[name].shape)} instead of {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if not any(wrong.values()):
+        wrong = {
+            "not finite": [n for n, x in state.items() if x.is_floating_point() and not x.isfinite().all()],
+            "another index than this architecture's": [
+                n for n in expected if n.endswith(_COMPUTED) and n in state and not state[n].equal(expected[n].cpu())
+            ],
+            "unequal to its twin": [
+                n
+                for n in state
+                if "downsample.1." in n and not state[n].equal(state[n.replace("downsample.1.", "norm3.")])
+            ],
+        }
+    found = "; ".join(f"{len(names)} {what} ({_few(names)})" for what, names in wrong.items() if names)
+    if found:
+        raise InputError(
+            f"these are not weights of the {network} network: {found}; give the released checkpoint of that network"
+        )
+    return dict(state)
+
+
+def _few(names: list[str], count: int = 3) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def seeded_state_dict(network: str, salt: str = "golden") -> dict[str, Tensor]:
+    """Weights that anyone can make again, well conditioned, made of each tensor's own name.
+
+    They stand in for the released weights where those cannot be had: every computation is the same, the picture in
+    the hole is not.
+
+    Args:
+        network: "raft", "flow_completion" or "generator".
+        salt: another salt gives other weights.
+
+    Returns:
+        Published names to float32 tensors (int64 for batch counters), without the computed index buffers.
+    """
+    if network not in NETWORKS:
+        raise InputError(f"unknown network {network!r}; give one of {', '.join(NETWORKS)}")
+    with torch.device("meta"):
+        module = _BUILDERS[network]()
+    shapes = published_state_dict(module) if network == "raft" else module.state_dict()
+    return {
+        name: _seeded_tensor(name, tuple(tensor.shape), salt)
+        for name, tensor in shapes.items()
+        if not name.endswith(_COMPUTED)
+    }
+
+
+def _seeded_tensor(name: str, shape: tuple[int, ...], salt: str) -> Tensor:
+    if name.endswith("num_batches_tracked"):
+        return torch.zeros((), dtype=torch.int64)
+    canonical = name.replace("downsample.1.", "norm3.")
+    random = np.random.Generator(np.random.PCG64(zlib.crc32(f"{salt}:{canonical}".encode())))
+    z = random.standard_normal(shape)
+    if name.endswith("running_mean"):
+        z = 0.1 * z
+    elif name.endswith("running_var"):
+        z = 1 + 0.1 * np.abs(z)
+    elif name.endswith("pool_layer.weight"):
+        z = (1 + 0.1 * z) / 16
+    elif name.endswith("bias"):
+        z = 0.02 * z
+    elif len(shape) == 1:
+        z = 1 + 0.1 * z
+    else:
+        gain = next((gain for end, gain in _GAINS.items() if name.endswith(end)), 1.0)
+        z = gain * z * math.sqrt(2 / math.prod(shape[1:]))
+    return torch.from_numpy(z.astype(np.float32))

@@ -1,0 +1,54 @@
+"""Pixel propagation: fills the hole from other frames along the completed flow (spec sections 3a and 4.4)."""
+
+import torch
+from torch import Tensor
+
+from propainter.raft import Flows
+from propainter.schedule import MAX_PIXEL_SUBVIDEO, PIXEL_PADDING, plan_subvideos
+from propainter.warp import binarise, consistent, pass_order, warp
+
+
+def propagate_pixels(frames: Tensor, flows: Flows, masks: Tensor, subvideo_length: int = 80) -> tuple[Tensor, Tensor]:
+    """Copy pixels into the hole from the frames before and after, where the flow is trustworthy.
+
+    A backward pass, then a forward pass over its result, by nearest-neighbour warping.
+
+    Args:
+        frames: [B, T, 3, H, W] in [-1, 1], zero inside the hole.
+        flows: completed flow_f and flow_b, each [B, T-1, 2, H, W] in pixels.
+        masks: [B, T, 1, H, W], 1 in the hole.
+        subvideo_length: more frames than min(100, this) are done in sub-videos padded by `PIXEL_PADDING`.
+
+    Returns:
+        The frames, and the masks of what is still unfilled, in the inputs' shapes.
+    """
+    length = min(MAX_PIXEL_SUBVIDEO, subvideo_length)
+    filled, remaining = [], []
+    for start, stop, keep in plan_subvideos(frames.shape[1], length, PIXEL_PADDING):
+        flow_f, flow_b = (flow[:, start : stop - 1] for flow in flows)
+        part, left = frames[:, start:stop], masks[:, start:stop]
+        part, left = _propagate(part, left, flow_f, flow_b, backward=True)
+        part, left = _propagate(part, left, flow_b, flow_f, backward=False)
+        filled.append(part[:, keep])
+        remaining.append(left[:, keep])
+    return torch.cat(filled, 1), torch.cat(remaining, 1)
+
+
+def _propagate(frames: Tensor, masks: Tensor, flows: Tensor, checks: Tensor, backward: bool) -> tuple[Tensor, Tensor]:
+    """One pass; `flows` lead from a frame to the one before it in the pass, `checks` the opposite way."""
+    done_frames, done_masks = list(frames.unbind(1)), list(masks.unbind(1))
+    frame = mask = None
+    for t, pair in pass_order(frames.shape[1], backward):
+        if pair is None:
+            frame, mask = frames[:, t], masks[:, t]
+            continue
+        flow = flows[:, pair]
+        valid = consistent(flow, checks[:, pair])
+        source = warp(frame, flow, mode="nearest")
+        hidden = binarise(warp(mask, flow))
+        trusted = valid * (1 - hidden)
+        use = binarise(masks[:, t] * trusted)
+        frame = use * source + (1 - use) * frames[:, t]
+        mask = binarise(masks[:, t] * (1 - trusted))
+        done_frames[t], done_masks[t] = frame, mask
+    return torch.stack(done_frames, 1), torch.stack(done_masks, 1)

@@ -1,0 +1,186 @@
+"""RAFT, built from torchvision's parts, and the published way to run it over a video (spec sections 1 and 4.2)."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.optical_flow import raft as blocks
+from torchvision.models.optical_flow._utils import make_coords_grid, upsample_flow
+
+from propainter.schedule import clip_length, plan_clips
+
+Flows = tuple[Tensor, Tensor]
+"""Forward and backward flow, each [B, T-1, 2, H, W] in pixels: entry t joins frames t and t + 1."""
+
+# torchvision's names, and what the published checkpoint calls the same tensor.
+_RENAMES = [
+    (r"^feature_encoder\.", "fnet."),
+    (r"^context_encoder\.", "cnet."),
+    (r"^(.net)\.convnormrelu\.0\.", r"\1.conv1."),
+    (r"^(.net)\.convnormrelu\.1\.", r"\1.norm1."),
+    (r"\.convnormrelu(\d)\.0\.", r".conv\1."),
+    (r"\.convnormrelu(\d)\.1\.", r".norm\1."),
+    (r"^(.net)\.conv\.", r"\1.conv2."),
+    (r"\.motion_encoder\.conv(corr|flow)(\d)\.0\.", lambda m: f".encoder.conv{m[1][0]}{m[2]}."),
+    (r"\.motion_encoder\.conv\.0\.", ".encoder.conv."),
+    (r"\.recurrent_block\.convgru(\d)\.conv(.)\.", r".gru.conv\2\1."),
+    (r"^mask_predictor\.convrelu\.0\.", "update_block.mask.0."),
+    (r"^mask_predictor\.conv\.", "update_block.mask.2."),
+]
+
+
+def build_raft(
+    *,
+    encoder_layers: Sequence[int] = (64, 64, 96, 128, 256),
+    hidden_size: int = 128,
+    corr_layers: Sequence[int] = (256, 192),
+    flow_layers: Sequence[int] = (128, 64),
+    motion_channels: int = 128,
+    head_channels: int = 256,
+    corr_levels: int = 4,
+    corr_radius: int = 4,
+) -> blocks.RAFT:
+    """RAFT-large (Teed and Deng, ECCV 2020) from torchvision's blocks; the defaults are the published widths."""
+    correlation = blocks.CorrBlock(num_levels=corr_levels, radius=corr_radius)
+    return blocks.RAFT(
+        feature_encoder=blocks.FeatureEncoder(layers=encoder_layers, norm_layer=nn.InstanceNorm2d),
+        context_encoder=blocks.FeatureEncoder(layers=encoder_layers, norm_layer=nn.BatchNorm2d),
+        corr_block=correlation,
+        update_block=blocks.UpdateBlock(
+            motion_encoder=blocks.MotionEncoder(
+                in_channels_corr=correlation.out_channels,
+                corr_layers=corr_layers,
+                flow_layers=flow_layers,
+                out_channels=motion_channels,
+            ),
+            recurrent_block=blocks.RecurrentBlock(
+                input_size=motion_channels + encoder_layers[-1] - hidden_size,
+                hidden_size=hidden_size,
+                kernel_size=((1, 5), (5, 1)),
+                padding=((0, 2), (2, 0)),
+            ),
+            flow_head=blocks.FlowHead(in_channels=hidden_size, hidden_size=head_channels),
+        ),
+        mask_predictor=blocks.MaskPredictor(in_channels=hidden_size, hidden_size=head_channels),
+    )
+
+
+def published_names(name: str) -> list[str]:
+    """The checkpoint's names (without "module.") of a tensor that torchvision's RAFT calls `name`.
+
+    The norm of a strided block's shortcut is listed twice, as `norm3` and as `downsample.1`.
+    """
+    for pattern, replacement in _RENAMES:
+        name = re.sub(pattern, replacement, name)
+    twin = name.replace("downsample.1.", "norm3.")
+    return [name] if twin == name else [name, twin]
+
+
+def published_state_dict(raft: nn.Module) -> dict[str, Tensor]:
+    """RAFT's state dict under the published names, without the prefix "module."."""
+    return {new: tensor for name, tensor in raft.state_dict().items() for new in published_names(name)}
+
+
+def without_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict without the "module." that data-parallel training leaves on every name."""
+    return {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
+
+
+def match_flow(
+    raft: blocks.RAFT,
+    image1: Tensor,
+    image2: Tensor,
+    iterations: int,
+    correlation: Callable[[], nn.Module] | None = None,
+) -> Tensor:
+    """Flow from image1 to image2 as the published code computes it: upsampled at every iteration, last one kept.
+
+    Args:
+        image1, image2: [N, 3, H, W] in [-1, 1]; H and W multiples of 8 and at least 128.
+        iterations: number of updates.
+        correlation: makes the correlation block of this call (torchvision's interface: `build_pyramid`, then
+            `index_pyramid`); default all pairs.
+
+    Returns:
+        [N, 2, H, W] in pixels.
+    """
+    lookup = correlation() if correlation else _all_pairs(raft)
+    lookup.build_pyramid(*raft.feature_encoder(torch.cat([image1, image2])).chunk(2))
+    hidden_size = raft.update_block.hidden_state_size
+    hidden, context = raft.context_encoder(image1).tensor_split([hidden_size], dim=1)
+    hidden, context = torch.tanh(hidden), F.relu(context)
+
+    batch, _, height, width = image1.shape
+    start = make_coords_grid(batch, height // 8, width // 8, device=image1.device)
+    coords = start
+    for _ in range(iterations):
+        hidden, delta = raft.update_block(hidden, context, lookup.index_pyramid(coords), coords - start)
+        coords = coords + delta
+        flow = upsample_flow(coords - start, raft.mask_predictor(hidden))
+    return flow
+
+
+def _all_pairs(raft: blocks.RAFT) -> nn.Module:
+    """A correlation block of this call's own: the pyramid is freed with it, not kept in the network."""
+    return blocks.CorrBlock(num_levels=raft.corr_block.num_levels, radius=raft.corr_block.radius)
+
+
+def estimate_flow(
+    raft: blocks.RAFT,
+    frames: Tensor,
+    iterations: int = 20,
+    correlation: Callable[[], nn.Module] | None = None,
+) -> Flows:
+    """Flow between neighbouring frames in both directions, all pairs in one batch (spec section 1).
+
+    Args:
+        frames: [B, T, 3, H, W] in [-1, 1]; H and W multiples of 8 and at least 128.
+        iterations: RAFT's updates per pair.
+        correlation: see `match_flow`.
+
+    Returns:
+        flow_f (t to t+1) and flow_b (t+1 to t), each [B, T-1, 2, H, W] in pixels.
+
+    Raises:
+        ValueError: where the frames are too small, or their sides no multiples of 8.
+    """
+    _check_frames(frames)
+    first, second = frames[:, :-1], frames[:, 1:]
+    match = partial(match_flow, raft, iterations=iterations, correlation=correlation)
+    shape = (*first.shape[:2], 2, *first.shape[-2:])
+    first, second = first.flatten(0, 1), second.flatten(0, 1)
+    return match(first, second).view(shape), match(second, first).view(shape)
+
+
+def _check_frames(frames: Tensor) -> None:
+    if frames.ndim != 5 or frames.shape[2] != 3 or frames.shape[1] < 2:
+        raise ValueError(f"frames are {list(frames.shape)}; flow needs [B, T, 3, H, W] with T of at least 2")
+    height, width = frames.shape[-2:]
+    if height % 8 or width % 8 or min(height, width) < 128:
+        raise ValueError(f"frames are {height}x{width}; flow needs multiples of 8, at least 128")
+
+
+class ClipFlow:
+    """The published flow estimator: RAFT on short clips of the video, clip after clip (spec 4.2).
+
+    The seam it fills: a callable (frames [B, T, 3, H, W] in [-1, 1], report) -> flow_f, flow_b, on the networks'
+    device; `report(done, total)` is called with the number of frames done.
+    """
+
+    def __init__(
+        self, raft: blocks.RAFT, iterations: int = 20, correlation: Callable[[], nn.Module] | None = None
+    ) -> None:
+        self.estimate = partial(estimate_flow, raft, iterations=iterations, correlation=correlation)
+
+    def __call__(self, frames: Tensor, report: Callable[[int, int], None] = lambda done, total: None) -> Flows:
+        num_frames, width = frames.shape[1], frames.shape[-1]
+        forward, backward = [], []
+        for start, stop in plan_clips(num_frames, clip_length(width)):
+            flow_f, flow_b = self.estimate(frames[:, start:stop])
+            forward.append(flow_f)
+            backward.append(flow_b)
+            report(stop, num_frames)
+        return torch.cat(forward, 1), torch.cat(backward, 1)

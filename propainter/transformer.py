@@ -1,0 +1,148 @@
+"""The generator's tokens and its eight transformer blocks (spec sections 3d and 3e)."""
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from propainter.attention import (
+    PublishedWindowAttention,
+    SparseWindowAttention,
+    WindowAttention,
+    WindowPlan,
+)
+from propainter.blocks import conv3x3
+
+PATCH = 7
+STRIDE = 3
+PADDING = 3
+DILATION = 2
+"""Keys and values come from every second frame, in turn the even and the odd ones."""
+
+
+def unfold(x: Tensor) -> Tensor:
+    """Patches of [N, C, h, w] as [N, fh * fw, C * 49]."""
+    return F.unfold(x, PATCH, stride=STRIDE, padding=PADDING).transpose(1, 2)
+
+
+def fold(patches: Tensor, size: tuple[int, int]) -> Tensor:
+    """Overlapping patches [N, fh * fw, C * 49] summed into [N, C, h, w]."""
+    return F.fold(patches.transpose(1, 2), size, PATCH, stride=STRIDE, padding=PADDING)
+
+
+def grid_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the token grid over features of h x w."""
+    return tuple((side + 2 * PADDING - PATCH) // STRIDE + 1 for side in size)
+
+
+class SoftSplit(nn.Module):
+    """Overlapping 7x7 patches of the features, each embedded as a token (`ss`)."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.embedding = nn.Linear(channels * PATCH**2, hidden)
+
+    def forward(self, features: Tensor) -> Tensor:
+        # features: [B, T, C, h, w] -> [B, T, fh, fw, hidden]
+        rows, _ = grid_size(features.shape[-2:])
+        tokens = self.embedding(unfold(features.flatten(0, 1)))
+        return rearrange(tokens, "(b t) (h w) c -> b t h w c", b=features.shape[0], h=rows)
+
+
+class SoftComposition(nn.Module):
+    """Tokens back to features: patches summed where they overlap, then a 3x3 convolution (`sc`)."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.embedding = nn.Linear(hidden, channels * PATCH**2)
+        self.bias_conv = conv3x3(channels, channels)
+
+    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        # tokens: [B, T, fh, fw, hidden] -> [B, T, C, h, w]
+        patches = self.embedding(rearrange(tokens, "b t h w c -> (b t) (h w) c"))
+        features = self.bias_conv(fold(patches, size))
+        return features.unflatten(0, tokens.shape[:2])
+
+
+class FusionFeedForward(nn.Module):
+    """A token's mlp; between its two layers, overlapping patches are averaged where they meet.
+
+    Args:
+        channels: width of a token.
+        hidden: width between the layers; a multiple of 49 (channels of a 7x7 patch).
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Sequential(nn.Linear(channels, hidden))
+        self.fc2 = nn.Sequential(nn.GELU(), nn.Linear(hidden, channels))
+
+    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        # tokens: [B, T, fh, fw, C] -> the same
+        patches = self.fc1(rearrange(tokens, "b t h w c -> (b t) (h w) c"))
+        overlap = fold(patches.new_ones(1, patches.shape[1], PATCH**2), size)
+        mixed = unfold(fold(patches, size) / overlap)
+        return self.fc2(mixed).view_as(tokens)
+
+
+class TransformerBlock(nn.Module):
+    """x + attention(norm1(x)), then x + mlp(norm2(x))."""
+
+    def __init__(self, channels: int, heads: int, mlp_hidden: int, window: tuple[int, int], pool: int) -> None:
+        super().__init__()
+        self.attention = SparseWindowAttention(channels, heads, window, pool)
+        self.norm1 = nn.LayerNorm(channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = FusionFeedForward(channels, mlp_hidden)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        size: tuple[int, int],
+        plan: WindowPlan,
+        key_frames: slice,
+        window_attention: WindowAttention,
+    ) -> Tensor:
+        # tokens: [B, T, fh, fw, C] -> the same
+        tokens = tokens + window_attention(self.attention, self.norm1(tokens), plan, key_frames)
+        return tokens + self.mlp(self.norm2(tokens), size)
+
+
+class TemporalSparseTransformer(nn.Module):
+    """The stack of blocks. Block i takes keys and values from frames i % 2, i % 2 + 2, ...
+
+    Attributes:
+        window_attention: how tokens meet inside a block; may be replaced (seam).
+    """
+
+    def __init__(
+        self, channels: int, depth: int, heads: int, mlp_hidden: int, window: tuple[int, int], pool: int
+    ) -> None:
+        super().__init__()
+        self.transformer = nn.ModuleList(
+            TransformerBlock(channels, heads, mlp_hidden, window, pool) for _ in range(depth)
+        )
+        self.window = window
+        self.window_attention: WindowAttention = PublishedWindowAttention()
+
+    def forward(self, tokens: Tensor, size: tuple[int, int], token_mask: Tensor) -> Tensor:
+        """Run the blocks.
+
+        Args:
+            tokens: [B, T, fh, fw, C], local frames first.
+            size: h and w of the features the tokens were cut from.
+            token_mask: [B, L, fh, fw], over 0 where a token of a local frame touches the original hole.
+
+        Returns:
+            [B, T, fh, fw, C].
+        """
+        plan = WindowPlan(token_mask, self.window)
+        for i, block in enumerate(self.transformer):
+            key_frames = slice(i % DILATION, None, DILATION)
+            tokens = block(tokens, size, plan, key_frames, self.window_attention)
+        return tokens
+
+
+def token_mask(masks: Tensor) -> Tensor:
+    """Which tokens touch the hole: masks [B, L, 1, h, w] -> [B, L, fh, fw] (spec 3d)."""
+    pooled = F.max_pool2d(masks.flatten(0, 1), PATCH, STRIDE, PADDING)
+    return pooled.view(*masks.shape[:2], *pooled.shape[-2:])

@@ -1,0 +1,57 @@
+"""Backward warping, flow consistency and the order of a propagation pass (spec: Conventions)."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def warp(x: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
+    """Sample `x` at (pixel + flow), zeros outside the image.
+
+    Args:
+        x: [N, C, H, W].
+        flow: [N, 2, H, W] in pixels, channel 0 is x and channel 1 is y.
+        mode: "bilinear" or "nearest".
+
+    Returns:
+        [N, C, H, W].
+    """
+    height, width = flow.shape[-2:]
+    rows = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None]
+    columns = torch.arange(width, device=flow.device, dtype=flow.dtype)
+    grid_x = 2 * (columns + flow[:, 0]) / max(width - 1, 1) - 1
+    grid_y = 2 * (rows + flow[:, 1]) / max(height - 1, 1) - 1
+    grid = torch.stack((grid_x, grid_y), dim=-1)
+    return F.grid_sample(x, grid, mode=mode, padding_mode="zeros", align_corners=True)
+
+
+def consistent(flow: Tensor, back: Tensor) -> Tensor:
+    """Where following `flow` and then `back` ends near the start: [N, 1, H, W], 1 or 0, in flow's dtype.
+
+    Valid where |flow + bw|^2 < 0.01 (|flow|^2 + |bw|^2) + 0.5, with bw = warp(back, flow); both [N, 2, H, W].
+    """
+    returned = warp(back, flow)
+    length = flow.square().sum(1, keepdim=True) + returned.square().sum(1, keepdim=True)
+    error = (flow + returned).square().sum(1, keepdim=True)
+    return (error < 0.01 * length + 0.5).to(flow.dtype)
+
+
+def binarise(x: Tensor) -> Tensor:
+    """1 where x > 0.1, else 0, in x's dtype."""
+    return (x > 0.1).to(x.dtype)
+
+
+def pass_order(num_frames: int, backward: bool) -> Iterator[tuple[int, int | None]]:
+    """The frames of one propagation pass and, for each, its pair with the frame before it in the pass.
+
+    Pair p joins frames p and p + 1. Going backward, frame t looks at t + 1 (pair t, by `flow_f[t]`); going forward
+    it looks at t - 1 (pair t - 1, by `flow_b[t - 1]`). The first frame of a pass has no pair: None.
+    """
+    if backward:
+        for t in range(num_frames - 1, -1, -1):
+            yield t, (t if t < num_frames - 1 else None)
+    else:
+        for t in range(num_frames):
+            yield t, (t - 1 if t > 0 else None)
