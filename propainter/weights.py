@@ -8,6 +8,7 @@ import queue
 import threading
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Sequence
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -60,7 +61,7 @@ def load_pretrained(networks: Networks, directory: str | Path | None = None, url
 
     Raises:
         Unreachable: a file is missing and cannot be downloaded; says where to put it.
-        InputError: a file is damaged, of another network, or holds code; nothing is loaded then.
+        InputError: a file is damaged, of another network, or holds code, which is never run.
     """
     folders = search_folders(directory)
     paths = {name: find(FILES[name], folders) or download(url + FILES[name], hub_folder()) for name in NETWORKS}
@@ -139,7 +140,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         InputError: the file is truncated, no checkpoint, or needs code to be read.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on pickle protocols: the sentences below say it all
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
             f"{path} is no plain checkpoint: it is damaged or holds code, which is never run; fetch it again from "

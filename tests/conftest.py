@@ -65,10 +65,8 @@ class Finished:
     out: str
     err: str
     folder: Path
-
-    @property
-    def record(self) -> dict:
-        return json.loads((self.folder / "record.json").read_text())
+    record: dict | None
+    """What stands in record.json, of a single run."""
 
     @property
     def leftovers(self) -> list[Path]:
@@ -92,7 +90,9 @@ def bench(tmp_path: Path) -> Callable[..., Finished]:
         where = [f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
         given = " ".join(arguments)
         own = [] if "hydra.run.dir" in given else where
-        command = [sys.executable, str(ROOT / "run.py"), *CHEAP, *own, *arguments]
+        flags = [argument for argument in arguments if argument.startswith("-")]
+        overrides = [argument for argument in arguments if argument not in flags]
+        command = [sys.executable, str(ROOT / "run.py"), *flags, *CHEAP, *own, *overrides]
         caches = {"PROPAINTER_BENCH_CACHE": str(tmp_path / "cache"), "TORCH_HOME": str(tmp_path / "torch")}
         done = subprocess.run(
             command,
@@ -103,6 +103,8 @@ def bench(tmp_path: Path) -> Callable[..., Finished]:
             timeout=600,
             **popen,
         )
-        return Finished(done.returncode, done.stdout, done.stderr, folder)
+        path = folder / "record.json"
+        record = json.loads(path.read_text()) if path.exists() else None
+        return Finished(done.returncode, done.stdout, done.stderr, folder, record)
 
     return run

@@ -1,0 +1,1 @@
+"""Runs and measures: clips in, records out."""

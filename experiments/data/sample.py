@@ -1,0 +1,134 @@
+"""A clip drawn at run time from photographs that scikit-image ships inside its wheel: nothing to download.
+
+The camera pans, zooms and turns slowly over a garage with a motorcycle while a cup of coffee floats through
+the picture. The cup is the hole; as it is drawn over the garage, what is behind it is known exactly.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import skimage
+from PIL import Image, ImageDraw
+
+from experiments.data.clip import Clip, check_above_zero, check_whole
+
+PHOTOGRAPHS = Path(skimage.__file__).parent / "data"
+
+# How far things move, as fractions of the frame's sides (across, down), degrees and a zoom factor; and in how
+# many frames they swing there and back. No two periods share a factor, so that a long clip does not repeat
+# itself.
+PAN, PAN_PERIODS = (0.085, 0.06), (83, 61)
+ZOOM, ZOOM_PERIOD = 0.04, 131
+TILT_DEG, TILT_PERIOD = 2.0, 107
+CUP_PATH, CUP_PERIODS = (0.27, 0.2), (113, 79)
+CUP_TILT_DEG, CUP_TILT_PERIOD = 12.0, 89
+
+CUP_SIZE = 0.34  # of the frame's shorter side
+# Where the cup is in coffee.png: left, top, right, bottom of a box and of its two ellipses.
+CUP_BOX = (72, 11, 486, 399)
+CUP_ELLIPSES = ((82, 37, 476, 389), (176, 21, 407, 207))
+
+
+def sample_clip(
+    num_frames: int = 6, height: int = 128, width: int = 160, fps: float = 24, seed: int = 0
+) -> "SampleClip":
+    """A cup of coffee to remove from a slow camera move, with the truth behind it; bit-equal on every call.
+
+    `height` and `width` are in pixels; motion grows with them, and stays smooth and inside the photograph for
+    any `num_frames`. `seed` chooses where on their paths the camera and the cup start. Wrong values raise
+    InputError.
+    """
+    check_whole("num_frames", num_frames, least=1)
+    check_whole("height", height, least=1)
+    check_whole("width", width, least=1)
+    check_whole("seed", seed, least=0)
+    check_above_zero("fps", fps)
+    return SampleClip("sample", num_frames, height, width, fps, seed)
+
+
+@dataclass(frozen=True)
+class SampleClip(Clip):
+    """The clip of `sample_clip`; any frame can be drawn without those before it."""
+
+    seed: int
+
+    def frames(self) -> Iterator[np.ndarray]:
+        for index in range(self.num_frames):
+            frame = self._background(index)
+            cup = self._cup(index)
+            frame.paste(cup, mask=cup.getchannel("A"))
+            yield np.array(frame)
+
+    def masks(self) -> Iterator[np.ndarray]:
+        for index in range(self.num_frames):
+            yield (np.array(self._cup(index).getchannel("A")) > 0).astype(np.uint8)
+
+    def truth(self) -> Iterator[np.ndarray]:
+        for index in range(self.num_frames):
+            yield np.array(self._background(index))
+
+    @cached_property
+    def _phases(self) -> dict[str, float]:
+        draw = np.random.default_rng(self.seed).uniform
+        phases = {name: draw(0, 2 * math.pi) for name in ("pan", "zoom", "tilt", "cup", "cup_tilt")}
+        # About a quarter turn apart: at the start, movement across and movement down never pause together.
+        return phases | {f"{name}_down": phases[name] + math.pi / 2 + draw(-0.6, 0.6) for name in ("pan", "cup")}
+
+    def _swing(self, name: str, period: float, index: int) -> float:
+        return math.sin(2 * math.pi * index / period + self._phases[name])
+
+    @cached_property
+    def _photograph(self) -> Image.Image:
+        """The garage, scaled to hold every view of the camera at about the frame's own resolution."""
+        photograph = Image.open(PHOTOGRAPHS / "motorcycle_left.png").convert("RGB")
+        sine, cosine = math.sin(math.radians(TILT_DEG)), math.cos(math.radians(TILT_DEG))
+        reach_x = (1 + ZOOM) * (self.width * cosine + self.height * sine) / 2 + PAN[0] * self.width + 2
+        reach_y = (1 + ZOOM) * (self.height * cosine + self.width * sine) / 2 + PAN[1] * self.height + 2
+        scale = max(2 * reach_x / photograph.width, 2 * reach_y / photograph.height)
+        size = (math.ceil(photograph.width * scale), math.ceil(photograph.height * scale))
+        return photograph.resize(size, Image.Resampling.LANCZOS)
+
+    def _background(self, index: int) -> Image.Image:
+        return self._view(
+            self._photograph,
+            shift_x=PAN[0] * self.width * self._swing("pan", PAN_PERIODS[0], index),
+            shift_y=PAN[1] * self.height * self._swing("pan_down", PAN_PERIODS[1], index),
+            scale=1 + ZOOM * self._swing("zoom", ZOOM_PERIOD, index),
+            angle=math.radians(TILT_DEG) * self._swing("tilt", TILT_PERIOD, index),
+        )
+
+    @cached_property
+    def _cup_cutout(self) -> Image.Image:
+        """The cup with its saucer as RGBA, transparent around it, in the size in which it is drawn."""
+        photograph = Image.open(PHOTOGRAPHS / "coffee.png").convert("RGB")
+        outline = Image.new("L", (photograph.width * 4, photograph.height * 4))
+        for ellipse in CUP_ELLIPSES:
+            ImageDraw.Draw(outline).ellipse([4 * side for side in ellipse], fill=255)
+        photograph.putalpha(outline.resize(photograph.size, Image.Resampling.BOX))
+        cup = photograph.crop(CUP_BOX)
+        scale = CUP_SIZE * min(self.height, self.width) / cup.height
+        size = (max(1, round(cup.width * scale)), max(1, round(cup.height * scale)))
+        return cup.resize(size, Image.Resampling.BICUBIC)
+
+    def _cup(self, index: int) -> Image.Image:
+        return self._view(
+            self._cup_cutout,
+            shift_x=CUP_PATH[0] * self.width * self._swing("cup", CUP_PERIODS[0], index),
+            shift_y=CUP_PATH[1] * self.height * self._swing("cup_down", CUP_PERIODS[1], index),
+            scale=1.0,
+            angle=math.radians(CUP_TILT_DEG) * self._swing("cup_tilt", CUP_TILT_PERIOD, index),
+        )
+
+    def _view(self, image: Image.Image, *, shift_x: float, shift_y: float, scale: float, angle: float) -> Image.Image:
+        """A frame-sized look at `image`: from its middle on by a shift (in pixels), scaled and turned."""
+        cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
+        middle_x, middle_y = self.width / 2, self.height / 2
+        offset_x = image.width / 2 + shift_x - cosine * middle_x + sine * middle_y
+        offset_y = image.height / 2 + shift_y - sine * middle_x - cosine * middle_y
+        matrix = (cosine, -sine, offset_x, sine, cosine, offset_y)
+        size = (self.width, self.height)
+        return image.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)

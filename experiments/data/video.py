@@ -1,0 +1,44 @@
+"""A clip from a video file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from experiments.data.clip import Clip
+from experiments.data.footage import VideoFile, footage_clip
+from propainter.errors import InputError
+from propainter.video import probe_video
+
+
+def video_clip(
+    video: str | Path | None,
+    masks: str | Path | None,
+    height: int | None = None,
+    width: int | None = None,
+    resize_ratio: float = 1.0,
+    max_frames: int | None = None,
+    outpaint: Mapping[str, float | None] | None = None,
+) -> Clip:
+    """The frames of a video at its own rate, with the holes in `masks`; the options are those of
+    `folder_clip`.
+
+    In a mask video only values above 127 (of 255) are hole, as compression leaves small values where there
+    was black. Raises InputError for a file that is no complete video, and for whatever does not fit together.
+    """
+    if video is None:
+        raise InputError("data.video is missing: give the video's file, data.video=FILE.")
+    path = Path(video)
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder, where a video file was expected: for images use data=folder data.frames=FOLDER."
+        )
+    return footage_clip(
+        path.stem,
+        VideoFile(path),
+        masks,
+        float(probe_video(path).fps),
+        height=height,
+        width=width,
+        resize_ratio=resize_ratio,
+        max_frames=max_frames,
+        outpaint=outpaint,
+    )

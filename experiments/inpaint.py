@@ -1,0 +1,136 @@
+"""The main job: inpaint a clip with a variant, measure it, compare it with the reference, write it all down."""
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from experiments.cache import ArrayCache
+from experiments.data import load
+from experiments.environment import choose_device, describe
+from experiments.measure import NonFinite, measure
+from experiments.outputs import write_outputs
+from experiments.quality import compare, hole_of
+from experiments.record import describe_cost, describe_data, new_record, write_record
+from experiments.reference import reference_frames
+from experiments.summary import summary
+from propainter import InputError, Networks, Pipeline, build_networks
+from propainter.weights import Unreachable, fingerprint, load_pretrained, load_seeded
+from variants import PUBLISHED, Unsupported, apply
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig) -> str:
+    """Do one run; leaves `record.json` in Hydra's run folder whatever happens, and returns the record's status."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    record = new_record(cfg)
+    try:
+        _run(cfg, folder, record)
+    except Exception as error:
+        record["status"], record["reason"], foreseen = classify(error)
+        log.error("%s: %s", record["status"], record["reason"], exc_info=None if foreseen else error)
+    try:
+        write_record(folder / "record.json", record)
+    except OSError as error:
+        log.error("the record could not be written to %s: %s; free some space or give another folder", folder, error)
+        return "failed"
+    if record["status"] == "ok":
+        print(summary(record))
+    print(f"run folder: {folder}")
+    return record["status"]
+
+
+def classify(error: Exception) -> tuple[str, str, bool]:
+    """What an exception stands for: the status, the reason in one sentence, and whether it was to be expected."""
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    match error:
+        case Unsupported():
+            return "unsupported", reason, True
+        case NonFinite():
+            return "non_finite", reason, True
+        case torch.OutOfMemoryError() | MemoryError():
+            return "out_of_memory", reason, True
+        case RuntimeError() if "can't allocate memory" in reason:
+            return "out_of_memory", reason, True
+        case InputError():
+            return "failed", reason, True
+        case OSError():
+            return "failed", f"{reason}; check that the folder can be written to and has space left", True
+        case _:
+            return "failed", f"{type(error).__name__}: {reason}", False
+
+
+def _run(cfg: DictConfig, folder: Path, record: dict[str, Any]) -> None:
+    device = choose_device(cfg.device)
+    record["environment"] = describe(device)
+    schedule = instantiate(cfg.schedule)
+    clip = load(instantiate(cfg.data))
+    record["data"] = describe_data(clip)
+    networks, record["weights"] = load_networks(cfg.weights)
+
+    pipeline = Pipeline(networks.to(device), schedule)
+    pipeline = apply(pipeline, {group: instantiate(cfg[group]) for group in PUBLISHED})
+    measurement = measure(pipeline, clip, cfg.measure.samples, cfg.measure.max_seconds)
+    record |= describe_cost(measurement, len(clip.frames))
+
+    # The variant ran first and alone, so that its memory is its own; the reference gets untouched networks.
+    del pipeline, networks
+    reference = reference_frames(
+        lambda: load_networks({**cfg.weights, "source": record["weights"]["source"]})[0],
+        device,
+        schedule,
+        clip,
+        record["weights"]["fingerprint"],
+        ArrayCache(Path(cfg.cache.dir), int(cfg.cache.max_gb * 2**30)),
+    )
+    hole = hole_of(clip, schedule)
+    record["quality"] = compare(measurement.result, reference, hole, with_lpips=cfg.quality.lpips)
+
+    start = time.perf_counter()
+    write_outputs(
+        folder,
+        clip,
+        measurement.result,
+        reference,
+        frames=cfg.output.frames,
+        preview_frames=cfg.output.preview_frames,
+    )
+    written_s = time.perf_counter() - start
+    record["latency"]["end_to_end_s"] = clip.read_s + measurement.median_s + written_s
+    record["status"] = "ok"
+
+
+def load_networks(options: Mapping[str, Any]) -> tuple[Networks, dict[str, str]]:
+    """The networks on the CPU with the weights that are asked for, and the record's `weights`.
+
+    Args:
+        options: the config group `weights`.
+    """
+    networks = build_networks()
+    source = options["source"]
+    if source in ("auto", "pretrained"):
+        try:
+            load_pretrained(networks, options["dir"], options["url"])
+            source = "pretrained"
+        except Unreachable as error:
+            if source == "pretrained":
+                raise
+            log.debug("%s", error)
+            log.warning(
+                "the released weights are not on disk and can't be downloaded: SEEDED weights stand in for them; the "
+                "work is the same, the picture in the hole is not (README: weights)"
+            )
+            source = "seeded"
+    if source == "seeded":
+        load_seeded(networks, options["salt"])
+    return networks, {"source": source, "fingerprint": fingerprint(networks)}

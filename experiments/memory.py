@@ -1,0 +1,108 @@
+"""Peak memory of a stretch of a run: the CUDA allocator's, or the process's resident set."""
+
+import ctypes
+import gc
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import torch
+
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+class VramPeak:
+    """Peak of CUDA memory in use since `reset`: `peak_bytes()` counts everything allocated, weights included."""
+
+    kind = "vram"
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def reset(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak_bytes(self) -> int:
+        return torch.cuda.max_memory_allocated(self.device)
+
+    def close(self) -> None:
+        pass
+
+
+class RssPeak:
+    """Peak of the resident set since `reset`, above the level at construction, by the kernel's high-water mark.
+
+    Linux only: writing 5 to clear_refs sets the mark back to the present level.
+    """
+
+    kind = "rss"
+
+    def __init__(self) -> None:
+        give_back_unused()
+        self.level = psutil.Process().memory_info().rss
+
+    @staticmethod
+    def available() -> bool:
+        try:
+            _CLEAR_REFS.write_text("5")
+        except OSError:
+            return False
+        return "VmHWM:" in _STATUS.read_text()
+
+    def reset(self) -> None:
+        _CLEAR_REFS.write_text("5")
+
+    def peak_bytes(self) -> int:
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return max(0, int(line.split()[1]) * 1024 - self.level)
+
+    def close(self) -> None:
+        pass
+
+
+class SampledRssPeak:
+    """As `RssPeak`, by looking every 5 ms from a thread: for systems without a mark that can be reset."""
+
+    kind = "rss"
+
+    def __init__(self) -> None:
+        give_back_unused()
+        self.process = psutil.Process()
+        self.level = self.peak = self.process.memory_info().rss
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def _watch(self) -> None:
+        while not self.stop.wait(0.005):
+            self.peak = max(self.peak, self.process.memory_info().rss)
+
+    def reset(self) -> None:
+        self.peak = self.process.memory_info().rss
+
+    def peak_bytes(self) -> int:
+        self.peak = max(self.peak, self.process.memory_info().rss)
+        return max(0, self.peak - self.level)
+
+    def close(self) -> None:
+        self.stop.set()
+        self.thread.join()
+
+
+MemoryPeak = VramPeak | RssPeak | SampledRssPeak
+
+
+def give_back_unused() -> None:
+    """Return freed memory to the system where the C library keeps it (glibc): kept, it would hide a later peak."""
+    gc.collect()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
+
+
+def memory_peak(device: torch.device) -> MemoryPeak:
+    """The memory figure that counts on this device."""
+    if device.type == "cuda":
+        return VramPeak(device)
+    return RssPeak() if RssPeak.available() else SampledRssPeak()

@@ -1,0 +1,88 @@
+"""What a run leaves to look at: the video, frames on request, and a preview of a few frames."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from experiments.data import LoadedClip
+from propainter.video import VideoWriter, write_png
+
+AMPLIFY = 10
+"""Difference to the reference is shown this many times as strong."""
+
+PREVIEW_WIDTH = 480
+"""Widest preview frame, in pixels; the report shows these."""
+
+_TINT = np.array([255, 40, 80])
+_LABEL_HEIGHT = 14
+
+
+def write_outputs(
+    folder: Path,
+    clip: LoadedClip,
+    result: np.ndarray,
+    reference: np.ndarray,
+    *,
+    frames: bool,
+    preview_frames: int,
+) -> None:
+    """Write `inpainted.mp4`, `preview.png`, `preview/` and, where asked for, `frames/`.
+
+    Args:
+        result, reference: uint8 [T, H, W, 3].
+        frames: also write every result frame as PNG.
+        preview_frames: how many frames, spread evenly, the preview shows.
+    """
+    height, width = result.shape[1:3]
+    with VideoWriter(folder / "inpainted.mp4", clip.fps, height, width) as video:
+        for image in result:
+            video.write(image)
+    if frames:
+        for number, image in enumerate(result):
+            write_png(folder / "frames" / f"{number:05d}.png", image)
+    count = max(1, min(preview_frames, len(result)))
+    rows = []
+    for number in np.linspace(0, len(result) - 1, count).round().astype(int):
+        images = preview_images(clip, result, reference, number)
+        for name, image in images.items():
+            write_png(folder / "preview" / f"{number:05d}_{name}.png", image)
+        rows.append((number, images))
+    write_png(folder / "preview.png", strip(rows))
+
+
+def preview_images(clip: LoadedClip, result: np.ndarray, reference: np.ndarray, number: int) -> dict[str, np.ndarray]:
+    """Input with the hole tinted, result, reference and amplified difference of one frame, uint8 [h, w, 3]."""
+    source, hole = clip.frames[number], clip.masks[number][..., None].astype(bool)
+    tinted = np.where(hole, (source * 0.4 + _TINT * 0.6).astype(np.uint8), source)
+    difference = np.abs(result[number].astype(int) - reference[number].astype(int)) * AMPLIFY
+    images = {
+        "input": tinted,
+        "result": result[number],
+        "reference": reference[number],
+        "difference": difference.clip(0, 255).astype(np.uint8),
+    }
+    return {name: _shrink(image) for name, image in images.items()}
+
+
+def strip(rows: list[tuple[int, dict[str, np.ndarray]]]) -> np.ndarray:
+    """The preview images of several frames side by side, one frame a row, labelled; uint8 [H, W, 3]."""
+    height, width = next(iter(rows[0][1].values())).shape[:2]
+    names = list(rows[0][1])
+    canvas = Image.new("RGB", (width * len(names), (height + _LABEL_HEIGHT) * len(rows)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for row, (number, images) in enumerate(rows):
+        top = row * (height + _LABEL_HEIGHT)
+        for column, name in enumerate(names):
+            label = f"{name} x{AMPLIFY}" if name == "difference" else name
+            draw.text((column * width + 3, top + 1), f"{label}, frame {number}", fill="black")
+            canvas.paste(Image.fromarray(images[name]), (column * width, top + _LABEL_HEIGHT))
+    return np.asarray(canvas)
+
+
+def _shrink(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    if width <= PREVIEW_WIDTH:
+        return image
+    size = (PREVIEW_WIDTH, round(height * PREVIEW_WIDTH / width))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))

@@ -1,0 +1,274 @@
+"""Frames in and out of files: pictures through Pillow, videos through PyAV.
+
+Frames are uint8 RGB arrays [H, W, 3]; masks are uint8 arrays [H, W], 1 in the hole and 0 around it.
+"""
+
+import logging
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from PIL import Image, ImageOps
+
+from propainter.errors import InputError
+from propainter.files import written_whole
+
+log = logging.getLogger(__name__)
+av.logging.set_level(None)
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+ENCODERS = ("libx264", "mpeg4")
+DEFAULT_FPS = Fraction(24)
+# What Pillow raises for damaged files of its various formats.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The pictures of a folder in natural order (frame_2 before frame_10).
+
+    Hidden files and files that are no pictures are passed over. A folder that is missing, is a file, or holds
+    no picture raises InputError.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise InputError(f"{folder} does not exist, where a folder of images was expected: check the path.")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file, where a folder of images was expected: give the folder it lies in.")
+    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    images = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        kinds = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
+        raise InputError(f"{folder} holds no image, where at least one ({kinds}) was expected: check the path.")
+    return sorted(images, key=_natural)
+
+
+def _natural(path: Path) -> tuple:
+    pieces = re.split(r"(\d+)", path.name.lower())
+    return [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)], path.name
+
+
+def read_image(path: Path) -> np.ndarray:
+    """A picture as uint8 RGB [H, W, 3]; alpha is dropped, a camera's EXIF orientation is applied.
+
+    A file that is missing, damaged, cut off or of more than 8 bits of grey raises InputError.
+    """
+    image = _open_image(path)
+    if image.mode.startswith(("I", "F")):
+        raise InputError(f"{path} has {image.mode} pixels, where 8 bits a channel were expected: save it as 8-bit RGB.")
+    return np.array(image.convert("RGB"))
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """A mask as uint8 {0, 1} [H, W]: 1 wherever the picture's value is not zero.
+
+    In a palette picture (as DAVIS has) the value is the index; in a colour picture any channel counts; a
+    fully transparent pixel is never a hole. A file that cannot be read raises InputError.
+    """
+    image = _open_image(path)
+    if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        image = image.convert("RGB")
+    values = np.array(image)
+    if values.ndim == 2:
+        return (values != 0).astype(np.uint8)
+    has_alpha = image.mode.endswith("A")
+    hole = (values[..., :-1] if has_alpha else values).any(axis=2)
+    if has_alpha:
+        hole &= values[..., -1] > 0
+    return hole.astype(np.uint8)
+
+
+def _open_image(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist, where an image was expected: check the path.") from None
+    except _BROKEN as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{path} cannot be read as an image ({reason}): replace it by a complete image file."
+        ) from error
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video says of itself: frames per second, the size of a frame as shown (pixels), and how many
+    frames its container announces (None where it announces none, as Matroska does)."""
+
+    fps: Fraction
+    height: int
+    width: int
+    num_frames: int | None
+
+
+def probe_video(path: Path) -> VideoInfo:
+    """Reads the header and decodes the first frame; raises InputError as `iterate_video` does."""
+    with _open_video(path) as (container, stream):
+        frame = next((_upright(frame) for frame in container.decode(stream)), None)
+        if frame is None:
+            raise InputError(_cut_off(path, "no frame can be decoded"))
+        fps = stream.average_rate or stream.guessed_rate or DEFAULT_FPS
+        return VideoInfo(Fraction(fps), frame.shape[0], frame.shape[1], _announced_frames(container, stream))
+
+
+def iterate_video(path: Path, max_frames: int | None = None) -> Iterator[np.ndarray]:
+    """Yields the frames of a video, uint8 RGB [H, W, 3], turned upright where the file asks for it.
+
+    Raises InputError where the file is missing, is no video or has no video stream, and where it is cut off
+    or damaged: the decoder fails, or the frames end sooner than the file announces. A video of which
+    `max_frames` were read is not looked at further.
+    """
+    with _open_video(path) as (container, stream):
+        count, end_s = 0, 0.0
+        for packet in container.demux(stream):
+            if packet.is_corrupt:
+                raise InputError(_cut_off(path, "a frame of it is incomplete"))
+            for frame in packet.decode():
+                if max_frames is not None and count >= max_frames:
+                    return
+                yield _upright(frame)
+                count += 1
+                end_s = frame.time or end_s
+        announced = _announced_frames(container, stream)
+        if announced is not None and count < announced:
+            raise InputError(_cut_off(path, f"it announces {announced} frames and {count} can be decoded"))
+        duration_s = _announced_duration_s(stream)
+        step_s = float(1 / (stream.average_rate or DEFAULT_FPS))
+        if duration_s is not None and end_s + 2.5 * step_s < duration_s:
+            raise InputError(_cut_off(path, f"it announces {duration_s:.2f} s and its frames end at {end_s:.2f} s"))
+
+
+def _cut_off(path: Path, reason: str) -> str:
+    return f"{path} is cut off or damaged ({reason}): give a complete video file, or read fewer frames of it."
+
+
+@contextmanager
+def _open_video(path: Path):
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist, where a video file was expected: check the path.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, where a video file was expected: give a file, or load it as images.")
+    advice = "give a video file such as mp4, or a folder of images."
+    try:
+        container = av.open(str(path))
+    except FFmpegError as error:
+        raise InputError(f"{path} cannot be read as a video ({error.strerror}): {advice}") from error
+    with container:
+        cover = av.stream.Disposition.attached_pic
+        streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+        if not streams or container.format.name == "tty":
+            raise InputError(f"{path} has no video stream: {advice}")
+        streams[0].thread_type = "AUTO"
+        try:
+            yield container, streams[0]
+        except FFmpegError as error:
+            raise InputError(_cut_off(path, f"the decoder stops with: {error.strerror}")) from error
+
+
+def _announced_frames(container, stream) -> int | None:
+    if "mp4" in container.format.name and stream.frames and len(stream.index_entries):
+        # A trimmed mp4 keeps the frames before its start in the file and marks them as not to be shown.
+        return sum(not entry.is_discard for entry in stream.index_entries)
+    return stream.frames or None
+
+
+def _announced_duration_s(stream) -> float | None:
+    """The length that Matroska and WebM note beside the stream ("00:00:01.667000000"), where they do."""
+    match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else None
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    image = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))) if frame.rotation else image
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Writes uint8 [H, W, 3] (RGB) or [H, W] (grey) as PNG: whole, or not at all (OSError)."""
+    with written_whole(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")
+
+
+class VideoWriter:
+    """Writes an mp4 frame by frame; it appears under its name once complete, and not at all on an error.
+
+        with VideoWriter(path, fps=24, height=240, width=432) as video:
+            video.write(frame)
+
+    H.264 at a quality that hides nothing (crf 12); in yuv420p, which every player shows, or yuv444p where a
+    side is odd, so that the size stays exact. Where libx264 is missing it falls back to MPEG-4 part 2 and
+    says so; `codec` is the encoder's name. What libav reports, a full disk too, is raised as OSError.
+    """
+
+    def __init__(self, path: Path, fps: float | Fraction, height: int, width: int):
+        self.path = Path(path)
+        self.fps = Fraction(fps).limit_denominator(1001)
+        if self.fps <= 0:
+            raise ValueError(f"fps is {fps}, where a number above 0 was expected")
+        self.height, self.width = height, width
+        self.codec = next(name for name in ENCODERS if name in av.codecs_available)
+        if self.codec != ENCODERS[0]:
+            log.warning("%s is not available: %s is written with %s instead", ENCODERS[0], self.path, self.codec)
+
+    def __enter__(self) -> "VideoWriter":
+        self._session = self._open()
+        self._session.__enter__()
+        return self
+
+    def __exit__(self, *error) -> bool | None:
+        return self._session.__exit__(*error)
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        with _libav_as_oserror(self.path), written_whole(self.path) as temporary:
+            container = av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"})
+            try:
+                self._container, self._stream, self._count = container, self._add_stream(container), 0
+                yield
+                if not self._count:
+                    raise ValueError(f"no frame was written to {self.path}")
+                container.mux(self._stream.encode(None))
+                container.close()
+            except BaseException:
+                with suppress(FFmpegError):
+                    container.close()
+                raise
+
+    def _add_stream(self, container):
+        stream = container.add_stream(self.codec, rate=self.fps)
+        stream.width, stream.height = self.width, self.height
+        if self.codec == "libx264":
+            even = self.height % 2 == 0 and self.width % 2 == 0
+            stream.pix_fmt = "yuv420p" if even else "yuv444p"
+            stream.options = {"crf": "12"}
+        else:
+            stream.pix_fmt = "yuv420p"
+            stream.options = {"flags": "+qscale", "global_quality": str(2 * 118)}
+        return stream
+
+    def write(self, frame: np.ndarray) -> None:
+        """Appends one uint8 RGB frame [H, W, 3]; ValueError for another shape or dtype."""
+        expected = (self.height, self.width, 3)
+        if frame.shape != expected or frame.dtype != np.uint8:
+            raise ValueError(f"got a frame {frame.dtype} {list(frame.shape)}, expected uint8 {list(expected)}")
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        self._container.mux(self._stream.encode(picture))
+        self._count += 1
+
+
+@contextmanager
+def _libav_as_oserror(path: Path):
+    try:
+        yield
+    except FFmpegError as error:
+        raise OSError(error.errno, f"cannot write the video: {error.strerror}", str(path)) from error

@@ -1,0 +1,34 @@
+"""What may be swapped in ProPainter: each variant is one function of a `propainter.Pipeline`, named by one YAML.
+
+A variant takes the pipeline (and its own options), changes what it has to through the pipeline's seams, and returns
+it. One that this device or dtype cannot run raises `Unsupported` with the reason.
+"""
+
+from collections.abc import Callable, Mapping
+
+from propainter.pipeline import Pipeline
+
+PUBLISHED = {
+    "attention": "manual",
+    "precision": "fp32",
+    "compile": "none",
+    "chunking": "none",
+    "raft_scale": "full",
+}
+"""The config groups in the order in which they are applied, each with the option that is the published behaviour."""
+
+
+class Unsupported(RuntimeError):
+    """This variant can't run on this device, dtype or build; the message says why, in one sentence."""
+
+
+def as_published(pipeline: Pipeline) -> Pipeline:
+    """Leave the pipeline as it is: the published behaviour of a group that changes nothing."""
+    return pipeline
+
+
+def apply(pipeline: Pipeline, variants: Mapping[str, Callable[[Pipeline], Pipeline]]) -> Pipeline:
+    """Apply one variant per group, in the order of `PUBLISHED`."""
+    for group in PUBLISHED:
+        pipeline = variants[group](pipeline)
+    return pipeline
