@@ -27,6 +27,8 @@ from variants import PUBLISHED, Unsupported, apply
 
 log = logging.getLogger(__name__)
 
+_WEIGHTS = {"pretrained": "released weights", "seeded": "SEEDED weights: the hole is filled with no meaning"}
+
 
 def run(cfg: DictConfig) -> str:
     """Do one run; leaves `record.json` in Hydra's run folder whatever happens, and returns the record's status."""
@@ -104,6 +106,7 @@ def _run(cfg: DictConfig, folder: Path, record: dict[str, Any]) -> None:
         reference,
         frames=cfg.output.frames,
         preview_frames=cfg.output.preview_frames,
+        caption=f"{record['variant']['id']}, {_WEIGHTS[record['weights']['source']]}",
     )
     written_s = time.perf_counter() - start
     record["latency"]["end_to_end_s"] = clip.read_s + measurement.median_s + written_s

@@ -26,6 +26,7 @@ def write_outputs(
     *,
     frames: bool,
     preview_frames: int,
+    caption: str,
 ) -> None:
     """Write `inpainted.mp4`, `preview.png`, `preview/` and, where asked for, `frames/`.
 
@@ -33,6 +34,7 @@ def write_outputs(
         result, reference: uint8 [T, H, W, 3].
         frames: also write every result frame as PNG.
         preview_frames: how many frames, spread evenly, the preview shows.
+        caption: the line above the preview.
     """
     height, width = result.shape[1:3]
     with VideoWriter(folder / "inpainted.mp4", clip.fps, height, width) as video:
@@ -48,7 +50,7 @@ def write_outputs(
         for name, image in images.items():
             write_png(folder / "preview" / f"{number:05d}_{name}.png", image)
         rows.append((number, images))
-    write_png(folder / "preview.png", strip(rows))
+    write_png(folder / "preview.png", strip(rows, caption))
 
 
 def preview_images(clip: LoadedClip, result: np.ndarray, reference: np.ndarray, number: int) -> dict[str, np.ndarray]:
@@ -65,14 +67,15 @@ def preview_images(clip: LoadedClip, result: np.ndarray, reference: np.ndarray, 
     return {name: _shrink(image) for name, image in images.items()}
 
 
-def strip(rows: list[tuple[int, dict[str, np.ndarray]]]) -> np.ndarray:
+def strip(rows: list[tuple[int, dict[str, np.ndarray]]], caption: str) -> np.ndarray:
     """The preview images of several frames side by side, one frame a row, labelled; uint8 [H, W, 3]."""
     height, width = next(iter(rows[0][1].values())).shape[:2]
     names = list(rows[0][1])
-    canvas = Image.new("RGB", (width * len(names), (height + _LABEL_HEIGHT) * len(rows)), "white")
+    canvas = Image.new("RGB", (width * len(names), (height + _LABEL_HEIGHT) * len(rows) + _LABEL_HEIGHT), "white")
     draw = ImageDraw.Draw(canvas)
+    draw.text((3, 1), caption, fill="black")
     for row, (number, images) in enumerate(rows):
-        top = row * (height + _LABEL_HEIGHT)
+        top = row * (height + _LABEL_HEIGHT) + _LABEL_HEIGHT
         for column, name in enumerate(names):
             label = f"{name} x{AMPLIFY}" if name == "difference" else name
             draw.text((column * width + 3, top + 1), f"{label}, frame {number}", fill="black")

@@ -24,6 +24,7 @@ def summary(record: dict[str, Any]) -> str:
         f"memory is {_MEMORY[record['memory']['kind']]}, in the first run",
         "",
         f"against the fp32 reference: {_quality(record['quality'])}",
+        f"weights: {record['weights']['source']}",
     ]
     return "\n".join(lines)
 

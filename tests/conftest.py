@@ -57,6 +57,15 @@ def golden() -> Golden:
     return Golden()
 
 
+def picture_folder(folder: Path, count: int = 2, size: tuple[int, int] = (128, 128)) -> Path:
+    """A new folder of noise, 0.png and so on; size is width and height in pixels."""
+    folder.mkdir()
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
 @dataclass
 class Finished:
     """A run of the command line that has ended."""

@@ -1,0 +1,190 @@
+"""Records, references and caches on disk: whole or absent, and read back as a table."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import analysis
+from experiments.cache import ArrayCache
+from experiments.data import load, sample_clip
+from experiments.inpaint import classify
+from experiments.measure import NonFinite, measure
+from experiments.record import write_record
+from experiments.reference import reference_frames, reference_key
+from propainter import STAGES, InputError, Observer, Pipeline, Schedule
+from propainter.files import written_whole
+from variants import Unsupported
+
+QUICK = Schedule(raft_iterations=1)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load(sample_clip(num_frames=2, height=128, width=128))
+
+
+class TestRecord:
+    def test_values_that_json_has_no_word_for_become_null(self, tmp_path):
+        write_record(tmp_path / "record.json", {"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": None}})
+        text = (tmp_path / "record.json").read_text()
+        assert json.loads(text) == {"a": None, "b": [None, 1.5], "c": {"d": None}}
+        assert "NaN" not in text
+
+    def test_an_error_while_writing_leaves_the_old_record(self, tmp_path):
+        path = tmp_path / "record.json"
+        write_record(path, {"schema": 1})
+        with pytest.raises(TypeError):
+            write_record(path, {"schema": object()})
+        with pytest.raises(OSError, match="full"), written_whole(path) as partial:
+            partial.write_text("half")
+            raise OSError("full")
+        assert json.loads(path.read_text()) == {"schema": 1}
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_load_reads_runs_and_sweeps_and_leaves_out_what_is_none(self, tmp_path, caplog):
+        for name, text in {
+            "a": '{"schema": 1, "status": "ok", "latency": {"median_s": 2.5}, "effective": {}}',
+            "b": '{"schema": 1, "status": "failed", "latency": null}',
+            "damaged": '{"schema": 1, ',
+            "foreign": "[1, 2]",
+            "newer": '{"schema": 99}',
+        }.items():
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "record.json").write_text(text)
+        table = analysis.load(tmp_path)
+        assert table["status"].tolist() == ["ok", "failed"]
+        assert table["latency.median_s"][0] == 2.5
+        for name in ("damaged", "foreign", "newer"):
+            assert f"{name}/record.json is left out" in caplog.text
+        assert len(analysis.load(tmp_path / "a" / "record.json", tmp_path / "b")) == 2
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            analysis.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "foreseen"),
+    [
+        (Unsupported("no such kernel here"), "unsupported", True),
+        (NonFinite("stage flow gave"), "non_finite", True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "out_of_memory", True),
+        (MemoryError(), "out_of_memory", True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out_of_memory", True),
+        (InputError("wrong"), "failed", True),
+        (OSError(28, "No space left on device"), "failed", True),
+        (RuntimeError("shapes"), "failed", False),
+        (ZeroDivisionError("division by zero"), "failed", False),
+    ],
+)
+def test_errors_become_statuses(error, status, foreseen):
+    got = classify(error)
+    assert (got[0], got[2]) == (status, foreseen)
+    assert got[1]
+    assert "\n" not in got[1]
+
+
+class TestMeasure:
+    def test_figures_belong_together(self, networks, clip):
+        measured = measure(Pipeline(networks, QUICK), clip, samples=2, max_seconds=100)
+        assert len(measured.samples_s) == 2
+        assert list(measured.stage_samples_s) == list(STAGES) == list(measured.stage_peak_bytes)
+        for index, whole in enumerate(measured.samples_s):
+            stages = sum(measured.stage_samples_s[stage][index] for stage in STAGES)
+            assert 0.9 * whole < stages <= whole
+        assert measured.peak_bytes == max(measured.stage_peak_bytes.values()) > 1e6
+
+    def test_long_runs_are_timed_once(self, networks, clip):
+        assert len(measure(Pipeline(networks, QUICK), clip, samples=5, max_seconds=0.01).samples_s) == 1
+
+    def test_the_observer_is_put_back(self, networks, clip):
+        mine = Observer()
+        pipeline = Pipeline(networks, QUICK, observer=mine)
+        measure(pipeline, clip, samples=1, max_seconds=1)
+        assert pipeline.observer is mine
+
+    @pytest.mark.parametrize("stage", STAGES)
+    def test_a_value_that_is_not_finite_names_its_stage(self, networks, clip, stage, monkeypatch):
+        def poisoned(module, inputs, output):
+            output = output.clone()
+            output.view(-1)[0] = torch.nan
+            return output
+
+        pipeline = Pipeline(networks, QUICK)
+        hook = None
+        if stage == "flow":
+            estimate = pipeline.flow_estimator
+            pipeline.flow_estimator = lambda *args: tuple(flow * torch.inf for flow in estimate(*args))
+        elif stage == "propagation":
+            broken = lambda frames, *_: (frames + torch.nan, frames[:, :, :1])  # noqa: E731
+            monkeypatch.setattr("propainter.pipeline.propagate_pixels", broken)
+        else:
+            module = networks.flow_completion if stage == "completion" else networks.generator.decoder
+            hook = module.register_forward_hook(poisoned)
+        try:
+            with pytest.raises(NonFinite, match=f"stage {stage} "):
+                measure(pipeline, clip, samples=1, max_seconds=1)
+        finally:
+            if hook:
+                hook.remove()
+
+
+class TestCache:
+    def test_round_trip_and_damage(self, tmp_path, caplog):
+        cache = ArrayCache(tmp_path / "deep" / "folder", max_bytes=10**6)
+        assert cache.get("key") is None
+        array = np.arange(12, dtype=np.uint8).reshape(3, 4)
+        cache.put("key", array)
+        assert np.array_equal(cache.get("key"), array)
+        path = cache.path("key")
+        path.write_bytes(path.read_bytes()[:-3])
+        assert cache.get("key") is None
+        assert "damaged" in caplog.text
+
+    def test_the_least_recently_used_go_first(self, tmp_path):
+        import os
+
+        cache = ArrayCache(tmp_path, max_bytes=3500)
+        for age, key in enumerate(("a", "b", "c")):
+            cache.put(key, np.zeros(1000, np.uint8))
+            os.utime(cache.path(key), (age, age))
+        cache.get("a")
+        cache.put("d", np.zeros(1000, np.uint8))
+        assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "c", "d"]
+
+    def test_the_newest_stays_even_if_too_large(self, tmp_path):
+        cache = ArrayCache(tmp_path, max_bytes=10)
+        cache.put("a", np.zeros(1000, np.uint8))
+        assert cache.get("a") is not None
+
+
+class TestReference:
+    def test_computed_once(self, networks, clip, tmp_path):
+        cache = ArrayCache(tmp_path, max_bytes=10**9)
+        made = []
+
+        def make():
+            made.append(1)
+            return networks
+
+        frames = [reference_frames(make, networks.device, QUICK, clip, "weights", cache) for _ in range(2)]
+        assert len(made) == 1
+        assert np.array_equal(*frames)
+        assert np.array_equal(frames[0], Pipeline(networks, QUICK)(clip.frames, clip.masks))
+
+    def test_a_cache_that_cannot_be_written_is_no_obstacle(self, networks, clip, tmp_path, caplog):
+        (tmp_path / "file").touch()
+        cache = ArrayCache(tmp_path / "file" / "folder", max_bytes=10**9)
+        frames = reference_frames(lambda: networks, networks.device, QUICK, clip, "weights", cache)
+        assert frames.shape == clip.frames.shape
+        assert "could not be kept" in caplog.text
+
+    def test_the_key_covers_data_weights_schedule_and_device(self, clip):
+        other = load(sample_clip(num_frames=3, height=128, width=128))
+        keys = {
+            reference_key(torch.device("cpu"), schedule, data, weights)
+            for schedule in (Schedule(), QUICK)
+            for data in (clip, other)
+            for weights in ("a", "b")
+        }
+        assert len(keys) == 8
