@@ -60,7 +60,7 @@ class Measurement:
 
 
 class StageTimer(Observer):
-    """Notes each stage's seconds; the device is idle when a stage's clock starts and stops."""
+    """Adds up each stage's seconds; the device is idle when a stage's clock starts and stops."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -72,7 +72,7 @@ class StageTimer(Observer):
         start = time.perf_counter()
         yield
         wait_for(self.device)
-        self.seconds[name] = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 class FirstRun(StageTimer):
@@ -91,7 +91,7 @@ class FirstRun(StageTimer):
             with tqdm(desc=f"{name:<11}", disable=None, leave=False) as self.bar, super().stage(name):
                 yield
         finally:
-            self.peak_bytes[name] = self.memory.peak_bytes()
+            self.peak_bytes[name] = max(self.peak_bytes.get(name, 0), self.memory.peak_bytes())
         reserved = f", reserved {torch.cuda.memory_reserved() / 2**20:.0f}" if self.device.type == "cuda" else ""
         peak = self.peak_bytes[name] / 2**20
         log.debug("%s: %.3f s, peak %.0f MiB %s%s", name, self.seconds[name], peak, self.memory.kind, reserved)

@@ -6,17 +6,20 @@
 from propainter.errors import InputError
 from propainter.flow_completion import complete_flow
 from propainter.networks import Networks, build_networks, load_weights, published_state, seeded_state_dict
-from propainter.pipeline import STAGES, Observer, Pipeline, Scene, inpaint
+from propainter.pipeline import STAGES, Clip, Observer, Pipeline, Scene, inpaint
 from propainter.propagation import propagate_pixels
 from propainter.raft import estimate_flow
 from propainter.schedule import Schedule, Window, plan_windows
+from propainter.storage import Resident
 
 __all__ = [
     "STAGES",
+    "Clip",
     "InputError",
     "Networks",
     "Observer",
     "Pipeline",
+    "Resident",
     "Scene",
     "Schedule",
     "Window",

@@ -43,11 +43,15 @@ class DeformableAlignment(nn.Module):
         channels: channels of the result, and of the layers that predict the offsets.
         condition: channels of the condition.
         groups: deformable groups.
+
+    Attributes:
+        deform_conv: torchvision's `deform_conv2d`, or something that takes the same arguments (seam).
     """
 
     def __init__(self, inputs: int, channels: int, condition: int, reach: float, groups: int = 16) -> None:
         super().__init__()
         self.reach = reach
+        self.deform_conv = deform_conv2d
         self.weight = nn.Parameter(torch.empty(channels, inputs, 3, 3))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.conv_offset = nn.Sequential(
@@ -71,4 +75,4 @@ class DeformableAlignment(nn.Module):
         if flow is not None:
             # Offsets come as (y, x) pairs, flow as (x, y).
             offset = offset + flow.flip(1).repeat(1, offset.shape[1] // 2, 1, 1)
-        return deform_conv2d(x, offset, self.weight, self.bias, padding=1, mask=torch.sigmoid(modulation))
+        return self.deform_conv(x, offset, self.weight, self.bias, padding=1, mask=torch.sigmoid(modulation))

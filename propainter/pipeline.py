@@ -4,7 +4,8 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +24,21 @@ from propainter.networks import Networks
 from propainter.propagation import propagate_pixels
 from propainter.raft import ClipFlow, Flows
 from propainter.schedule import Schedule, Window, clip_length, plan_windows
+from propainter.storage import Resident
 
 log = logging.getLogger(__name__)
 
 STAGES = ("flow", "completion", "propagation", "generation")
 """The stages of a run, in order, under the names they have everywhere."""
+
+
+class Clip(NamedTuple):
+    """What comes into the stages: frames uint8 [T, H, W, 3], masks and flow masks as `Pipeline.__call__` takes them,
+    the masks bool [T, H, W]; flow_masks None where they are the masks."""
+
+    frames: np.ndarray
+    masks: np.ndarray
+    flow_masks: np.ndarray | None = None
 
 
 class Observer:
@@ -44,21 +55,27 @@ class Observer:
         """What a stage has just computed."""
 
 
-@dataclass
 class Scene:
-    """What generation works on; tensors [1, T, C, H, W] on the networks' device.
+    """What generation works on, in a run's storage: each method gives some frames' share, on the device."""
 
-    Attributes:
-        frames: in [-1, 1], propagated pixels in the hole.
-        masks: 1 in the original hole.
-        remaining_masks: 1 where propagation left the hole unfilled.
-        flows: completed flow_f and flow_b, [1, T-1, 2, H, W] in pixels.
-    """
+    def __init__(self, store: Resident) -> None:
+        self._store = store
 
-    frames: Tensor
-    masks: Tensor
-    remaining_masks: Tensor
-    flows: Flows
+    def frames(self, numbers: Sequence[int]) -> Tensor:
+        """[1, n, 3, H, W] in [-1, 1], propagated pixels in the hole."""
+        return self._store.get("filled", numbers)
+
+    def masks(self, numbers: Sequence[int]) -> Tensor:
+        """[1, n, 1, H, W], 1 in the original hole."""
+        return self._store.get("masks", numbers)
+
+    def remaining_masks(self, numbers: Sequence[int]) -> Tensor:
+        """[1, n, 1, H, W], 1 where propagation left the hole unfilled."""
+        return self._store.get("remaining_masks", numbers)
+
+    def flows(self, numbers: Sequence[int]) -> Flows:
+        """Completed flow_f and flow_b between neighbouring frames, each [1, n-1, 2, H, W] in pixels."""
+        return self._store.get("completed_f", numbers[:-1]), self._store.get("completed_b", numbers[:-1])
 
 
 FlowEstimator = Callable[[Tensor, Callable[[int, int], None]], Flows]
@@ -66,6 +83,9 @@ FlowEstimator = Callable[[Tensor, Callable[[int, int], None]], Flows]
 
 FeatureProvider = Callable[[torch.nn.Module, Scene], Callable[[Window], Tensor]]
 """Seam: (generator, scene) -> a callable that gives a window's encoder features, [1, frames, C, h, w]."""
+
+OverTime = Callable[[Callable[[Clip], np.ndarray], Clip], np.ndarray]
+"""Seam: (inpaint, clip) -> uint8 frames; decides whether the clip is inpainted whole or in parts."""
 
 WindowLoop = Callable[[Sequence[Window], Callable[[Window], Tensor], Compositor], Iterator[int]]
 """Seam: (windows, predict, compositor) fills the compositor, and yields the number of windows done so far."""
@@ -75,8 +95,8 @@ def encode_every_window(generator: torch.nn.Module, scene: Scene) -> Callable[[W
     """The published feature provider: every frame is encoded again in every window it appears in."""
 
     def features(window: Window) -> Tensor:
-        inputs = (x[:, window.frames] for x in (scene.frames, scene.masks, scene.remaining_masks))
-        return generator.encode(*inputs)
+        numbers = window.frames
+        return generator.encode(scene.frames(numbers), scene.masks(numbers), scene.remaining_masks(numbers))
 
     return features
 
@@ -90,6 +110,11 @@ def window_after_window(
         yield done
 
 
+def whole_clip(inpaint: Callable[[Clip], np.ndarray], clip: Clip) -> np.ndarray:
+    """The published way over time: all frames in one go."""
+    return inpaint(clip)
+
+
 @dataclass
 class Pipeline:
     """The published pipeline over given networks: call it with frames and masks.
@@ -100,8 +125,12 @@ class Pipeline:
         flow_estimator: default `ClipFlow` over `networks.raft`.
         feature_provider: default `encode_every_window`.
         window_loop: default `window_after_window`.
+        over_time: default `whole_clip`.
+        storage: default `Resident`.
+        dtype: of frames, masks and flows after the flow stage; the flow stage is always float32.
         contexts: each is called with a stage's name and entered around that stage (autocast, for one).
         observer: watches the run.
+        effective: what variants have to say of what they really did; they write, nobody here reads.
     """
 
     networks: Networks
@@ -109,8 +138,12 @@ class Pipeline:
     flow_estimator: FlowEstimator | None = None
     feature_provider: FeatureProvider = encode_every_window
     window_loop: WindowLoop = window_after_window
+    over_time: OverTime = whole_clip
+    storage: Callable[[torch.device], Resident] = Resident
+    dtype: torch.dtype = torch.float32
     contexts: list[Callable[[str], AbstractContextManager[Any]]] = field(default_factory=list)
     observer: Observer = field(default_factory=Observer)
+    effective: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.flow_estimator is None:
@@ -137,46 +170,69 @@ class Pipeline:
         if not masks.any():
             log.warning("no mask has a hole: the output is the input")
             return frames.copy()
-        device = self.networks.device
-        height, width = size = process_size(*frames.shape[1:3])
-        log.debug("%d frames of %dx%d on %s, processed at %dx%d", len(frames), *frames.shape[1:3], device, *size)
-        log.debug("flow on clips of %d frames; windows %s", clip_length(width), self.schedule)
+        if flow_masks is not None:
+            flow_masks = check_clip(frames, flow_masks)
+        return self.over_time(self.run, Clip(frames, masks, flow_masks))
 
+    def run(self, clip: Clip) -> np.ndarray:
+        """All four stages over one clip that has been checked; what `over_time` calls. uint8 [T, H, W, 3]."""
+        frames, size = clip.frames, process_size(*clip.frames.shape[1:3])
+        device = self.networks.device
+        log.debug("%d frames of %dx%d on %s, processed at %dx%d", len(frames), *frames.shape[1:3], device, *size)
+        log.debug("flow on clips of %d frames; %s", clip_length(size[1]), self.schedule)
+        store = self.storage(device)
         with self._stage("flow"):
             small = prepare_frames(frames, size)
-            if flow_masks is None:
-                holes = flow_holes = prepare_masks(masks, size, self.schedule.mask_dilation)
+            if clip.flow_masks is None:
+                holes = flow_holes = prepare_masks(clip.masks, size, self.schedule.mask_dilation)
             else:
-                holes = prepare_masks(masks, size, dilation=0)
-                flow_holes = prepare_masks(check_clip(frames, flow_masks), size, dilation=0)
-            video = _video(small, device)
-            flows = self.flow_estimator(video, lambda done, total: self._report("flow", done, total))
-            self.observer.tensors("flow", flow_f=flows[0], flow_b=flows[1])
+                holes = prepare_masks(clip.masks, size, dilation=0)
+                flow_holes = prepare_masks(clip.flow_masks, size, dilation=0)
+            self._flow(store, small)
         with self._stage("completion"):
-            dtype = _dtype(self.networks.flow_completion)
-            flows = tuple(flow.to(dtype) for flow in flows)
-            hole = _holes(flow_holes, device, dtype)
-            flows = complete_flow(self.networks.flow_completion, flows, hole, self.schedule.subvideo_length)
-            self.observer.tensors("completion", flow_f=flows[0], flow_b=flows[1])
+            self._completion(store, flow_holes)
         with self._stage("propagation"):
-            video, hole = video.to(dtype), _holes(holes, device, dtype)
-            filled, remaining = propagate_pixels(video * (1 - hole), flows, hole, self.schedule.subvideo_length)
-            video = video * (1 - hole) + filled * hole
-            self.observer.tensors("propagation", frames=video, remaining_masks=remaining)
+            self._propagation(store, holes)
         with self._stage("generation"):
-            dtype = _dtype(self.networks.generator)
-            scene = Scene(*(x.to(dtype) for x in (video, hole, remaining)), tuple(x.to(dtype) for x in flows))
-            compositor = Compositor(small, holes)
-            windows = plan_windows(
-                len(frames),
-                self.schedule.neighbor_length,
-                self.schedule.ref_stride,
-                self.schedule.subvideo_length,
-            )
-            for done in self.window_loop(windows, self._predictor(scene), compositor):
-                self._report("generation", done, len(windows))
-            result = resize_back(compositor.result(), frames.shape[1:3])
-        return result
+            return resize_back(self._generation(store, small, holes), frames.shape[1:3])
+
+    # Each stage is a method, so that what it holds is let go at its end.
+
+    def _flow(self, store: Resident, frames: np.ndarray) -> None:
+        store.put("frames", _video(frames, store.device))
+        flow_f, flow_b = self.flow_estimator(store.get("frames"), partial(self.observer.progress, "flow"))
+        self.observer.tensors("flow", flow_f=flow_f, flow_b=flow_b)
+        store.put("flow_f", flow_f.to(self.dtype))
+        store.put("flow_b", flow_b.to(self.dtype))
+
+    def _completion(self, store: Resident, holes: np.ndarray) -> None:
+        store.put("flow_masks", _holes(holes, store.device, self.dtype))
+        flows, masks = (store.get("flow_f"), store.get("flow_b")), store.get("flow_masks")
+        flow_f, flow_b = complete_flow(self.networks.flow_completion, flows, masks, self.schedule.subvideo_length)
+        self.observer.tensors("completion", flow_f=flow_f, flow_b=flow_b)
+        store.put("completed_f", flow_f)
+        store.put("completed_b", flow_b)
+        store.drop("flow_f", "flow_b", "flow_masks")
+
+    def _propagation(self, store: Resident, holes: np.ndarray) -> None:
+        store.put("masks", _holes(holes, store.device, self.dtype))
+        frames, masks = store.get("frames").to(self.dtype), store.get("masks")
+        flows = store.get("completed_f"), store.get("completed_b")
+        masked = frames * (1 - masks)
+        filled, remaining = propagate_pixels(masked, flows, masks, self.schedule.subvideo_length)
+        filled = masked + filled * masks
+        self.observer.tensors("propagation", frames=filled, remaining_masks=remaining)
+        store.put("filled", filled)
+        store.put("remaining_masks", remaining)
+        store.drop("frames")
+
+    def _generation(self, store: Resident, frames: np.ndarray, holes: np.ndarray) -> np.ndarray:
+        options = self.schedule
+        windows = plan_windows(len(frames), options.neighbor_length, options.ref_stride, options.subvideo_length)
+        compositor = Compositor(frames, holes)
+        for done in self.window_loop(windows, self._predictor(Scene(store)), compositor):
+            self.observer.progress("generation", done, len(windows))
+        return compositor.result()
 
     def _predictor(self, scene: Scene) -> Callable[[Window], Tensor]:
         """Window -> its local frames as the generator predicts them, [L, 3, H, W] in [-1, 1]."""
@@ -185,9 +241,8 @@ class Pipeline:
 
         def predict(window: Window) -> Tensor:
             local = window.local
-            flows = tuple(flow[:, local[:-1]] for flow in scene.flows)
-            masks, remaining = scene.masks[:, local], scene.remaining_masks[:, local]
-            prediction = generator.generate(features(window), flows, masks, remaining)[0]
+            masks, remaining = scene.masks(local), scene.remaining_masks(local)
+            prediction = generator.generate(features(window), scene.flows(local), masks, remaining)[0]
             self.observer.tensors("generation", prediction=prediction)
             return prediction
 
@@ -199,12 +254,9 @@ class Pipeline:
             stack.enter_context(self.observer.stage(name))
             for context in self.contexts:
                 stack.enter_context(context(name))
-            self._report(name, 0, 1)
+            self.observer.progress(name, 0, 1)
             yield
-            self._report(name, 1, 1)
-
-    def _report(self, stage: str, done: int, total: int) -> None:
-        self.observer.progress(stage, done, total)
+            self.observer.progress(name, 1, 1)
 
 
 def inpaint(
@@ -241,10 +293,6 @@ def inpaint(
     if progress is not None:
         pipeline.observer.progress = progress
     return pipeline(frames, masks, flow_masks)
-
-
-def _dtype(network: torch.nn.Module) -> torch.dtype:
-    return next(network.parameters()).dtype
 
 
 def _video(frames: np.ndarray, device: torch.device) -> Tensor:

@@ -16,7 +16,7 @@ def warp(x: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
         mode: "bilinear" or "nearest".
 
     Returns:
-        [N, C, H, W].
+        [N, C, H, W] in x's dtype; positions are computed, and x is sampled, in the flow's.
     """
     height, width = flow.shape[-2:]
     rows = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None]
@@ -24,7 +24,8 @@ def warp(x: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
     grid_x = 2 * (columns + flow[:, 0]) / max(width - 1, 1) - 1
     grid_y = 2 * (rows + flow[:, 1]) / max(height - 1, 1) - 1
     grid = torch.stack((grid_x, grid_y), dim=-1)
-    return F.grid_sample(x, grid, mode=mode, padding_mode="zeros", align_corners=True)
+    sampled = F.grid_sample(x.to(grid.dtype), grid, mode=mode, padding_mode="zeros", align_corners=True)
+    return sampled.to(x.dtype)
 
 
 def consistent(flow: Tensor, back: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from propainter import STAGES, InputError, Observer, Pipeline, Schedule, inpaint
+from propainter import STAGES, Clip, InputError, Observer, Pipeline, Resident, Schedule, inpaint
 from propainter.attention import PublishedWindowAttention, WindowPlan, manual_attention
 from propainter.compositing import Compositor, prepare_masks
-from propainter.pipeline import encode_every_window, window_after_window
+from propainter.pipeline import encode_every_window, whole_clip, window_after_window
 from propainter.propagation import propagate_pixels
 from propainter.raft import ClipFlow, estimate_flow
 from propainter.warp import consistent, warp
@@ -140,6 +140,9 @@ class TestSeams:
         assert isinstance(pipeline.flow_estimator, ClipFlow)
         assert pipeline.feature_provider is encode_every_window
         assert pipeline.window_loop is window_after_window
+        assert pipeline.over_time is whole_clip
+        assert pipeline.storage is Resident
+        assert pipeline.dtype is torch.float32
         attention = networks.generator.transformers.window_attention
         assert isinstance(attention, PublishedWindowAttention)
         assert attention.kernel is manual_attention
@@ -148,7 +151,9 @@ class TestSeams:
         windows = []
 
         def remembered(generator, scene):
-            all_frames = generator.encode(scene.frames, scene.masks, scene.remaining_masks)
+            numbers = range(3)
+            inputs = scene.frames(numbers), scene.masks(numbers), scene.remaining_masks(numbers)
+            all_frames = generator.encode(*inputs)
 
             def features(window):
                 windows.append(window.frames)
@@ -194,6 +199,45 @@ class TestSeams:
         assert masked_q[2] == 3 * 45
         assert masked_k[2] == 2 * (45 + 148 + 12)
         assert other_k[2] == 45
+
+    def test_over_time(self, networks):
+        video, masks = clip(4)
+
+        def in_halves(inpaint, whole):
+            parts = (Clip(whole.frames[part], whole.masks[part]) for part in (slice(0, 2), slice(2, 4)))
+            return np.concatenate([inpaint(part) for part in parts])
+
+        output = Pipeline(networks, QUICK, over_time=in_halves)(video, masks)
+        expected = [Pipeline(networks, QUICK)(video[part], masks[part]) for part in (slice(0, 2), slice(2, 4))]
+        assert np.array_equal(output, np.concatenate(expected))
+
+    def test_storage(self, networks, result):
+        dropped = []
+
+        class Freeing(Resident):
+            def drop(self, *names):
+                dropped.extend(names)
+                for name in names:
+                    del self._tensors[name]
+
+        output = Pipeline(networks, QUICK, storage=Freeing)(*clip())
+        assert np.array_equal(output, result)
+        assert dropped == ["flow_f", "flow_b", "flow_masks", "frames"]
+
+    def test_deformable_convolution(self, networks, result):
+        from torchvision.ops import deform_conv2d
+
+        calls = []
+        modules = [m for m in networks.generator.modules() if hasattr(m, "deform_conv")]
+        for module in modules:
+            module.deform_conv = lambda *args, **options: calls.append(1) or deform_conv2d(*args, **options)
+        try:
+            output = Pipeline(networks, QUICK)(*clip())
+        finally:
+            for module in modules:
+                module.deform_conv = deform_conv2d
+        assert np.array_equal(output, result)
+        assert len(calls) == 4
 
     def test_stage_contexts(self, networks):
         from contextlib import contextmanager

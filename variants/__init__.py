@@ -11,9 +11,13 @@ from propainter.pipeline import Pipeline
 PUBLISHED = {
     "attention": "manual",
     "precision": "fp32",
+    "correlation": "all_pairs",
+    "raft_scale": "full",
+    "flow_cache": "none",
+    "residency": "resident",
     "compile": "none",
     "chunking": "none",
-    "raft_scale": "full",
+    "fallback": "none",
 }
 """The config groups in the order in which they are applied, each with the option that is the published behaviour."""
 
