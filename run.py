@@ -14,16 +14,19 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from experiments.cli import exit_code, guarded
+from experiments.cli import exit_code, guarded, is_sweep
 
 statuses: list[str] = []
+sweep = False
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def job(cfg: DictConfig) -> None:
     """One run, or one of a sweep's."""
+    global sweep
+    sweep = is_sweep()
     statuses.append(hydra.utils.instantiate(cfg.task)(cfg))
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(job) or exit_code(statuses, sweep="-m" in sys.argv or "--multirun" in sys.argv))
+    sys.exit(guarded(job) or exit_code(statuses, sweep))

@@ -1,16 +1,24 @@
 """The command line around Hydra: errors as sentences, statuses as exit codes."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
 OK, FAILED, USAGE, UNSUPPORTED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def is_sweep() -> bool:
+    """Whether the present run is one of a sweep's, however the sweep was asked for."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def exit_code(statuses: Sequence[str], sweep: bool) -> int:
@@ -28,6 +36,8 @@ def guarded(job: Callable[[], None]) -> int:
     wants_stack = os.environ.get(FULL_ERROR) == "1"
     # Hydra prints a stack for errors that are not its own; told to hand them on, it leaves them to us.
     os.environ[FULL_ERROR] = "1"
+    # A log that can't be written (full disk) is no reason to print a stack for every line.
+    logging.raiseExceptions = False
     try:
         check_overrides(sys.argv[1:])
         job()
@@ -49,6 +59,9 @@ def guarded(job: Callable[[], None]) -> int:
             file=sys.stderr,
         )
         return FAILED
+    finally:
+        if not wants_stack:
+            del os.environ[FULL_ERROR]
     return OK
 
 

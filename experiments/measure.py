@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.data import LoadedClip
-from experiments.memory import MemoryPeak, memory_peak
+from experiments.effective import collecting
 from propainter import STAGES, Observer, Pipeline
+from propainter.memory import MemoryPeak, memory_peak
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class Measurement:
         memory_kind: "vram" (allocated by torch, weights included) or "rss" (above the level before the run).
         peak_bytes: of the first run.
         stage_peak_bytes: by stage, of the first run.
+        effective: what really ran in the first run (see `experiments.effective`).
     """
 
     result: np.ndarray
@@ -48,6 +51,7 @@ class Measurement:
     memory_kind: str
     peak_bytes: int
     stage_peak_bytes: dict[str, int]
+    effective: dict[str, Any]
 
     @property
     def median_s(self) -> float:
@@ -92,9 +96,9 @@ class FirstRun(StageTimer):
                 yield
         finally:
             self.peak_bytes[name] = max(self.peak_bytes.get(name, 0), self.memory.peak_bytes())
-        reserved = f", reserved {torch.cuda.memory_reserved() / 2**20:.0f}" if self.device.type == "cuda" else ""
+        level = ", ".join(f"{what} {size / 2**20:.0f} MiB" for what, size in self.memory.level_bytes().items())
         peak = self.peak_bytes[name] / 2**20
-        log.debug("%s: %.3f s, peak %.0f MiB %s%s", name, self.seconds[name], peak, self.memory.kind, reserved)
+        log.debug("%s: %.3f s, peak %.0f MiB %s; %s", name, self.seconds[name], peak, self.memory.kind, level)
 
     def progress(self, stage: str, done: int, total: int) -> None:
         if self.bar is not None and total > 1:
@@ -119,7 +123,7 @@ def measure(pipeline: Pipeline, clip: LoadedClip, samples: int, max_seconds: flo
     memory = memory_peak(device)
     first = FirstRun(device, memory)
     try:
-        with observed(pipeline, first):
+        with observed(pipeline, first), collecting(pipeline) as effective:
             first_s, result = timed(pipeline, inputs)
     finally:
         memory.close()
@@ -143,6 +147,7 @@ def measure(pipeline: Pipeline, clip: LoadedClip, samples: int, max_seconds: flo
         memory_kind=memory.kind,
         peak_bytes=max(peaks.values(), default=0),
         stage_peak_bytes={stage: peaks[stage] for stage in STAGES if stage in peaks},
+        effective=effective,
     )
 
 

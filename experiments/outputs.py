@@ -18,34 +18,42 @@ _TINT = np.array([255, 40, 80])
 _LABEL_HEIGHT = 14
 
 
-def write_outputs(
-    folder: Path,
-    clip: LoadedClip,
-    result: np.ndarray,
-    reference: np.ndarray,
-    *,
-    frames: bool,
-    preview_frames: int,
-    caption: str,
-) -> None:
-    """Write `inpainted.mp4`, `preview.png`, `preview/` and, where asked for, `frames/`.
+def clear_outputs(folder: Path) -> None:
+    """Remove what an earlier run left in this folder, so that nothing of it stands beside a new record."""
+    for name in ("record.json", "inpainted.mp4", "preview.png"):
+        (folder / name).unlink(missing_ok=True)
+    for image in [*folder.glob("preview/*.png"), *folder.glob("frames/*.png")]:
+        image.unlink()
+
+
+def write_result(folder: Path, result: np.ndarray, fps: float, *, frames: bool) -> None:
+    """Write `inpainted.mp4` and, where `frames` asks for it, every frame as `frames/NNNNN.png`.
 
     Args:
-        result, reference: uint8 [T, H, W, 3].
-        frames: also write every result frame as PNG.
-        preview_frames: how many frames, spread evenly, the preview shows.
-        caption: the line above the preview.
+        result: uint8 [T, H, W, 3].
+        fps: frames per second.
     """
     height, width = result.shape[1:3]
-    with VideoWriter(folder / "inpainted.mp4", clip.fps, height, width) as video:
+    with VideoWriter(folder / "inpainted.mp4", fps, height, width) as video:
         for image in result:
             video.write(image)
     if frames:
         for number, image in enumerate(result):
             write_png(folder / "frames" / f"{number:05d}.png", image)
-    count = max(1, min(preview_frames, len(result)))
+
+
+def write_preview(
+    folder: Path, clip: LoadedClip, result: np.ndarray, reference: np.ndarray, *, count: int, caption: str
+) -> None:
+    """Write `preview.png` and its pictures in `preview/`.
+
+    Args:
+        result, reference: uint8 [T, H, W, 3].
+        count: how many frames, spread evenly, are shown.
+        caption: the line above the preview.
+    """
     rows = []
-    for number in np.linspace(0, len(result) - 1, count).round().astype(int):
+    for number in np.linspace(0, len(result) - 1, min(count, len(result))).round().astype(int):
         images = preview_images(clip, result, reference, number)
         for name, image in images.items():
             write_png(folder / "preview" / f"{number:05d}_{name}.png", image)

@@ -85,7 +85,7 @@ def _lpips_network() -> tuple[torch.nn.Module | None, str | None]:
         path = find(name, [hub_folder()])
         if path is None:
             log.info("downloading AlexNet's weights for LPIPS")
-            path = download(_ALEXNET, hub_folder())
+            path = download(_ALEXNET, hub_folder(), check=read_checkpoint)
         return build_lpips(read_checkpoint(path)), None
     except InputError as error:
         reason = "no AlexNet weights for LPIPS (not in torch's hub cache, no download)"

@@ -18,17 +18,14 @@ from variants import PUBLISHED
 SCHEMA = 1
 STATUSES = ("ok", "out_of_memory", "unsupported", "non_finite", "timed_out", "failed")
 
-# What shapes result or cost, besides the groups.
-_OTHER_OPTIONS = ("schedule", "device", "measure")
 
-
-def new_record(cfg: DictConfig) -> dict[str, Any]:
+def empty_record() -> dict[str, Any]:
     """A record that has not come to anything yet: status failed, and null where nothing is known."""
     return {
         "schema": SCHEMA,
         "status": "failed",
         "reason": None,
-        "variant": variant(cfg),
+        "variant": None,
         "data": None,
         "weights": None,
         "latency": None,
@@ -41,17 +38,22 @@ def new_record(cfg: DictConfig) -> dict[str, Any]:
 
 
 def variant(cfg: DictConfig) -> dict[str, Any]:
-    """Which variant this is: `id`, one key per group with the option's name, and every resolved `options`."""
+    """Which variant this is: `id`, one key per group with the option's name, and every resolved `options`.
+
+    The id is the same for the same groups, options, implementations and schedule, however they are measured and
+    wherever they run.
+    """
     choices = dict(HydraConfig.get().runtime.choices)
     groups = {group: choices[group] for group in (*PUBLISHED, "schedule")}
-    options = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [*PUBLISHED, *_OTHER_OPTIONS]), resolve=True)
-    for group in options.values():
-        if isinstance(group, dict):
-            for key in ("_target_", "_partial_"):
-                group.pop(key, None)
-    text = json.dumps([groups, options], sort_keys=True)
+    shaping = OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(groups)), resolve=True)
+    text = json.dumps([groups, shaping], sort_keys=True)
     changed = [f"{g}={o}" for g, o in groups.items() if o != PUBLISHED.get(g, "published")]
     name = ",".join(changed) or "published"
+    options = {
+        group: {key: value for key, value in settings.items() if key not in ("_target_", "_partial_")}
+        for group, settings in shaping.items()
+    }
+    options |= {"device": cfg.device, "measure": OmegaConf.to_container(cfg.measure, resolve=True)}
     return {"id": f"{name}#{hashlib.sha256(text.encode()).hexdigest()[:8]}", **groups, "options": options}
 
 

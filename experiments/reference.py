@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from experiments.cache import ArrayCache
 from experiments.data import LoadedClip
 from experiments.environment import device_name
 from propainter import Networks, Pipeline, Schedule
-from variants.precision import fp32
+from variants import precision
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def reference_frames(
         return frames
     log.info("computing the fp32 reference, once for this clip, schedule and device")
     start = time.perf_counter()
-    frames = fp32(Pipeline(make_networks().to(device), schedule))(clip.frames, clip.masks, clip.flow_masks)
+    frames = precision.fp32(Pipeline(make_networks().to(device), schedule))(clip.frames, clip.masks, clip.flow_masks)
     log.debug("reference %s computed in %.1f s", key, time.perf_counter() - start)
     try:
         cache.put(key, frames)
@@ -52,15 +53,19 @@ def reference_frames(
 
 
 def reference_key(device: torch.device, schedule: Schedule, clip: LoadedClip, weights_fingerprint: str) -> str:
-    """Hex digits over all that shapes the reference: data, weights, schedule, device, torch and this code."""
-    parts = [clip.fingerprint, weights_fingerprint, asdict(schedule), device_name(device), torch.__version__]
-    return hashlib.sha256(repr([*parts, code_fingerprint()]).encode()).hexdigest()[:24]
+    """Hex digits over all that shapes the reference: data, weights, schedule, device, versions and this code.
+
+    The number of threads is part of it: the last bits of a sum depend on how it is split.
+    """
+    parts = [clip.fingerprint, weights_fingerprint, asdict(schedule), device_name(device), torch.get_num_threads()]
+    versions = [version(package) for package in ("torch", "torchvision", "numpy", "scipy", "pillow")]
+    return hashlib.sha256(repr([*parts, versions, code_fingerprint()]).encode()).hexdigest()[:24]
 
 
 def code_fingerprint() -> str:
-    """Over the source of `propainter/`: a changed network makes a new reference."""
+    """Over the source of `propainter/` and of what keeps it in fp32: a changed network makes a new reference."""
     digest = hashlib.sha256()
-    for path in sorted(Path(propainter.__file__).parent.glob("*.py")):
+    for path in [*sorted(Path(propainter.__file__).parent.glob("*.py")), Path(precision.__file__)]:
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()

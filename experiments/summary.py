@@ -11,6 +11,10 @@ def summary(record: dict[str, Any]) -> str:
     lines = [
         f"{record['variant']['id']} on {record['environment']['device']}",
         f"{data['name']}: {data['frames']} frames, {data['height']}x{data['width']}, hole {data['hole_fraction']:.1%}",
+    ]
+    if record["latency"] is None:
+        return "\n".join([*lines, record["reason"]])
+    lines += [
         "",
         f"{'stage':<12}{'time [s]':>10}{'peak [MiB]':>13}",
     ]
@@ -23,8 +27,9 @@ def summary(record: dict[str, Any]) -> str:
         f"times are medians of {len(latency['samples_s'])} run(s): {spread}; {latency['frames_per_s']:.2f} frames/s",
         f"memory is {_MEMORY[record['memory']['kind']]}, in the first run",
         "",
-        f"against the fp32 reference: {_quality(record['quality'])}",
+        f"against the fp32 reference: {_quality(record['quality']) if record['quality'] else record['quality_reason']}",
         f"weights: {record['weights']['source']}",
+        *(f"fell back: {step['stage']}, {step['step']}" for step in record["effective"].get("fallbacks", [])),
     ]
     return "\n".join(lines)
 

@@ -134,6 +134,10 @@ class PublishedWindowAttention:
         return torch.cat([around, pooled.expand(-1, around.shape[1], -1, -1, -1, -1)], dim=4)
 
 
+PUBLISHED_ATTENTION = PublishedWindowAttention()
+"""With the published kernel."""
+
+
 def rolls(window: tuple[int, int]) -> list[tuple[int, int]]:
     """The four cyclic shifts that bring a window's surroundings into it: half a window, rounded up."""
     rows, columns = ((side + 1) // 2 for side in window)

@@ -1,5 +1,14 @@
-"""The one exception that speaks to the person who typed the command."""
+"""The one exception that speaks to the person who typed the command, and what counts as out of memory."""
+
+import torch
 
 
 class InputError(ValueError):
     """Input that cannot be used; the message is one sentence: what was got, what was expected, what to do."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: torch's on the device or on the host, or Python's own (numpy's too)."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from propainter.attention import PUBLISHED_ATTENTION, WindowAttention
 from propainter.blocks import DeformableAlignment, UpConv, conv3x3, conv_pair, leaky
 from propainter.raft import Flows
 from propainter.transformer import SoftComposition, SoftSplit, TemporalSparseTransformer, token_mask
@@ -167,13 +168,21 @@ class Generator(nn.Module):
         x = torch.cat([frames, masks, remaining_masks], dim=2)
         return self.encoder(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
-    def generate(self, features: Tensor, flows: Flows, masks: Tensor, remaining_masks: Tensor) -> Tensor:
+    def generate(
+        self,
+        features: Tensor,
+        flows: Flows,
+        masks: Tensor,
+        remaining_masks: Tensor,
+        window_attention: WindowAttention = PUBLISHED_ATTENTION,
+    ) -> Tensor:
         """From all frames' features to the local frames.
 
         Args:
             features: [B, T, C, h, w] as `encode` gives them, local frames first.
             flows: as in `forward`.
             masks, remaining_masks: [B, L, 1, H, W], of the local frames.
+            window_attention: how tokens meet inside a block (seam).
 
         Returns:
             [B, L, 3, H, W] in [-1, 1].
@@ -185,7 +194,7 @@ class Generator(nn.Module):
         local = self.feat_prop_module(features[:, :count], small_flows, small_masks)
         features = torch.cat([local, features[:, count:]], dim=1)
 
-        tokens = self.transformers(self.ss(features), size, token_mask(small_masks[:, :, :1]))
+        tokens = self.transformers(self.ss(features), size, token_mask(small_masks[:, :, :1]), window_attention)
         # Only local frames are decoded; what the references' tokens became is not needed any more.
         local = local + self.sc(tokens[:, :count], size)
         return torch.tanh(self.decoder(local.flatten(0, 1))).unflatten(0, local.shape[:2])

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from propainter.attention import PUBLISHED_ATTENTION, WindowAttention
 from propainter.compositing import (
     Compositor,
     check_clip,
@@ -49,7 +50,7 @@ class Observer:
         return nullcontext()
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` steps of the stage are finished (frames, sub-steps or windows)."""
+        """`done` of `total` steps of the stage are finished: frames in flow, windows in generation, else one."""
 
     def tensors(self, stage: str, **tensors: Tensor) -> None:
         """What a stage has just computed."""
@@ -124,7 +125,9 @@ class Pipeline:
         schedule: the published one by default.
         flow_estimator: default `ClipFlow` over `networks.raft`.
         feature_provider: default `encode_every_window`.
+        window_attention: how tokens meet inside the generator's blocks; default `PUBLISHED_ATTENTION`.
         window_loop: default `window_after_window`.
+        compositor: made of a run's frames and holes, filled by the window loop; default `Compositor`.
         over_time: default `whole_clip`.
         storage: default `Resident`.
         dtype: of frames, masks and flows after the flow stage; the flow stage is always float32.
@@ -137,7 +140,9 @@ class Pipeline:
     schedule: Schedule = Schedule()
     flow_estimator: FlowEstimator | None = None
     feature_provider: FeatureProvider = encode_every_window
+    window_attention: WindowAttention = PUBLISHED_ATTENTION
     window_loop: WindowLoop = window_after_window
+    compositor: Callable[[np.ndarray, np.ndarray], Compositor] = Compositor
     over_time: OverTime = whole_clip
     storage: Callable[[torch.device], Resident] = Resident
     dtype: torch.dtype = torch.float32
@@ -181,7 +186,7 @@ class Pipeline:
         log.debug("%d frames of %dx%d on %s, processed at %dx%d", len(frames), *frames.shape[1:3], device, *size)
         log.debug("flow on clips of %d frames; %s", clip_length(size[1]), self.schedule)
         store = self.storage(device)
-        with self._stage("flow"):
+        with self._stage("flow", len(frames)):
             small = prepare_frames(frames, size)
             if clip.flow_masks is None:
                 holes = flow_holes = prepare_masks(clip.masks, size, self.schedule.mask_dilation)
@@ -193,8 +198,10 @@ class Pipeline:
             self._completion(store, flow_holes)
         with self._stage("propagation"):
             self._propagation(store, holes)
-        with self._stage("generation"):
-            return resize_back(self._generation(store, small, holes), frames.shape[1:3])
+        options = self.schedule
+        windows = plan_windows(len(frames), options.neighbor_length, options.ref_stride, options.subvideo_length)
+        with self._stage("generation", len(windows)):
+            return resize_back(self._generation(store, windows, small, holes), frames.shape[1:3])
 
     # Each stage is a method, so that what it holds is let go at its end.
 
@@ -209,27 +216,29 @@ class Pipeline:
         store.put("flow_masks", _holes(holes, store.device, self.dtype))
         flows, masks = (store.get("flow_f"), store.get("flow_b")), store.get("flow_masks")
         flow_f, flow_b = complete_flow(self.networks.flow_completion, flows, masks, self.schedule.subvideo_length)
+        del flows, masks
+        store.drop("flow_f", "flow_b", "flow_masks")
         self.observer.tensors("completion", flow_f=flow_f, flow_b=flow_b)
         store.put("completed_f", flow_f)
         store.put("completed_b", flow_b)
-        store.drop("flow_f", "flow_b", "flow_masks")
 
     def _propagation(self, store: Resident, holes: np.ndarray) -> None:
         store.put("masks", _holes(holes, store.device, self.dtype))
         frames, masks = store.get("frames").to(self.dtype), store.get("masks")
         flows = store.get("completed_f"), store.get("completed_b")
         masked = frames * (1 - masks)
+        del frames
+        store.drop("frames")
         filled, remaining = propagate_pixels(masked, flows, masks, self.schedule.subvideo_length)
         filled = masked + filled * masks
         self.observer.tensors("propagation", frames=filled, remaining_masks=remaining)
         store.put("filled", filled)
         store.put("remaining_masks", remaining)
-        store.drop("frames")
 
-    def _generation(self, store: Resident, frames: np.ndarray, holes: np.ndarray) -> np.ndarray:
-        options = self.schedule
-        windows = plan_windows(len(frames), options.neighbor_length, options.ref_stride, options.subvideo_length)
-        compositor = Compositor(frames, holes)
+    def _generation(
+        self, store: Resident, windows: Sequence[Window], frames: np.ndarray, holes: np.ndarray
+    ) -> np.ndarray:
+        compositor = self.compositor(frames, holes)
         for done in self.window_loop(windows, self._predictor(Scene(store)), compositor):
             self.observer.progress("generation", done, len(windows))
         return compositor.result()
@@ -242,21 +251,23 @@ class Pipeline:
         def predict(window: Window) -> Tensor:
             local = window.local
             masks, remaining = scene.masks(local), scene.remaining_masks(local)
-            prediction = generator.generate(features(window), scene.flows(local), masks, remaining)[0]
+            flows = scene.flows(local)
+            prediction = generator.generate(features(window), flows, masks, remaining, self.window_attention)[0]
             self.observer.tensors("generation", prediction=prediction)
             return prediction
 
         return predict
 
     @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
+    def _stage(self, name: str, total: int = 1) -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(self.observer.stage(name))
             for context in self.contexts:
                 stack.enter_context(context(name))
-            self.observer.progress(name, 0, 1)
+            self.observer.progress(name, 0, total)
             yield
-            self.observer.progress(name, 1, 1)
+            if total == 1:
+                self.observer.progress(name, 1, 1)
 
 
 def inpaint(
@@ -291,17 +302,26 @@ def inpaint(
     schedule = Schedule(raft_iterations, neighbor_length, ref_stride, subvideo_length, mask_dilation)
     pipeline = Pipeline(networks, schedule)
     if progress is not None:
-        pipeline.observer.progress = progress
+        pipeline.observer = _Progress(progress)
     return pipeline(frames, masks, flow_masks)
+
+
+class _Progress(Observer):
+    def __init__(self, progress: Callable[[str, int, int], None]) -> None:
+        self.progress = progress
 
 
 def _video(frames: np.ndarray, device: torch.device) -> Tensor:
     """uint8 [T, H, W, 3] -> [1, T, 3, H, W] in [-1, 1], on the device."""
-    frames = np.require(frames, requirements="W")  # torch warns of read-only memory
-    video = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2)[None]
+    video = torch.from_numpy(_plain(frames)).to(device).permute(0, 3, 1, 2)[None]
     return video.float() / 255 * 2 - 1
 
 
 def _holes(masks: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
     """uint8 [T, H, W] -> [1, T, 1, H, W] on the device."""
-    return torch.from_numpy(masks).to(device=device, dtype=dtype)[None, :, None]
+    return torch.from_numpy(_plain(masks)).to(device=device, dtype=dtype)[None, :, None]
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """The array as torch takes it: contiguous and writable."""
+    return np.require(array, requirements="CW")

@@ -5,7 +5,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from propainter.attention import (
-    PublishedWindowAttention,
+    PUBLISHED_ATTENTION,
     SparseWindowAttention,
     WindowAttention,
     WindowPlan,
@@ -108,11 +108,7 @@ class TransformerBlock(nn.Module):
 
 
 class TemporalSparseTransformer(nn.Module):
-    """The stack of blocks. Block i takes keys and values from frames i % 2, i % 2 + 2, ...
-
-    Attributes:
-        window_attention: how tokens meet inside a block; may be replaced (seam).
-    """
+    """The stack of blocks. Block i takes keys and values from frames i % 2, i % 2 + 2, ..."""
 
     def __init__(
         self, channels: int, depth: int, heads: int, mlp_hidden: int, window: tuple[int, int], pool: int
@@ -122,15 +118,21 @@ class TemporalSparseTransformer(nn.Module):
             TransformerBlock(channels, heads, mlp_hidden, window, pool) for _ in range(depth)
         )
         self.window = window
-        self.window_attention: WindowAttention = PublishedWindowAttention()
 
-    def forward(self, tokens: Tensor, size: tuple[int, int], token_mask: Tensor) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        size: tuple[int, int],
+        token_mask: Tensor,
+        window_attention: WindowAttention = PUBLISHED_ATTENTION,
+    ) -> Tensor:
         """Run the blocks.
 
         Args:
             tokens: [B, T, fh, fw, C], local frames first.
             size: h and w of the features the tokens were cut from.
             token_mask: [B, L, fh, fw], over 0 where a token of a local frame touches the original hole.
+            window_attention: how tokens meet inside a block (seam).
 
         Returns:
             [B, T, fh, fw, C].
@@ -138,7 +140,7 @@ class TemporalSparseTransformer(nn.Module):
         plan = WindowPlan(token_mask, self.window)
         for i, block in enumerate(self.transformer):
             key_frames = slice(i % DILATION, None, DILATION)
-            tokens = block(tokens, size, plan, key_frames, self.window_attention)
+            tokens = block(tokens, size, plan, key_frames, window_attention)
         return tokens
 
 

@@ -9,7 +9,7 @@ import threading
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from zipfile import BadZipFile
@@ -42,7 +42,11 @@ STALL_SECONDS = 30
 
 
 class Unreachable(InputError):
-    """A file that is neither on disk nor to be had by download."""
+    """A file that is neither on disk nor to be had by download; `why` is the reason alone."""
+
+    def __init__(self, message: str, why: str) -> None:
+        super().__init__(message)
+        self.why = why
 
 
 def search_folders(directory: str | Path | None = None) -> list[Path]:
@@ -64,7 +68,10 @@ def load_pretrained(networks: Networks, directory: str | Path | None = None, url
         InputError: a file is damaged, of another network, or holds code, which is never run.
     """
     folders = search_folders(directory)
-    paths = {name: find(FILES[name], folders) or download(url + FILES[name], hub_folder()) for name in NETWORKS}
+    paths = {
+        name: find(FILES[name], folders) or download(url + FILES[name], hub_folder(), check=read_checkpoint)
+        for name in NETWORKS
+    }
     states = {name: read_checkpoint(path) for name, path in paths.items()}
     for name, state in states.items():
         try:
@@ -83,22 +90,33 @@ def find(filename: str, folders: Sequence[Path]) -> Path | None:
     return next((folder / filename for folder in folders if (folder / filename).is_file()), None)
 
 
-def download(url: str, folder: Path, connect_seconds: float = CONNECT_SECONDS) -> Path:
+def download(
+    url: str,
+    folder: Path,
+    connect_seconds: float = CONNECT_SECONDS,
+    check: Callable[[Path], object] = lambda path: None,
+) -> Path:
     """Fetch a file into the folder, under a temporary name until it is whole; returns its path.
 
+    Args:
+        check: called with the whole file before it gets its name; what it refuses by InputError is not kept.
+
     Raises:
-        Unreachable: no answer within `connect_seconds`, a refusal, or a transfer that broke off.
+        Unreachable: no answer within `connect_seconds`, a refusal, a transfer that broke off, a file that is not what
+            it should be (a login page, say), or a folder that can't be written to.
     """
     target = folder / url.rsplit("/", 1)[-1]
     try:
         response = _open(url, connect_seconds)
         with response, written_whole(target) as partial:
             _save(response, partial, target.stem)
+            check(partial)
     except (OSError, HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
+        why = f"{target.name} from {url}: {getattr(error, 'reason', None) or error}"
         raise Unreachable(
-            f"{target.name} is in none of the weight folders and could not be downloaded from {url} ({reason}): put "
-            "the file into ./weights, or name its folder with weights.dir=... or PROPAINTER_WEIGHTS"
+            f"{target.name} is in none of the weight folders and could not be downloaded ({why}): put the file into "
+            "./weights, or name its folder with weights.dir=... or PROPAINTER_WEIGHTS",
+            why,
         ) from None
     return target
 

@@ -1,12 +1,13 @@
 """The pipeline around the networks: invariants, seams and what it refuses."""
 
-from dataclasses import replace
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from propainter import STAGES, Clip, InputError, Observer, Pipeline, Resident, Schedule, inpaint
 from propainter.attention import PublishedWindowAttention, WindowPlan, manual_attention
@@ -61,9 +62,24 @@ def test_one_mask_stands_for_all_frames(networks):
 
 
 def test_sizes_that_are_no_multiple_of_8(networks):
+    """Down to the multiple below by bicubic, back by bilinear: the whole frame, as published."""
     video, masks = clip(2, 133, 141)
     output = Pipeline(networks, QUICK)(video, masks)
-    assert output.shape == video.shape
+
+    def resized(images, height, width, method):
+        return np.stack([np.asarray(Image.fromarray(image).resize((width, height), method)) for image in images])
+
+    small = resized(video, 128, 136, Image.Resampling.BICUBIC)
+    small_masks = resized(masks, 128, 136, Image.Resampling.NEAREST)
+    expected = resized(Pipeline(networks, QUICK)(small, small_masks), 133, 141, Image.Resampling.BILINEAR)
+    assert np.array_equal(output, expected)
+
+
+def test_arrays_of_any_layout(networks, result):
+    video, masks = clip()
+    mirrored = np.ascontiguousarray(video[:, :, ::-1])[:, :, ::-1]
+    mirrored.flags.writeable = False
+    assert np.array_equal(Pipeline(networks, QUICK)(mirrored, np.asfortranarray(masks)), result)
 
 
 def test_no_hole_gives_the_input(networks, caplog):
@@ -97,11 +113,12 @@ def test_progress_names_the_stages_in_order(networks):
     inpaint(networks, video, masks, raft_iterations=1, progress=lambda *step: steps.append(step))
     stages = list(dict.fromkeys(stage for stage, _, _ in steps))
     assert stages == list(STAGES)
-    assert [step for step in steps if step[0] == "generation" and step[2] > 1] == [
-        ("generation", done, 3) for done in (1, 2, 3)
+    assert steps == [
+        *(("flow", done, 14) for done in (0, 12, 14)),
+        *(("completion", done, 1) for done in (0, 1)),
+        *(("propagation", done, 1) for done in (0, 1)),
+        *(("generation", done, 3) for done in (0, 1, 2, 3)),
     ]
-    assert ("flow", 12, 14) in steps
-    assert ("flow", 14, 14) in steps
 
 
 class TestRefusals:
@@ -143,9 +160,8 @@ class TestSeams:
         assert pipeline.over_time is whole_clip
         assert pipeline.storage is Resident
         assert pipeline.dtype is torch.float32
-        attention = networks.generator.transformers.window_attention
-        assert isinstance(attention, PublishedWindowAttention)
-        assert attention.kernel is manual_attention
+        assert isinstance(pipeline.window_attention, PublishedWindowAttention)
+        assert pipeline.window_attention.kernel is manual_attention
 
     def test_feature_provider(self, networks, result):
         windows = []
@@ -183,15 +199,7 @@ class TestSeams:
             shapes.append((q.shape, k.shape))
             return manual_attention(q, k, v)
 
-        transformers = networks.generator.transformers
-        published, transformers.window_attention = (
-            transformers.window_attention,
-            PublishedWindowAttention(counted),
-        )
-        try:
-            output = Pipeline(networks, QUICK)(*clip())
-        finally:
-            transformers.window_attention = published
+        output = Pipeline(networks, QUICK, window_attention=PublishedWindowAttention(counted))(*clip())
         assert np.array_equal(output, result)
         # 128x136: a token grid of 11x12 in 3x2 windows of 45 tokens; 3x4 pooled tokens; keys of every second frame.
         assert len(shapes) == 16
@@ -253,10 +261,15 @@ class TestSeams:
         assert entered == list(STAGES)
 
     def test_pipelines_do_not_share_seams(self, networks):
-        first, second = Pipeline(networks), Pipeline(networks)
-        first.contexts.append(None)
-        assert second.contexts == []
-        assert replace(first).schedule == second.schedule
+        """Two variants over the same networks, run in turn, each keep their own."""
+        first, second = Pipeline(networks, QUICK), Pipeline(networks, QUICK)
+        calls = []
+        first.window_attention = PublishedWindowAttention(lambda *qkv: calls.append(1) or manual_attention(*qkv))
+        first.contexts.append(lambda stage: nullcontext(calls.append(stage)))
+        second(*clip())
+        assert calls == []
+        first(*clip())
+        assert len(calls) == len(STAGES) + 16
 
 
 @settings(max_examples=20, deadline=None)

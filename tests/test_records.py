@@ -188,3 +188,17 @@ class TestReference:
             for weights in ("a", "b")
         }
         assert len(keys) == 8
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("device_name", lambda device: "another device"),
+            ("version", lambda package: "0.0"),
+            ("code_fingerprint", lambda: "another code"),
+            ("torch.get_num_threads", lambda: 77),
+        ],
+    )
+    def test_the_key_covers_where_it_ran(self, clip, monkeypatch, name, value):
+        before = reference_key(torch.device("cpu"), QUICK, clip, "a")
+        monkeypatch.setattr(f"experiments.reference.{name}", value)
+        assert reference_key(torch.device("cpu"), QUICK, clip, "a") != before

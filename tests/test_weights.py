@@ -125,6 +125,20 @@ def test_a_download_that_breaks_off_leaves_nothing(hub):
     assert list(hub.iterdir()) == []
 
 
+def test_a_page_in_place_of_the_file_is_not_kept(hub, tmp_path):
+    """A login page, say, that answers every address."""
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    (pages / FILES["raft"]).write_text("<html>log in first</html>")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(pages))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        with pytest.raises(Unreachable, match="can't be read as a checkpoint|no plain checkpoint"):
+            load_pretrained(build_networks(), url=f"http://127.0.0.1:{running.server_port}/")
+        running.shutdown()
+    assert list(hub.iterdir()) == []
+
+
 def test_fingerprint_sees_every_network_and_a_single_value():
     first, second = build_networks(), build_networks()
     for networks in (first, second):

@@ -1,10 +1,68 @@
 """`attention`: the inner kernel of the generator's window attention."""
 
-from propainter.attention import PublishedWindowAttention, manual_attention
+import warnings
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from propainter.attention import Kernel, PublishedWindowAttention, manual_attention
 from propainter.pipeline import Pipeline
+from variants import Unsupported
+
+BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+
+
+def use_kernel(pipeline: Pipeline, kernel: Kernel) -> Pipeline:
+    """Put a kernel (q, k, v) -> out into the published window attention."""
+    pipeline.window_attention = PublishedWindowAttention(kernel)
+    return pipeline
 
 
 def manual(pipeline: Pipeline) -> Pipeline:
     """Matrix product, softmax, matrix product, as published."""
-    pipeline.networks.generator.transformers.window_attention = PublishedWindowAttention(manual_attention)
-    return pipeline
+    return use_kernel(pipeline, manual_attention)
+
+
+def manual_upcast(pipeline: Pipeline) -> Pipeline:
+    """The same with q, k and v cast to float32 and back around each matrix product."""
+    return use_kernel(pipeline, upcast_attention)
+
+
+def sdpa(pipeline: Pipeline, backend: str | None = None) -> Pipeline:
+    """`scaled_dot_product_attention`; torch chooses the backend, or `backend` (a key of `BACKENDS`) is forced."""
+    return use_kernel(pipeline, partial(forced_attention, backend) if backend else F.scaled_dot_product_attention)
+
+
+def upcast_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """As `manual_attention`, each matrix product in float32 and its result in q's dtype; autocast is left out of it."""
+    with torch.autocast(q.device.type, enabled=False):
+        scores = ((q.float() @ k.float().transpose(-2, -1)) * q.shape[-1] ** -0.5).to(q.dtype)
+        return (scores.softmax(dim=-1).float() @ v.float()).to(q.dtype)
+
+
+def forced_attention(backend: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """`scaled_dot_product_attention` by one backend only.
+
+    Raises:
+        Unsupported: where the backend can't take these tensors, with torch's reason.
+    """
+    with warnings.catch_warnings(record=True) as reasons:
+        warnings.simplefilter("always")
+        try:
+            with sdpa_kernel(BACKENDS[backend]):
+                return F.scaled_dot_product_attention(q, k, v)
+        except RuntimeError as error:
+            if "viable backend" not in str(error) and "available kernel" not in str(error):
+                raise
+            given = [str(reason.message).split(" (Triggered")[0] for reason in reasons] or [str(error)]
+            raise Unsupported(
+                f"SDPA's {backend} backend can't run on {q.device.type} with {q.dtype}: {' '.join(given)}"
+            ) from None

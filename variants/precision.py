@@ -1,25 +1,164 @@
 """`precision`: the dtypes that the networks compute in."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import wraps
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+from torchvision.ops import deform_conv2d
 
+from propainter import InputError
 from propainter.pipeline import Pipeline
+from variants import Unsupported
+from variants.components import check_components, modules_of
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+TF32_BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+"""What can round float32 to TF32, each with an `fp32_precision` of "ieee", "tf32" or "none" (the default)."""
+
+GENERATOR_STAGES = ("generation",)
+ALL_STAGES = ("flow", "completion", "generation")
+"""Stages with matrix products and convolutions; propagation has none."""
 
 
 def fp32(pipeline: Pipeline) -> Pipeline:
     """Everything in float32, with TF32 off (set explicitly around every stage, restored after it)."""
-    pipeline.contexts.append(lambda stage: tf32(False))
+    pipeline.contexts.append(lambda stage: tf32_flags(False))
     return pipeline
 
 
+def tf32(pipeline: Pipeline) -> Pipeline:
+    """float32 tensors, with TF32 allowed in CUDA's matrix products and convolutions.
+
+    Raises:
+        Unsupported: on a device without TF32.
+    """
+    device = pipeline.networks.device
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        raise Unsupported(f"TF32 exists on CUDA devices of capability 8.0 and newer, not on this {device.type} device")
+    pipeline.contexts.append(lambda stage: tf32_flags(True))
+    return pipeline
+
+
+def half(pipeline: Pipeline) -> Pipeline:
+    """The published way to fp16: RAFT in float32, the other networks and all data after it `.half()`.
+
+    Raises:
+        Unsupported: on the CPU.
+    """
+    fp32(pipeline)
+    device = pipeline.networks.device
+    if device.type == "cpu":
+        raise Unsupported(
+            "half precision on the CPU: convolutions and matrix products in fp16 are 30 to 100 times slower than in "
+            "fp32 there, and deform_conv2d has no fp16; use precision=amp, which is bf16 on the CPU"
+        )
+    pipeline.networks.flow_completion.half()
+    pipeline.networks.generator.half()
+    pipeline.dtype = torch.float16
+    return pipeline
+
+
+def amp(pipeline: Pipeline, dtype: str | None = None, everything: bool = False) -> Pipeline:
+    """Autocast around generation, or around every stage that has a network.
+
+    Args:
+        dtype: "float16" or "bfloat16"; default float16 on CUDA, bfloat16 on the CPU.
+        everything: also RAFT and flow completion, which stay in float32 otherwise.
+    """
+    fp32(pipeline)
+    device = pipeline.networks.device
+    chosen = autocast_dtype(device, dtype)
+    stages = ALL_STAGES if everything else GENERATOR_STAGES
+
+    def autocast(stage: str) -> AbstractContextManager[Any]:
+        return torch.autocast(device.type, dtype=chosen) if stage in stages else nullcontext()
+
+    pipeline.contexts.append(autocast)
+    components = ("flow_completion", "feature_propagation") if everything else ("feature_propagation",)
+    deform_in_fp32(pipeline, components)
+    return pipeline
+
+
+def per_component(pipeline: Pipeline, dtypes: Mapping[str, str | None]) -> Pipeline:
+    """A dtype for each component: autocast inside it, float32 between components.
+
+    Weights stay float32 and are cast where they are used; batch norms stay float32.
+
+    Args:
+        dtypes: component -> "float32", "float16", "bfloat16", or null for float16 on CUDA and bfloat16 on the CPU.
+    """
+    fp32(pipeline)
+    device = pipeline.networks.device
+    for component in check_components(dtypes, "precision.dtypes"):
+        if dtypes[component] == "float32":
+            continue
+        dtype = autocast_dtype(device, dtypes[component])
+        for module in modules_of(pipeline.networks, component):
+            module.forward = autocast_inside(module.forward, device.type, dtype)
+        deform_in_fp32(pipeline, [component])
+    return pipeline
+
+
+def autocast_dtype(device: torch.device, name: str | None) -> torch.dtype:
+    """The dtype of that name, or the device's usual one.
+
+    Raises:
+        InputError: a name that is none of the half precisions.
+        Unsupported: float16 on the CPU.
+    """
+    name = name or ("float16" if device.type == "cuda" else "bfloat16")
+    if name not in ("float16", "bfloat16"):
+        raise InputError(f"precision asks for {name!r}; give float16 or bfloat16 (float32 in per_component only)")
+    if name == "float16" and device.type == "cpu":
+        raise Unsupported("autocast to float16 on the CPU: 30 to 100 times slower than fp32 there; give bfloat16")
+    return DTYPES[name]
+
+
+def autocast_inside(forward: Callable[..., Any], device_type: str, dtype: torch.dtype) -> Callable[..., Any]:
+    """The forward under autocast, its floating-point outputs cast back to float32."""
+
+    @wraps(forward)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(device_type, dtype=dtype):
+            output = forward(*args, **kwargs)
+        return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, output)
+
+    return wrapped
+
+
+def deform_in_fp32(pipeline: Pipeline, components: tuple[str, ...] | list[str]) -> None:
+    """Run the components' deformable convolutions in float32: they have no bfloat16, and no fp16 on the CPU.
+
+    Under CUDA's autocast torchvision does the same by itself. Said in `effective`.
+    """
+    for component in components:
+        for module in modules_of(pipeline.networks, component):
+            for part in module.modules():
+                if hasattr(part, "deform_conv"):
+                    part.deform_conv = _deform_conv_fp32
+                    said = pipeline.effective.setdefault("ops_in_fp32", {})
+                    said[f"{component}.deform_conv2d"] = "no autocast kernel in half precision"
+
+
+def _deform_conv_fp32(x: Tensor, offset: Tensor, weight: nn.Parameter, bias: Tensor, **options: Any) -> Tensor:
+    options = {name: value.float() if isinstance(value, Tensor) else value for name, value in options.items()}
+    with torch.autocast(x.device.type, enabled=False):
+        return deform_conv2d(x.float(), offset.float(), weight.float(), bias.float(), **options)
+
+
 @contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
+def tf32_flags(allowed: bool) -> Iterator[None]:
     """Allow or forbid TF32 in CUDA's matrix products and convolutions inside the block."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+    before = [backend.fp32_precision for backend in TF32_BACKENDS]
+    for backend in TF32_BACKENDS:
+        backend.fp32_precision = "tf32" if allowed else "ieee"
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        for backend, value in zip(TF32_BACKENDS, before, strict=True):
+            backend.fp32_precision = value

@@ -27,6 +27,10 @@ class VramPeak:
     def peak_bytes(self) -> int:
         return torch.cuda.max_memory_allocated(self.device)
 
+    def level_bytes(self) -> dict[str, int]:
+        allocated, reserved = torch.cuda.memory_allocated(self.device), torch.cuda.memory_reserved(self.device)
+        return {"allocated": allocated, "reserved": reserved}
+
     def close(self) -> None:
         pass
 
@@ -58,6 +62,9 @@ class RssPeak:
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
         return max(0, int(line.split()[1]) * 1024 - self.level)
 
+    def level_bytes(self) -> dict[str, int]:
+        return {"resident": psutil.Process().memory_info().rss}
+
     def close(self) -> None:
         pass
 
@@ -85,6 +92,9 @@ class SampledRssPeak:
     def peak_bytes(self) -> int:
         self.peak = max(self.peak, self.process.memory_info().rss)
         return max(0, self.peak - self.level)
+
+    def level_bytes(self) -> dict[str, int]:
+        return {"resident": self.process.memory_info().rss}
 
     def close(self) -> None:
         self.stop.set()

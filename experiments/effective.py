@@ -1,0 +1,112 @@
+"""What really ran: seen on the modules, the attention kernel and torch's flags, not read from the config."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from propainter import Observer, Pipeline
+from variants.components import COMPONENTS, modules_of
+from variants.precision import TF32_BACKENDS
+
+_COUNTED = (nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+@contextmanager
+def collecting(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
+    """Watch a pipeline inside the block; the dictionary is complete at the block's end.
+
+    Keys: `dtypes` (component -> dtypes that its convolutions and linear layers gave), `attention` (aten operations of
+    the first call of the inner kernel, which name SDPA's backend), `tf32` (stage -> whether it was allowed), and
+    whatever the variants themselves have to say (`Pipeline.effective`).
+    """
+    seen: dict[str, Any] = {"dtypes": {}, "attention": {"ops": []}, "tf32": {}}
+    hooks = [
+        part.register_forward_hook(_noting_dtype(seen["dtypes"], component))
+        for component in COMPONENTS
+        for module in modules_of(pipeline.networks, component)
+        for part in module.modules()
+        if isinstance(part, _COUNTED)
+    ]
+    attention = pipeline.window_attention
+    kernel = getattr(attention, "kernel", None)
+    if kernel is not None:
+        pipeline.window_attention = copy(attention)
+        pipeline.window_attention.kernel = _noting_operations(seen["attention"]["ops"], kernel)
+    observer = pipeline.observer
+    pipeline.observer = _FlagWatcher(observer, seen["tf32"])
+    try:
+        yield seen
+    finally:
+        pipeline.observer = observer
+        pipeline.window_attention = attention
+        for hook in hooks:
+            hook.remove()
+        seen["dtypes"] = {component: sorted(names) for component, names in seen["dtypes"].items()}
+        seen.update(pipeline.effective)
+
+
+def _noting_dtype(seen: dict[str, set[str]], component: str) -> Any:
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            seen.setdefault(component, set()).add(str(output.dtype).removeprefix("torch."))
+
+    return note
+
+
+def _noting_operations(seen: list[str], kernel: Any) -> Any:
+    """The kernel, its first call's aten operations noted: those that make no new data are left out."""
+
+    def noted(*tensors: Tensor) -> Tensor:
+        if seen:
+            return kernel(*tensors)
+        with _Operations() as operations:
+            output = kernel(*tensors)
+        seen.extend(operations.names)
+        return output
+
+    return noted
+
+
+class _Operations(TorchDispatchMode):
+    """Names the aten operations inside it with the dtype of their first tensor, each once, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Under inference mode an operation arrives here before torch has taken it apart.
+        name = func.overloadpacket.__name__
+        composite = func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+        if not func.is_view and (not composite or name.startswith("_scaled_dot_product")):
+            self._note(name, args)
+        if composite:
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _note(self, name: str, args: Any) -> None:
+        dtypes = [str(x.dtype).removeprefix("torch.") for x in args if isinstance(x, Tensor)]
+        full = ".".join([name, *dtypes[:1]])
+        if full not in self.names:
+            self.names.append(full)
+
+
+class _FlagWatcher(Observer):
+    """Hands everything on, and notes torch's TF32 flags once a stage's contexts are entered."""
+
+    def __init__(self, inner: Observer, seen: dict[str, bool]) -> None:
+        self.inner = inner
+        self.seen = seen
+        self.stage = inner.stage
+        self.tensors = inner.tensors
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        flags = [backend.fp32_precision for backend in TF32_BACKENDS]
+        self.seen.setdefault(stage, "tf32" in flags)
+        self.inner.progress(stage, done, total)

@@ -1,0 +1,35 @@
+"""The parts of the networks that precision and compilation choose among."""
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from propainter import InputError, Networks
+
+COMPONENTS = ("raft", "flow_completion", "encoder", "feature_propagation", "transformer", "decoder")
+
+
+def modules_of(networks: Networks, component: str) -> list[nn.Module]:
+    """The modules that a component's work goes through, each called from outside the component."""
+    raft, generator = networks.raft, networks.generator
+    return {
+        "raft": [raft.feature_encoder, raft.context_encoder, raft.update_block, raft.mask_predictor],
+        "flow_completion": [networks.flow_completion],
+        "encoder": [generator.encoder],
+        "feature_propagation": [generator.feat_prop_module],
+        "transformer": [generator.ss, generator.transformers, generator.sc],
+        "decoder": [generator.decoder],
+    }[component]
+
+
+def check_components(names: Iterable[str], option: str) -> list[str]:
+    """The names, if all of them are components.
+
+    Raises:
+        InputError: naming the first that is none, and the option it came from.
+    """
+    names = list(names)
+    unknown = [name for name in names if name not in COMPONENTS]
+    if unknown:
+        raise InputError(f"{option} names {unknown[0]!r}; give some of {', '.join(COMPONENTS)}")
+    return names
