@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from experiments.data import LoadedClip
 from propainter import Observer, Pipeline
 from variants.components import COMPONENTS, modules_of
 from variants.precision import TF32_BACKENDS
@@ -48,6 +50,18 @@ def collecting(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
             hook.remove()
         seen["dtypes"] = {component: sorted(names) for component, names in seen["dtypes"].items()}
         seen.update(pipeline.effective)
+
+
+def look_eagerly(pipeline: Pipeline, clip: LoadedClip, frames: int = 3) -> dict[str, Any]:
+    """What a compiled pipeline does, seen on its first frames with compilation held back.
+
+    Watching from inside compiled code would change it. What compilation itself did is said by the variant.
+    """
+    masks = clip.masks[:frames] if clip.masks[:frames].any() else np.broadcast_to(clip.masks.max(0), clip.masks.shape)
+    flow_masks = None if clip.flow_masks is None else clip.flow_masks[:frames]
+    with torch.compiler.set_stance("force_eager"), collecting(pipeline) as seen:
+        pipeline(clip.frames[:frames], masks[:frames], flow_masks)
+    return seen
 
 
 def _noting_dtype(seen: dict[str, set[str]], component: str) -> Any:

@@ -1,0 +1,99 @@
+"""torch.compile by component: in effect, equal within rounding, falling back with the reason."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.compile_report import table
+from experiments.data import load, sample_clip
+from experiments.measure import measure
+from propainter import InputError, Pipeline, Schedule
+from variants.compile import compiled, cuda_graphs
+
+QUICK = Schedule(raft_iterations=1)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load(sample_clip(num_frames=2, height=128, width=128))
+
+
+@pytest.fixture(autouse=True)
+def _forget_what_was_compiled():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.slow
+def test_a_compiled_component_is_compiled_and_near(networks, clip):
+    reference = Pipeline(networks, QUICK)(clip.frames, clip.masks)
+    pipeline = compiled(Pipeline(copy.deepcopy(networks), QUICK), "reduce-overhead", ["decoder"])
+    measured = measure(pipeline, clip, samples=1, max_seconds=1000)
+    told = measured.effective["compile"]
+    assert told["mode"] == "reduce-overhead"
+    assert told["cuda_graphs"] == "no: cpu has no CUDA graphs"
+    decoder = told["components"]["decoder"]
+    assert (decoder["status"], decoder["graphs"], decoder["graph_breaks"], decoder["recompilations"]) == (
+        *("compiled", 1, {}),
+        0,
+    )
+    assert decoder["compile_s"] > 0
+    # Everything was compiled in the first run: a further one adds nothing.
+    before = copy.deepcopy(decoder)
+    pipeline(clip.frames, clip.masks)
+    assert decoder == before
+    # What is seen on modules is seen although the decoder was compiled.
+    assert measured.effective["dtypes"]["decoder"] == ["float32"]
+    error = measured.result.astype(int) - reference
+    assert 0 < np.abs(error).max() <= 2 or not error.any()
+
+
+def test_what_does_not_compile_runs_eagerly_and_says_why(networks, clip):
+    reference = Pipeline(networks, QUICK)(clip.frames, clip.masks)
+    pipeline = Pipeline(copy.deepcopy(networks), QUICK)
+    attend = pipeline.window_attention
+
+    def breaking(*args):
+        torch._dynamo.graph_break()
+        return attend(*args)
+
+    pipeline.window_attention = breaking
+    for module in (pipeline.networks.generator.ss, pipeline.networks.generator.sc):
+        module.forward = torch.compiler.disable(module.forward)
+    pipeline = compiled(pipeline, "default", ["transformer"], fullgraph=True)
+    output = pipeline(clip.frames, clip.masks)
+    assert np.array_equal(output, reference)
+    status = pipeline.effective["compile"]["components"]["transformer"]["status"]
+    assert status.startswith("eager, since it does not compile: ")
+
+
+def test_cuda_graphs_are_not_claimed_where_they_cannot_be():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert cuda_graphs("reduce-overhead", cpu).startswith("no: cpu")
+    assert cuda_graphs("default", cuda).startswith("no: mode default")
+    assert cuda_graphs("max-autotune", cuda) == "asked for"
+
+
+def test_wrong_names(networks):
+    with pytest.raises(InputError, match="'tail'; give some of raft"):
+        compiled(Pipeline(networks), "default", ["tail"])
+    with pytest.raises(InputError, match="'fastest'; give one of default"):
+        compiled(Pipeline(networks), "fastest", ["decoder"])
+
+
+@pytest.mark.slow
+def test_report(bench):
+    done = bench(
+        "experiment=compile_report",
+        "task.components=[decoder]",
+        *("data.num_frames=2", "data.height=128", "data.width=128", "schedule.raft_iterations=1"),
+    )
+    assert done.code == 0, done.err
+    report = json.loads((done.folder / "compile_report.json").read_text())
+    assert list(report["components"]) == ["decoder"]
+    assert report["components"]["decoder"]["graphs"] == 1
+    assert table(report) in done.out

@@ -1,0 +1,220 @@
+"""`chunking`: a long clip is inpainted in overlapping chunks, so that memory does not grow with its length."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from propainter.errors import InputError
+from propainter.memory import give_back_unused
+from propainter.pipeline import Clip, OverTime, Pipeline
+from variants.chunk_size import StagePeaks, choose_size, cut, unobserved
+
+log = logging.getLogger(__name__)
+
+Inpaint = Callable[[Clip], np.ndarray]
+Chunks = list[tuple[int, int]]
+
+
+def fixed(pipeline: Pipeline, size: int = 10, overlap: int = 2) -> Pipeline:
+    """Chunks of `size` frames, neighbours sharing `overlap` frames.
+
+    Raises:
+        InputError: a size under 2 frames, or an overlap that is not under the size.
+    """
+    check_sizes(size, overlap)
+    pipeline.over_time = in_chunks_of(pipeline, size, overlap)
+    return pipeline
+
+
+def long(pipeline: Pipeline, size: int = 50, overlap: int = 2, above: int = 50) -> Pipeline:
+    """As `fixed`, for clips of more than `above` frames; shorter ones are inpainted whole.
+
+    Raises:
+        InputError: see `fixed`; or `above` is no whole number.
+    """
+    check_sizes(size, overlap)
+    _check_whole("chunking.above", above, least=0)
+    chunked = in_chunks_of(pipeline, size, overlap)
+
+    def over_time(inpaint: Inpaint, clip: Clip) -> np.ndarray:
+        count = len(clip.frames)
+        if count > above:
+            return chunked(inpaint, clip)
+        pipeline.effective["chunking"] = {"chunks": [[0, count]], "size": size, "overlap": overlap}
+        return inpaint(clip)
+
+    pipeline.over_time = over_time
+    return pipeline
+
+
+def auto(
+    pipeline: Pipeline,
+    overlap: int = 2,
+    probe: Sequence[int] = (8, 16),
+    margin: float = 0.2,
+    limit_gb: float | None = None,
+) -> Pipeline:
+    """The largest chunk that is predicted to fit the memory.
+
+    The first run inpaints two stretches of `probe` frames (where the hole is largest; the smaller one once more
+    before, so that one-off costs do not count), and draws a line through their peaks. Later runs of the same clip
+    shape use what the first one chose. Where even the smallest chunk (`overlap` + 1 frames) is predicted not to fit,
+    that one is used, with a warning.
+
+    Args:
+        overlap: frames that neighbouring chunks share.
+        probe: frames of the smaller and the larger stretch.
+        margin: share of the memory that is left free.
+        limit_gb: GiB to stay under instead of the free memory. On CUDA of all that torch allocates, weights included;
+            on the CPU of what the resident set grows by.
+
+    Raises:
+        InputError: for options that make no sense.
+    """
+    _check_whole("chunking.overlap", overlap, least=0)
+    if len(probe) != 2 or not 2 <= probe[0] < probe[1]:
+        raise InputError(f"chunking.probe is {list(probe)}; give two rising numbers of frames, the first at least 2")
+    if not 0 <= margin < 1:
+        raise InputError(f"chunking.margin is {margin}; give a share from 0 to under 1, such as 0.2")
+    if limit_gb is not None and not limit_gb > 0:
+        raise InputError(f"chunking.limit_gb is {limit_gb}; give a positive number of GiB, or null for what is free")
+    peaks = StagePeaks()
+    pipeline.contexts.append(peaks)
+    chosen: dict[tuple, dict[str, Any]] = {}
+
+    def over_time(inpaint: Inpaint, clip: Clip) -> np.ndarray:
+        device = pipeline.networks.device
+        key = (device, clip.frames.shape, clip.flow_masks is None)
+        first = key not in chosen
+        if first:
+            with unobserved(pipeline):
+                choice = choose_size(inpaint, clip, device, peaks, overlap, probe, margin, limit_gb)
+        else:
+            choice = chosen[key]
+        chunked = in_chunks_of(pipeline, choice["size"], min(overlap, choice["size"] - 1), choice)
+        if not first:
+            return chunked(inpaint, clip)
+        with peaks.watching(device) as watched:
+            result = chunked(inpaint, clip)
+        choice["measured_peak_bytes"] = watched.bytes
+        pipeline.effective["chunking"]["measured_peak_bytes"] = watched.bytes
+        if watched.bytes > choice["limit_bytes"]:
+            log.warning("chunks of %d frames took %d bytes, over the limit", choice["size"], watched.bytes)
+        chosen[key] = choice  # only now: an attempt that failed is probed again, with the memory then free
+        return result
+
+    pipeline.over_time = over_time
+    return pipeline
+
+
+def in_chunks_of(pipeline: Pipeline, size: int, overlap: int, more: dict[str, Any] | None = None) -> OverTime:
+    """`over_time` in chunks of `size` frames; says so, and `more`, in `effective`."""
+
+    def inpaint_with_room(inpaint: Inpaint, part: Clip) -> np.ndarray:
+        if pipeline.networks.device.type == "cpu":
+            give_back_unused()  # what the C library kept of the chunk before would add to this one's peak
+        return inpaint(part)
+
+    def over_time(inpaint: Inpaint, clip: Clip) -> np.ndarray:
+        chunks = plan_chunks(len(clip.frames), size, overlap)
+        said = {"chunks": [list(chunk) for chunk in chunks], "size": size, "overlap": overlap}
+        pipeline.effective["chunking"] = said | (more or {})
+        return inpaint_chunks(partial(inpaint_with_room, inpaint), clip, chunks)
+
+    return over_time
+
+
+def plan_chunks(num_frames: int, size: int, overlap: int) -> Chunks:
+    """Start and stop of the chunks over a clip of at least 2 frames.
+
+    All have `size` frames: where the last would be shorter it is shifted back, and shares more frames with the one
+    before. (Merged into the one before it would need more memory than asked for, and be another shape to compile.)
+    A clip no longer than one chunk is one chunk.
+
+    Raises:
+        InputError: a size under 2 frames, or an overlap that is not under the size.
+    """
+    check_sizes(size, overlap)
+    if num_frames <= size:
+        return [(0, num_frames)]
+    starts = [*range(0, num_frames - size, size - overlap), num_frames - size]
+    return [(start, start + size) for start in starts]
+
+
+def blend_weights(chunks: Chunks) -> np.ndarray:
+    """How much each chunk counts in each frame: float64 [chunks, frames], 0 outside a chunk, each frame's sum 1.
+
+    Where two chunks overlap by n frames, the later one counts 1/(n+1), 2/(n+1), ..., n/(n+1): a linear cross-fade.
+    Where more do, each rises and falls so, and their weights are scaled to the sum of 1.
+    """
+    weights = np.zeros((len(chunks), chunks[-1][1]))
+    for number, (start, stop) in enumerate(chunks):
+        frames = np.arange(start, stop)
+        weight = np.ones(len(frames))
+        if number > 0:
+            weight = np.minimum(weight, (frames - start + 1) / (max(0, chunks[number - 1][1] - start) + 1))
+        if number + 1 < len(chunks):
+            weight = np.minimum(weight, (stop - frames) / (max(0, stop - chunks[number + 1][0]) + 1))
+        weights[number, start:stop] = weight
+    return weights / weights.sum(0)
+
+
+def inpaint_chunks(inpaint: Inpaint, clip: Clip, chunks: Chunks) -> np.ndarray:
+    """Inpaint chunk after chunk and cross-fade where they overlap; uint8 [T, H, W, 3].
+
+    The fade is summed in float32 and rounded once, so a pixel that is equal in all chunks (all outside the hole) stays
+    as it is. A frame is written when its last chunk is done. A chunk without a hole never sees the networks.
+
+    Raises:
+        InputError: where the masks cover every pixel of a chunk.
+    """
+    weights = blend_weights(chunks)
+    result = np.empty_like(clip.frames)
+    fading: dict[int, np.ndarray] = {}
+    for number, (start, stop) in enumerate(chunks):
+        done = _inpaint_chunk(inpaint, cut(clip, start, stop))
+        following = chunks[number + 1][0] if number + 1 < len(chunks) else stop
+        for t in range(start, stop):
+            weight = np.float32(weights[number, t])
+            if weight == 1:
+                result[t] = done[t - start]
+                continue
+            fading[t] = fading.get(t, 0) + done[t - start].astype(np.float32) * weight
+            if t < following:
+                result[t] = np.rint(fading.pop(t))
+    return result
+
+
+def _inpaint_chunk(inpaint: Inpaint, chunk: Clip) -> np.ndarray:
+    if not chunk.masks.any():
+        return chunk.frames
+    if chunk.masks.all():
+        raise InputError(
+            f"the masks cover every pixel of {len(chunk.masks)} neighbouring frames, which is a whole chunk; give a "
+            "larger chunking.size, so that every chunk has something to see"
+        )
+    return inpaint(chunk)
+
+
+def check_sizes(
+    size: int, overlap: int, size_name: str = "chunking.size", overlap_name: str = "chunking.overlap"
+) -> None:
+    """Refuse what is no chunk, with the reason, under the options' names.
+
+    Raises:
+        InputError: a size under 2 frames, or an overlap under 0 or not under the size.
+    """
+    if size == 1:
+        raise InputError(f"{size_name} is 1: there is no flow in a chunk of one frame; give at least 2")
+    _check_whole(size_name, size, least=2)
+    _check_whole(overlap_name, overlap, least=0)
+    if overlap >= size:
+        raise InputError(f"{overlap_name} is {overlap}, with chunks of {size}; give an overlap under the size")
+
+
+def _check_whole(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} is {value!r}; give a whole number of at least {least} instead")

@@ -1,0 +1,124 @@
+"""`compile`: torch.compile over components of the networks, each falling back to eager where it does not compile."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.utils import counters, get_compilation_metrics, set_compilation_metrics_limit
+from torch.utils._pytree import tree_map
+
+from propainter import InputError
+from propainter.pipeline import Pipeline
+from variants.components import check_components, modules_of
+
+log = logging.getLogger(__name__)
+
+MODES = {"default": None, "reduce-overhead": "reduce-overhead", "max-autotune": "max-autotune"}
+"""Names of torch.compile's modes, and what it takes for them."""
+
+
+def compiled(
+    pipeline: Pipeline,
+    mode: str,
+    components: Sequence[str],
+    dynamic: bool | None = None,
+    fullgraph: bool = False,
+) -> Pipeline:
+    """Compile the components' modules, each by itself, at their first call.
+
+    What came of it stands in `pipeline.effective["compile"]`: by component its status (compiled, or the reason why it
+    runs eagerly), graphs, graph breaks by reason, frames that torch skipped (with their source line), recompilations,
+    and the seconds that compiling took.
+
+    Args:
+        mode: "default", "reduce-overhead" (CUDA graphs) or "max-autotune".
+        components: some of `variants.components.COMPONENTS`.
+        dynamic: compile for any shape from the start; None: when a shape changes.
+        fullgraph: a graph break is a failure.
+
+    Raises:
+        InputError: an unknown mode or component.
+    """
+    chosen = check_components(components, "compile.components")
+    if mode not in MODES:
+        raise InputError(f"compile.mode is {mode!r}; give one of {', '.join(MODES)}")
+    device = pipeline.networks.device
+    said = {"mode": mode, "cuda_graphs": cuda_graphs(mode, device), "components": {}}
+    pipeline.effective["compile"] = said
+    keep_outputs = mode != "default" and device.type == "cuda"
+    set_compilation_metrics_limit(10_000)
+    for component in chosen:
+        told = said["components"][component] = {
+            **{"status": "compiled", "graphs": 0, "graph_breaks": {}, "recompilations": 0},
+            **{"skipped_frames": [], "compile_s": 0.0},
+        }
+        for module in modules_of(pipeline.networks, component):
+            fast = torch.compile(module.forward, mode=MODES[mode], dynamic=dynamic, fullgraph=fullgraph)
+            module.forward = _falling_back(module, fast, told, component, keep_outputs)
+    return pipeline
+
+
+def cuda_graphs(mode: str, device: torch.device) -> str:
+    """Whether CUDA graphs are asked for and possible, and why not."""
+    if device.type != "cuda":
+        return f"no: {device.type} has no CUDA graphs"
+    return "asked for" if mode in ("reduce-overhead", "max-autotune") else f"no: mode {mode} does not use them"
+
+
+def _falling_back(
+    module: nn.Module, fast: Callable[..., Any], told: dict[str, Any], component: str, keep_outputs: bool
+) -> Callable[..., Any]:
+    """The compiled forward, until it fails to compile; then, and from then on, the eager one.
+
+    Args:
+        told: what is said of the component; each call adds what it made torch compile.
+        keep_outputs: copy the outputs, which the next replay of a CUDA graph would overwrite.
+    """
+    eager = module.forward
+
+    @wraps(eager)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        try:
+            with _telling(told):
+                output = fast(*args, **kwargs)
+        except TorchDynamoException as error:
+            reason = _first_line(str(error))
+            log.warning("%s does not compile and runs eagerly: %s", component, reason)
+            told["status"] = f"eager, since it does not compile: {type(error).__name__}: {reason}"
+            module.forward = eager
+            return eager(*args, **kwargs)
+        return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, output) if keep_outputs else output
+
+    return forward
+
+
+@contextmanager
+def _telling(told: dict[str, Any]) -> Iterator[None]:
+    """Add up what torch compiles inside the block."""
+    frames, graphs = len(get_compilation_metrics()), counters["stats"]["unique_graphs"]
+    breaks = Counter(counters["graph_break"])
+    try:
+        yield
+    finally:
+        told["graphs"] += counters["stats"]["unique_graphs"] - graphs
+        for reason, count in (Counter(counters["graph_break"]) - breaks).items():
+            short = _first_line(reason)
+            told["graph_breaks"][short] = told["graph_breaks"].get(short, 0) + count
+        for frame in get_compilation_metrics()[frames:]:
+            told["compile_s"] += frame.entire_frame_compile_time_s or 0.0
+            told["recompilations"] += bool(frame.recompile_reason)
+            if frame.fail_reason:
+                file = Path(frame.fail_user_frame_filename or frame.co_filename or "?").name
+                line = frame.fail_user_frame_lineno or frame.co_firstlineno
+                told["skipped_frames"].append(f"{frame.co_name} ({file}:{line}): {_first_line(frame.fail_reason)}")
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "no reason given"

@@ -1,0 +1,193 @@
+"""`correlation`: how RAFT compares each pixel of one feature map with the surroundings of its match in the other."""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import accumulate, repeat
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.optical_flow.raft import CorrBlock
+
+from propainter import InputError
+from propainter.pipeline import Pipeline
+from propainter.raft import ClipFlow
+
+WHOLE_LEVEL_POSITIONS = 4096
+"""Up to this many positions, a product with a whole level of the pyramid takes less time than fetching the windows'
+features from it (two CPU cores, 256 channels)."""
+
+
+def all_pairs(pipeline: Pipeline) -> Pipeline:
+    """The volume of every pixel with every other, as published: quadratic in pixels.
+
+    `effective["correlation"]["peak_bytes"]` is the largest pyramid of volumes of one call.
+    """
+    published = pipeline.networks.raft.corr_block
+    make = partial(AllPairs, num_levels=published.num_levels, radius=published.radius)
+    return _with_correlation(pipeline, "all_pairs", make)
+
+
+def on_demand(pipeline: Pipeline, block_mb: float = 16) -> Pipeline:
+    """The windows computed from the feature maps when they are looked up: memory linear in pixels.
+
+    `effective["correlation"]["peak_bytes"]` is the feature maps kept for one call, and the largest temporary tensor.
+
+    Args:
+        block_mb: MiB that a temporary tensor of a lookup may take; less memory costs time.
+
+    Raises:
+        InputError: `block_mb` is not above 0.
+    """
+    if not block_mb > 0:
+        raise InputError(f"correlation.block_mb is {block_mb}; give a number of MiB above 0")
+    published = pipeline.networks.raft.corr_block
+    make = partial(OnDemand, published.num_levels, published.radius, int(block_mb * 2**20))
+    return _with_correlation(pipeline, "on_demand", make)
+
+
+def _with_correlation(pipeline: Pipeline, kind: str, make: Callable[..., nn.Module]) -> Pipeline:
+    said = pipeline.effective["correlation"] = {"kind": kind, "peak_bytes": 0}
+
+    def note(used: int) -> None:
+        said["peak_bytes"] = max(said["peak_bytes"], used)
+
+    iterations = pipeline.schedule.raft_iterations
+    pipeline.flow_estimator = ClipFlow(pipeline.networks.raft, iterations, correlation=partial(make, note=note))
+    pipeline.flow_estimator.identity = f"raft(iterations={iterations}, correlation={kind})"
+    return pipeline
+
+
+class AllPairs(CorrBlock):
+    """torchvision's correlation block, which says how many bytes its pyramid takes.
+
+    Args:
+        num_levels, radius: as torchvision's.
+        note: called with the bytes of each pyramid.
+    """
+
+    def __init__(self, *, num_levels: int, radius: int, note: Callable[[int], None]) -> None:
+        super().__init__(num_levels=num_levels, radius=radius)
+        self.note = note
+
+    def build_pyramid(self, fmap1: Tensor, fmap2: Tensor) -> None:
+        """Both [N, C, h, w]."""
+        super().build_pyramid(fmap1, fmap2)
+        self.note(sum(volume.nbytes for volume in self.corr_pyramid))
+
+
+class OnDemand(nn.Module):
+    """Gives what torchvision's `CorrBlock` gives, within rounding, without its volume.
+
+    Pooling the volume over the second image's pixels is pooling the second feature map, both being linear. All taps
+    of a window have the same fractional offset, so each is a blend of the dot products at four whole positions.
+
+    Args:
+        num_levels: of the pyramid, each half the size of the one before.
+        radius: of the window, in pixels of its level.
+        block_bytes: bound of each temporary tensor of a lookup, as far as one row of windows allows.
+        note: called with the bytes in use: feature maps kept, and the largest temporary tensor so far.
+    """
+
+    def __init__(
+        self,
+        num_levels: int = 4,
+        radius: int = 4,
+        block_bytes: int = 16 * 2**20,
+        note: Callable[[int], None] = lambda used: None,
+    ) -> None:
+        super().__init__()
+        self.num_levels = num_levels
+        self.radius = radius
+        self.block_bytes = block_bytes
+        self.note = note
+
+    def build_pyramid(self, fmap1: Tensor, fmap2: Tensor) -> None:
+        """Keep the first feature map, and the second at each level.
+
+        Args:
+            fmap1, fmap2: [N, C, h, w], h and w at least 2 at the coarsest level.
+
+        Raises:
+            ValueError: the two differ in shape, or are too small.
+        """
+        least = 2**self.num_levels
+        if fmap1.shape != fmap2.shape or min(fmap1.shape[-2:]) < least:
+            raise ValueError(
+                f"feature maps are {list(fmap1.shape)} and {list(fmap2.shape)}; give two of one shape, with sides of "
+                f"at least {least}"
+            )
+        self._features = fmap1.flatten(2).transpose(1, 2).contiguous()  # [N, h*w, C]
+        maps = accumulate(repeat(fmap2, self.num_levels), lambda finer, _: F.avg_pool2d(finer, 2))
+        self._levels = [(fmap.shape[-2:], _positions(fmap)) for fmap in maps]
+        self._kept_bytes = sum(x.nbytes for x in (self._features, *(rows for _, rows in self._levels)))
+        self.note(self._kept_bytes)
+
+    def index_pyramid(self, centroids_coords: Tensor) -> Tensor:
+        """The windows around where each pixel of the first image is in the second.
+
+        Args:
+            centroids_coords: [N, 2, h, w], x and y in pixels of the finest level; anywhere, also outside.
+
+        Returns:
+            [N, num_levels * (2 * radius + 1)**2, h, w], level by level, in each x by x, and y inside; 0 outside.
+        """
+        batch, _, height, width = centroids_coords.shape
+        coords = centroids_coords.flatten(2).transpose(1, 2)  # [N, h*w, 2]
+        taps = (2 * self.radius + 1) ** 2
+        output = coords.new_empty(batch, self.num_levels * taps, height * width)
+        for number, (size, rows) in enumerate(self._levels):
+            channels = output[:, number * taps : (number + 1) * taps]
+            for block in self._blocks(rows):
+                features, centres = self._features[:, block], coords[:, block] / 2**number
+                channels[:, :, block] = self._windows(features, centres, size, rows).transpose(1, 2)
+        return output.view(batch, -1, height, width)
+
+    def _blocks(self, rows: Tensor) -> Iterator[slice]:
+        """Pixels that are looked up together, by what one pixel needs."""
+        batch, pixels, channels = self._features.shape
+        neighbours = (2 * self.radius + 2) ** 2
+        numbers = rows.shape[1] if self._whole(rows) else neighbours * channels
+        # The neighbours' positions are 8 bytes each.
+        per_pixel = batch * max(numbers * rows.element_size(), neighbours * 8)
+        length = max(1, self.block_bytes // per_pixel)
+        self.note(self._kept_bytes + min(length, pixels) * per_pixel)
+        for start in range(0, pixels, length):
+            yield slice(start, min(start + length, pixels))
+
+    @staticmethod
+    def _whole(rows: Tensor) -> bool:
+        return rows.shape[1] <= WHOLE_LEVEL_POSITIONS
+
+    def _windows(self, features: Tensor, centres: Tensor, size: tuple[int, int], rows: Tensor) -> Tensor:
+        """[N, P, C] features and [N, P, 2] centres on a level -> [N, P, taps]."""
+        batch, pixels, channels = features.shape
+        side = 2 * self.radius + 2
+        corner = centres.floor()
+        blend_x, blend_y = (centres - corner)[..., None, None].unbind(2)
+        where = self._neighbours(corner, size)  # [N, P, side*side]
+        if self._whole(rows):
+            products = (features @ rows.transpose(1, 2)).gather(2, where)
+        else:
+            start = torch.arange(batch, device=where.device).view(-1, 1, 1) * rows.shape[1]
+            fetched = rows.flatten(0, 1).index_select(0, (where + start).flatten())
+            products = fetched.view(batch * pixels, side * side, channels) @ features.reshape(-1, channels, 1)
+        products = products.view(batch, pixels, side, side).to(centres.dtype) / math.sqrt(channels)
+        products = torch.lerp(products[:, :, :-1], products[:, :, 1:], blend_x)
+        return torch.lerp(products[..., :-1], products[..., 1:], blend_y).flatten(2)
+
+    def _neighbours(self, corner: Tensor, size: tuple[int, int]) -> Tensor:
+        """Row numbers of the whole positions around each corner, x by x; the row of zeros for those outside."""
+        height, width = size
+        reach = torch.arange(-self.radius, self.radius + 2, device=corner.device)
+        # A centre this far out has no position inside, however much farther it is.
+        far = max(size) + self.radius + 2
+        x, y = (corner.clamp(-far, far).long().clamp(-far, far)[..., None] + reach).unbind(2)
+        inside = ((x >= 0) & (x < width))[..., :, None] & ((y >= 0) & (y < height))[..., None, :]
+        return (y[..., None, :] * width + x[..., :, None]).where(inside, height * width).flatten(2)
+
+
+def _positions(fmap: Tensor) -> Tensor:
+    """[N, C, h, w] -> [N, h*w + 1, C], the last row zeros: what lies outside."""
+    return F.pad(fmap.flatten(2), (0, 1)).transpose(1, 2).contiguous()

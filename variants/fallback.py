@@ -1,0 +1,185 @@
+"""`fallback`: what a run that is out of memory tries next, instead of ending there."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from propainter.errors import InputError, is_out_of_memory
+from propainter.memory import give_back_unused
+from propainter.networks import NETWORKS, Networks
+from propainter.pipeline import Clip, Pipeline
+from propainter.raft import Flows
+from variants.chunking import check_sizes, in_chunks_of
+from variants.raft_scale import ScaledFlow, scale_by_pixels
+
+log = logging.getLogger(__name__)
+
+_SCALES = {0.5: "1/2", 0.25: "1/4", 0.125: "1/8"}
+
+
+def ladder(
+    pipeline: Pipeline, min_scale: float = 0.125, min_chunk: int = 5, overlap: int = 2, cpu: bool = True
+) -> Pipeline:
+    """On out of memory, step down and try again: flow by its scale, the other stages by the length of chunks.
+
+    Every run begins at the top again. What it took is a warning and an entry of `effective["fallbacks"]`, a list of
+    {"stage", "step", "reason"} with each stage's step once, whichever run took it; empty where nothing was taken.
+
+    Args:
+        min_scale: the smallest of the flow's scales 1/2, 1/4, 1/8 that is tried; 1 tries none. They multiply what
+            `raft_scale` asks for; no side falls under 128 pixels, so that on small frames some change nothing.
+        min_chunk: frames of the smallest chunk; each step halves the largest that was tried.
+        overlap: frames that those chunks share.
+        cpu: as the last step, run on the CPU in float32 (flow alone, or the whole clip), the networks moved back after
+            it. Never taken where the networks are on the CPU anyway.
+
+    Raises:
+        InputError: for options that make no sense.
+    """
+    if not 0 < min_scale <= 1:
+        raise InputError(f"fallback.min_scale is {min_scale}; give 1, 0.5, 0.25 or 0.125")
+    check_sizes(min_chunk, overlap, size_name="fallback.min_chunk", overlap_name="fallback.overlap")
+    Ladder(pipeline, min_scale, min_chunk, overlap, cpu)
+    return pipeline
+
+
+class Ladder:
+    """Stands in the pipeline's `flow_estimator` and `over_time`, before those that were there; see `ladder`."""
+
+    def __init__(self, pipeline: Pipeline, min_scale: float, min_chunk: int, overlap: int, cpu: bool) -> None:
+        self.pipeline = pipeline
+        self.min_chunk, self.overlap, self.cpu = min_chunk, overlap, cpu
+        self._estimate, self._over_time = pipeline.flow_estimator, pipeline.over_time
+        self._scales = [scale for scale in _SCALES if scale >= min_scale]
+        self._flow_step = 0  # how far down this run's flow is: what failed once is not tried again by the next chunk
+        self._flow_failed = False
+        self._wrote_scale = False
+        self._stage = "flow"
+        self._said: list[dict[str, str]] = []
+        pipeline.effective["fallbacks"] = self._said
+        pipeline.flow_estimator, pipeline.over_time = self.flow_estimator, self.over_time
+        pipeline.contexts.insert(0, self._remember)  # first, to know the stage where another context fails
+
+    @contextmanager
+    def _remember(self, stage: str) -> Iterator[None]:
+        self._stage = stage
+        yield
+
+    # In both loops the error is let go (with its traceback, and so with every tensor of the attempt) before the next
+    # attempt begins: `except ... as` forgets it at its end.
+
+    def flow_estimator(self, frames: Tensor, report: Callable[[int, int], None]) -> Flows:
+        """Flow at the first step that fits; arguments as the pipeline's seam."""
+        steps: list[tuple[str, Callable[..., Flows]]] = [("as configured", self._estimate)]
+        steps += [(f"raft scale {_SCALES[scale]}", self._scaled(scale, frames)) for scale in self._scales]
+        if self._may_move:
+            steps.append(("cpu", self._flow_on_cpu))
+        while True:
+            if self._wrote_scale:  # of an attempt before, and no longer true
+                self.pipeline.effective.pop("raft_scale", None)
+            self._wrote_scale = 0 < self._flow_step <= len(self._scales)
+            try:
+                return steps[self._flow_step][1](frames, report)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self._flow_step + 1 == len(steps):
+                    self._flow_failed = True
+                    raise
+                reason = _reason(error)
+            self._flow_step += 1
+            self._step_down("flow", steps[self._flow_step][0], reason)
+
+    def over_time(self, inpaint: Callable[[Clip], np.ndarray], clip: Clip) -> np.ndarray:
+        """The clip inpainted at the first step that fits; arguments as the pipeline's seam."""
+        self._flow_step, self._flow_failed = 0, False
+        over_time, on_cpu = self._over_time, False
+        while True:
+            longest = 0
+
+            def watched(part: Clip) -> np.ndarray:
+                nonlocal longest
+                longest = max(longest, len(part.frames))
+                return inpaint(part)
+
+            self.pipeline.effective.pop("chunking", None)  # of the attempt before
+            try:
+                if not on_cpu:
+                    return over_time(watched, clip)
+                with on_the_cpu(self.pipeline):
+                    return self._over_time(watched, clip)
+            except Exception as error:
+                if not is_out_of_memory(error) or self._flow_failed or on_cpu:
+                    raise
+                longest = longest or len(clip.frames)
+                if longest <= self.min_chunk and not self._may_move:
+                    raise
+                reason = _reason(error)
+            if longest > self.min_chunk:
+                size = max(self.min_chunk, longest // 2)
+                over_time = in_chunks_of(self.pipeline, size, min(self.overlap, size - 1))
+                step = f"chunks of {size} frames"
+            else:
+                on_cpu, step = True, "cpu"
+            self._step_down(self._stage, step, reason)
+
+    def _scaled(self, scale: float, frames: Tensor) -> ScaledFlow:
+        """The estimator at `scale` times what it is asked for itself; says so in `effective["raft_scale"]`."""
+        inner = self._estimate
+        if isinstance(inner, ScaledFlow):
+            scale *= inner.scale or scale_by_pixels(*frames.shape[-2:])
+            inner = inner.inner
+        return ScaledFlow(inner, scale, self.pipeline.effective)
+
+    def _flow_on_cpu(self, frames: Tensor, report: Callable[[int, int], None]) -> Flows:
+        with on_the_cpu(self.pipeline, ("raft",)):
+            flow_f, flow_b = self._estimate(frames.cpu(), report)
+        return flow_f.to(frames.device), flow_b.to(frames.device)
+
+    @property
+    def _may_move(self) -> bool:
+        return self.cpu and self.pipeline.networks.device.type != "cpu"
+
+    def _step_down(self, stage: str, step: str, reason: str) -> None:
+        log.warning("out of memory in stage %s (%s): now %s", stage, reason, step)
+        if not any((said["stage"], said["step"]) == (stage, step) for said in self._said):
+            self._said.append({"stage": stage, "step": step, "reason": reason})
+        give_back_unused()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+@contextmanager
+def on_the_cpu(pipeline: Pipeline, names: tuple[str, ...] = NETWORKS) -> Iterator[None]:
+    """Some of the networks (and, with all of them, the pipeline's dtype) in float32 on the CPU inside the block."""
+    before, dtype = places(pipeline.networks, names), pipeline.dtype
+    try:
+        with torch.inference_mode(False):  # inside it weights would become inference tensors for good
+            for tensor, _, kept in before:
+                tensor.data = tensor.data.to("cpu", torch.float32 if kept.is_floating_point else kept)
+        if names == NETWORKS:
+            pipeline.dtype = torch.float32
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        yield
+    finally:
+        pipeline.dtype = dtype
+        with torch.inference_mode(False):
+            for tensor, device, kept in before:
+                tensor.data = tensor.data.to(device, kept)
+
+
+def places(networks: Networks, names: tuple[str, ...]) -> list[tuple[Tensor, torch.device, torch.dtype]]:
+    """Every parameter and buffer of these networks, and where and in which dtype it is."""
+    modules = [getattr(networks, name) for name in names]
+    tensors: list[Any] = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    return [(tensor, tensor.device, tensor.dtype) for tensor in tensors]
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
