@@ -141,6 +141,74 @@ class TestSweep:
         assert analysis.load(done.folder)["data.frames"].tolist() == [2, 3]
 
 
+TROUBLE = """
+import torch
+from propainter.attention import manual_attention
+from variants.attention import use_kernel
+
+def poisoned(pipeline):
+    return use_kernel(pipeline, lambda q, k, v: manual_attention(q, k, v) * torch.nan)
+
+def greedy(pipeline, frames):
+    def kernel(q, k, v):
+        if q.shape[2] > frames * 45:  # a masked window's queries: 45 tokens a frame
+            raise torch.OutOfMemoryError("injected: tried to allocate 99 GiB")
+        return manual_attention(q, k, v)
+    return use_kernel(pipeline, kernel)
+"""
+
+
+@pytest.fixture
+def trouble(tmp_path):
+    """Attention options `poisoned` and `greedy` in a folder of their own: overrides and environment to use them."""
+    folder = tmp_path / "trouble" / "conf" / "attention"
+    folder.mkdir(parents=True)
+    (tmp_path / "trouble" / "trouble.py").write_text(TROUBLE)
+    for option, extra in (("poisoned", ""), ("greedy", "frames: 2")):
+        (folder / f"{option}.yaml").write_text(f"_target_: trouble.{option}\n_partial_: true\n{extra}\n")
+    search = f"hydra.searchpath=[file://{tmp_path}/trouble/conf]"
+    return search, {"PYTHONPATH": str(tmp_path / "trouble")}
+
+
+@pytest.mark.slow
+class TestTrouble:
+    SIZE = ("data.num_frames=4", *SMALLEST[1:])
+
+    def test_is_a_row_and_the_sweep_goes_on(self, bench, trouble):
+        search, env = trouble
+        options = "attention=poisoned,greedy,sdpa_cudnn,manual"
+        done = bench("-m", search, options, *self.SIZE, env=env)
+        table = analysis.load(done.folder).set_index("variant.attention")
+        statuses = {"poisoned": "non_finite", "greedy": "out_of_memory", "sdpa_cudnn": "unsupported", "manual": "ok"}
+        assert table["status"].to_dict() == statuses
+        assert "stage generation" in table["reason"]["poisoned"]
+        assert "99 GiB" in table["reason"]["greedy"]
+        assert done.code == 1  # for the non-finite one
+        done = bench("-m", search, "attention=greedy,manual", *self.SIZE, env=env)
+        assert done.code == 0
+
+    def test_the_ladder_is_walked_and_shown(self, bench, trouble):
+        search, env = trouble
+        done = bench(
+            search,
+            "attention=greedy",
+            "fallback=ladder",
+            "fallback.min_chunk=2",
+            "fallback.overlap=1",
+            *self.SIZE,
+            env=env,
+        )
+        assert done.code == 0, done.err
+        steps = done.record["effective"]["fallbacks"]
+        assert [step["stage"] for step in steps[:1]] == ["generation"]
+        assert "fell back: generation" in done.out
+
+    def test_unsupported_alone_exits_with_3(self, bench):
+        done = bench("attention=sdpa_cudnn", *self.SIZE)
+        assert (done.code, done.record["status"]) == (3, "unsupported")
+        assert "cudnn backend can't run on cpu" in done.err
+
+
 def test_help_lists_groups_and_options():
     done = subprocess.run([sys.executable, str(ROOT / "run.py"), "--help"], capture_output=True, text=True)
     assert done.returncode == 0
