@@ -7,8 +7,16 @@ class InputError(ValueError):
     """Input that cannot be used; the message is one sentence: what was got, what was expected, what to do."""
 
 
+_SIGNS = (
+    "can't allocate memory",  # torch's allocator on the host
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed: torch's on the device or on the host, or Python's own (numpy's too)."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
