@@ -50,6 +50,9 @@ def guarded(job: Callable[[], None]) -> int:
         # Composition errors carry their text in the cause.
         print(str(error).strip() or str(error.__cause__).strip(), file=sys.stderr)
         return USAGE
+    except BrokenPipeError:  # nobody reads on, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except OSError as error:
         if wants_stack:
             raise
