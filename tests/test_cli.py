@@ -212,7 +212,12 @@ class TestTrouble:
 def test_help_lists_groups_and_options():
     done = subprocess.run([sys.executable, str(ROOT / "run.py"), "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    for word in ("ProPainter Bench: inpaint", "attention: manual", "raft_scale: auto, eighth, full", "data: folder, sample, video"):
+    for word in (
+        "ProPainter Bench: inpaint",
+        "attention: manual",
+        "raft_scale: auto, eighth, full",
+        "data: folder, sample, video",
+    ):
         assert word in done.stdout
 
 
