@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.data import LoadedClip
 from experiments.measure import Measurement
-from propainter import STAGES
+from propainter import STAGES, InputError
 from propainter.files import written_whole
 from variants import PUBLISHED
 
@@ -42,9 +42,16 @@ def variant(cfg: DictConfig) -> dict[str, Any]:
 
     The id is the same for the same groups, options, implementations and schedule, however they are measured and
     wherever they run.
+
+    Raises:
+        InputError: a group was taken out of the config.
     """
     choices = dict(HydraConfig.get().runtime.choices)
-    groups = {group: choices[group] for group in (*PUBLISHED, "schedule")}
+    groups = {group: choices.get(group) for group in (*PUBLISHED, "schedule")}
+    for group, option in groups.items():
+        if option is None:
+            usual = PUBLISHED.get(group, "published")
+            raise InputError(f"the config has no {group}; choose one of its options, as published: {group}={usual}")
     shaping = OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(groups)), resolve=True)
     text = json.dumps([groups, shaping], sort_keys=True)
     changed = [f"{g}={o}" for g, o in groups.items() if o != PUBLISHED.get(g, "published")]

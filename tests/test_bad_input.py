@@ -67,6 +67,7 @@ BAD_DATA = {
     "missing video": (["data.video={}/nowhere.mp4"], VIDEO, "nowhere.mp4"),
     "schedule": (["schedule.neighbor_length=0"], [], "schedule.neighbor_length is 0"),
     "device": (["device=quantum"], [], "device is 'quantum'"),
+    "group taken out": (["~attention"], [], "the config has no attention"),
     "device by number": (["device=0"], [], "device is '0'"),
     "samples": (["measure.samples=many"], [], "measure.samples is 'many'"),
     "cache size": (["cache.max_gb=-1"], [], "cache.max_gb is -1"),
