@@ -1,5 +1,9 @@
-"""Reads records, compares and draws them. Imports neither torch nor the model."""
+"""Reads records, compares and draws them. Imports neither torch nor the model nor the experiments.
 
-from analysis.records import load
+`load` and `variants_table` are for notebooks; `python -m analysis --help` lists the commands.
+"""
 
-__all__ = ["load"]
+from analysis.records import load, load_micro
+from analysis.variants import variants_table
+
+__all__ = ["load", "load_micro", "variants_table"]

@@ -1,47 +1,213 @@
 """Records from disk as a table."""
 
+import io
 import json
 import logging
-from collections.abc import Iterator
+import re
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+from analysis import parquet, schema
+from analysis.errors import InputError
+from analysis.parquet import write_parquet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["load", "load_micro", "load_some", "write_parquet"]
 
 log = logging.getLogger(__name__)
 
-SCHEMAS = (1,)
-"""The record schemas that can be read."""
+TARS = (".tar", ".tar.gz", ".tgz")
+
+File = tuple[str, Callable[[], bytes]]
+"""A file's name, and what reads it."""
 
 
-def load(*paths: str | Path) -> pd.DataFrame:
-    """All records of run folders, sweep folders or record files, one row each.
+def load(*paths: str | Path) -> "pd.DataFrame":
+    """All records of run folders, sweep folders, record files, parquet files or tars of them, one row each.
 
     Columns are the record's keys joined by dots (`status`, `variant.attention`, `latency.median_s`,
-    `stages.flow.peak_bytes`, ...; see README), and `path`, the file. What is damaged or no record is named in a
-    warning and left out.
+    `stages.flow.peak_bytes`, ...; `analysis/record.schema.json` describes them, with units), and `path`, the file.
+    Lists stay lists. A column is there where any record has that key; what a record lacks is None or NaN.
+
+    A sweep's records.parquet holds the same records as its run folders: it is read for those whose record.json is
+    missing. A tar is read where it is given by name. A file that is given twice counts once. Schemas 1 and 2 are read.
+    What is damaged, of another schema or no record at all is named in a warning and left out;
+    `frame.attrs["left_out"]` has these sentences.
 
     Raises:
         FileNotFoundError: a path that does not exist.
     """
-    rows = [{"path": str(file), **_flat(record)} for file, record in _records(paths)]
+    import pandas as pd
+
+    left_out: list[str] = []
+    rows = list(_rows(paths, left_out))
+    for sentence in left_out:
+        log.warning("%s", sentence)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    frame = pd.DataFrame([[row.get(column) for column in columns] for row in rows], columns=columns)
+    frame.attrs["left_out"] = left_out
+    return frame
+
+
+def load_some(*paths: str | Path) -> "pd.DataFrame":
+    """As `load`, for a command line.
+
+    Raises:
+        InputError: a path that does not exist, or no record in any.
+    """
+    try:
+        frame = load(*paths)
+    except FileNotFoundError as error:
+        raise InputError(f"{error}.") from None
+    if frame.empty:
+        raise InputError(
+            f"there is no record in {', '.join(map(str, paths))}; give sweep folders, run folders, record.json files, "
+            "records.parquet or a tar of them."
+        )
+    return frame
+
+
+def load_micro(*paths: str | Path) -> "pd.DataFrame":
+    """All rows of the `micro.json` files in folders, or of such files themselves.
+
+    Columns: `group`, `option`, `dtype`, `pass`, `median_s`, `ratio.median`, `ratio.ci95` (its time over that of
+    the first option of its group: under 1 is faster), `peak_bytes`, `status`, `reason`, what else a row has,
+    `environment.*`, `size` (the run whose shapes were taken), and `path`. Other files are passed over; damaged ones are
+    named in a warning and left out.
+
+    Raises:
+        FileNotFoundError: a path that does not exist.
+    """
+    import pandas as pd
+
+    rows = []
+    for name, read in _unique(paths):
+        if Path(name).suffix != ".json" or Path(name).name == "record.json":
+            continue
+        try:
+            content = _parse(read())
+            if not isinstance(content, dict) or content.get("kind") != "micro":
+                continue
+            environment = _flat({"environment": content.get("environment") or {}})
+            for row in content["rows"]:
+                if wrong := schema.fault(row, "micro_row"):
+                    raise ValueError(wrong)
+            common = {**environment, "size": content.get("size"), "path": name}
+            rows += [_flat(row) | common for row in content["rows"]]
+        except (*_DAMAGE, AttributeError, KeyError, TypeError) as error:
+            log.warning("%s is left out: %s", name, _why(error))
     return pd.DataFrame(rows)
 
 
-def _records(paths: tuple[str | Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
+_DAMAGE = (OSError, ValueError, RecursionError, EOFError, tarfile.TarError, zlib.error)
+
+
+def _rows(paths: tuple[str | Path, ...], left_out: list[str]) -> Iterator[dict[str, Any]]:
+    """Flat records, those of record.json files before those of parquet files."""
+    known: set[tuple[str, Any]] = set()
+    folders_with_json: set[str] = set()
+    tables = []
+    given = {str(Path(path)) for path in paths}
+    for name, read in _unique(paths, left_out):
+        if name.endswith(".parquet"):
+            tables.append((name, read))
+        elif Path(name).name == "record.json" or name in given:
+            row = _checked(name, left_out, lambda read=read: _parse(read()))
+            if row is None:
+                continue
+            for folder in map(str, Path(name).parents):
+                folders_with_json.add(folder)
+                known.add((folder, row.get("run.id")))
+            yield row
+    for name, read in tables:
+        folder = str(Path(name).parent)
+        try:
+            flat_rows = parquet.read_rows(read())
+        except Exception as error:  # pyarrow raises errors of many kinds on damage
+            left_out.append(f"{name} is left out: it can't be read as parquet ({_why(error)})")
+            continue
+        for number, flat in enumerate(flat_rows):
+            run = flat.get("run.id")
+            if folder in folders_with_json if run is None else (folder, run) in known:
+                continue
+            where = flat.get("path")
+            where = str(Path(folder, where)) if isinstance(where, str) else f"{name}[{number}]"
+            wrong = schema.fault(parquet.nested(flat))
+            if wrong:
+                left_out.append(f"{where} is left out: {wrong}")
+            else:
+                yield {**flat, "path": where}
+
+
+def _checked(name: str, left_out: list[str], read: Callable[[], Any]) -> dict[str, Any] | None:
+    """The flat record, or None, and the reason in `left_out`."""
+    try:
+        record = read()
+        if isinstance(record, dict) and record.get("kind") == "micro":  # see load_micro
+            return None
+        wrong = schema.fault(record) if isinstance(record, dict) else "it is no record"
+        if wrong is None:
+            return {**_flat(record), "path": name}
+    except _DAMAGE as error:
+        wrong = f"it can't be read as JSON ({_why(error)})"
+    left_out.append(f"{name} is left out: {wrong}")
+    return None
+
+
+def _parse(content: bytes) -> Any:
+    text = content.decode("utf-8")
+    value = json.loads(text, parse_constant=lambda constant: None)
+    if re.search(r"\\u[dD][89a-fA-F]", text):
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # halves of surrogate pairs are no text
+    return value
+
+
+def _unique(paths: tuple[str | Path, ...], left_out: list[str] | None = None) -> Iterator[File]:
+    seen = set()
     for path in map(Path, paths):
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; give run folders, sweep folders or record files")
-        for file in sorted(path.rglob("record.json")) if path.is_dir() else [path]:
-            try:
-                record = json.loads(file.read_text())
-            except (OSError, ValueError) as error:
-                log.warning("%s is left out: it can't be read as JSON (%s)", file, error)
-                continue
-            if not isinstance(record, dict) or record.get("schema") not in SCHEMAS:
-                log.warning("%s is left out: it is no record of schema %s", file, SCHEMAS)
-                continue
-            yield file, record
+        for name, read in _files(path, [] if left_out is None else left_out):
+            where = Path(name).resolve()
+            if where not in seen:
+                seen.add(where)
+                yield name, read
+
+
+def _files(path: Path, left_out: list[str]) -> Iterator[File]:
+    if path.is_dir():
+        wanted = (".json", ".parquet")
+        for file in sorted(path.rglob("*"), key=_natural):
+            if file.suffix in wanted and not file.name.startswith("."):
+                yield str(file), file.read_bytes
+    elif path.name.endswith(TARS):
+        yield from _members(path, left_out)
+    else:
+        yield str(path), path.read_bytes
+
+
+def _members(path: Path, left_out: list[str]) -> list[File]:
+    """The JSON and parquet files of a tar, under the tar's name."""
+    found: list[File] = []
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.isfile() and member.name.endswith((".json", ".parquet")):
+                    found.append((str(path / member.name), io.BytesIO(tar.extractfile(member).read()).getvalue))
+    except _DAMAGE as error:
+        left_out.append(f"{path} is left out: it can't be read as a tar ({_why(error)})")
+    return sorted(found, key=lambda file: _natural(Path(file[0])))
+
+
+def _natural(path: Path) -> list[list[tuple[bool, int | str]]]:
+    """Sorts 10 after 9."""
+    parts = (re.split(r"(\d+)", part) for part in path.parts)
+    return [[(not p.isdecimal(), int(p) if p.isdecimal() else p) for p in part] for part in parts]
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -52,3 +218,7 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = item
     return flat
+
+
+def _why(error: BaseException) -> str:
+    return str(error).split("\n")[0] or type(error).__name__

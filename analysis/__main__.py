@@ -1,0 +1,68 @@
+"""The command line: `python -m analysis --help`."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis import baseline, check, claims, compare, recommend, table
+from analysis.errors import InputError
+
+OK, FAILED, USAGE = 0, 1, 2
+
+COMMANDS = {
+    "claims": (claims, "the optimisation plan's promises, each with a verdict"),
+    "check": (check, "has output or speed shifted since a baseline: exit 0 fine, 1 regression, 2 not comparable"),
+    "bless": (baseline, "make a baseline of a sweep"),
+    "recommend": (recommend, "the best measured variant within bounds, and its command; exit 1 where nothing fits"),
+    "compare": (compare, "two sweeps side by side"),
+    "table": (table, "one row a variant, as Markdown or CSV"),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m analysis",
+        description="Reads records: sweep folders, run folders, record.json and records.parquet files, tars of them.",
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    report = "one HTML page of it all, with plots and tables beside it"
+    made = commands.add_parser("report", help=report, description=report)
+    made.add_argument("paths", nargs="+", type=Path, metavar="DIR", help="sweep folders, record files or parquet")
+    made.add_argument("-o", "--output", type=Path, metavar="FILE", help="the page; report.html in the first folder")
+    made.set_defaults(main=_report)
+    for name, (module, what) in COMMANDS.items():
+        made = commands.add_parser(name, help=what, description=what)
+        module.add_arguments(made)
+        made.set_defaults(main=module.main)
+    return top
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code, or 2 with one sentence where it was given what can't be used."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    arguments = parser().parse_args(given)
+    try:
+        return arguments.main(arguments)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return USAGE
+    except BrokenPipeError:  # nobody reads on, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        print(f"{error}; check that the file or folder can be written to and has space left.", file=sys.stderr)
+        return FAILED
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from analysis.report import main as write  # brings in matplotlib
+
+    return write(arguments.paths, arguments.output)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""How figures are written for people: with their unit and their interval."""
+
+from analysis.variants import Row, decibel
+
+GIB = 2**30
+
+
+def seconds(median: float | None, interval: list[float] | None = None) -> str:
+    """ "7.70 s (7.40 to 8.00)"."""
+    if median is None:
+        return ""
+    digits = 3 if median < 1 else 2 if median < 100 else 1
+    return f"{median:.{digits}f} s{_interval(interval, digits)}"
+
+
+def times(median: float | None, interval: list[float] | None = None) -> str:
+    """A speedup: "1.31x (1.25 to 1.37)"."""
+    return "" if median is None else f"{median:.2f}x{_interval(interval, 2)}"
+
+
+def memory(count: float | None) -> str:
+    """Bytes as "352 MiB" or "3.2 GiB"."""
+    if count is None:
+        return ""
+    return f"{count / 2**20:,.0f} MiB" if count < GIB else f"{count / GIB:,.1f} GiB"
+
+
+def psnr(row: Row) -> str:
+    """The hole's PSNR of a row: "85.1 dB", "identical", or nothing without quality."""
+    value = decibel(row)
+    if value is None:
+        return ""
+    return "identical" if value == float("inf") else f"{value:.1f} dB"
+
+
+def size(row: Row) -> str:
+    """The clip of a row: "sample, 6 frames of 160x128"."""
+    if row.get("data.frames") is None:
+        return "unknown data"
+    height, width = (int(row.get(f"data.{side}", 0)) for side in ("height", "width"))
+    return f"{row.get('data.name')}, {int(row['data.frames'])} frames of {width}x{height}"
+
+
+def where(row: Row) -> str:
+    """Device and torch of a row: "AMD EPYC, torch 2.15.0"."""
+    return f"{row.get('environment.device')}, torch {row.get('environment.torch')}"
+
+
+def agreement(sources: set[str]) -> str | None:
+    """What figures of quality are, where any of the weights are the seeded ones."""
+    if "seeded" not in sources:
+        return None
+    return (
+        "The weights are the seeded ones: every figure of quality (PSNR, SSIM, LPIPS) is numerical agreement with the "
+        "fp32 reference, not visual quality."
+    )
+
+
+def _interval(interval: list[float] | None, digits: int) -> str:
+    return "" if interval is None else f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"

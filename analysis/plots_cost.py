@@ -1,0 +1,243 @@
+"""Plots of what variants cost: time, memory, stages, and how far from the device's peak they are."""
+
+from collections.abc import Sequence
+
+from analysis.figures import times
+from analysis.plots import (
+    BLUE,
+    GREEN,
+    GRID,
+    INK,
+    ORANGE,
+    RED,
+    SKY,
+    Drawing,
+    bars_height,
+    named_bars,
+    new_figure,
+    value_label,
+)
+from analysis.plots import shortened as short
+from analysis.report_rows import Row, chain, notable, pareto_front
+
+MIB = 2**20
+
+
+MOST_BARS = 16
+"""A bar plot shows at most so many variants."""
+
+
+def left_out(rows: Sequence[Row], shown: Sequence[Row]) -> str:
+    """A sentence on the rows that are not shown; empty where all are."""
+    left = len(rows) - len(shown)
+    return f" The {len(shown)} most notable of {len(rows)} variants; all are in the table." if left else ""
+
+
+def by_speed(rows: Sequence[Row]) -> list[Row]:
+    """The fastest first."""
+    return sorted(rows, key=lambda row: row.latency_s)
+
+
+def waterfall(rows: Sequence[Row]) -> Drawing | None:
+    """Techniques added one by one: from the published variant, each bar what one more changes in latency."""
+    steps = chain([row for row in rows if row.latency_s])
+    if len(steps) < 2:
+        return None
+    base = steps[0]
+    level = [base.latency_s / row.speedup if row.speedup and base.published else row.latency_s for row in steps]
+    level[0] = base.latency_s
+    names = [base.name] + [
+        "+ " + ", ".join(after.added_to(before)) for before, after in zip(steps, steps[1:], strict=False)
+    ]
+    figure, axes = new_figure(bars_height(len(steps)))
+    places = named_bars(axes, names)
+    axes.barh(places[0], level[0], height=0.42, color=GRID, edgecolor=INK, linewidth=0.6)
+    lines = [[names[0], f"{level[0]:.3g}", "", ""]]
+    end = max(level)
+    for place, name, before, after in zip(places[1:], names[1:], level, level[1:], strict=False):
+        faster = after <= before
+        axes.barh(
+            place,
+            abs(before - after),
+            left=min(before, after),
+            height=0.42,
+            color=GREEN if faster else RED,
+            hatch="" if faster else "///",
+            edgecolor=INK,
+            linewidth=0.6,
+        )
+        axes.plot([before, before], [place - 1 + 0.21, place - 0.21], color=INK, linewidth=0.6, linestyle=":")
+        lines.append([name, f"{after:.3g}", times(before / after), times(level[0] / after)])
+    for place, before, after in zip(places, [0, *level], level, strict=False):
+        value_label(axes, max(before, after), place, f"{after:.3g} s  ({times(level[0] / after)})")
+    axes.set_xlim(0, end * 1.3)
+    axes.set_xlabel("latency [s]; in brackets the speedup over the first bar")
+    changes = "; ".join(f"{line[0]}: {line[1]} s, {line[3]} in all" for line in lines[1:])
+    paired = all(row.speedup_kind == "paired" for row in steps[1:])
+    return Drawing(
+        name="waterfall",
+        title="Techniques added one by one",
+        figure=figure,
+        caption="Each bar is what one more technique takes off the latency (plain, green) or adds to it (hatched, red)"
+        + (", by speedups measured in pairs." if paired else "."),
+        alt=f"Waterfall of latency. {names[0]}: {level[0]:.3g} s. {changes}.",
+        header=["step", "latency [s]", "speedup of the step", "speedup in all"],
+        lines=lines,
+    )
+
+
+def speedup_bars(rows: Sequence[Row]) -> Drawing | None:
+    """Speedup over the published variant, with 95% intervals."""
+    known = [row for row in rows if row.speedup and not row.published]
+    if not known:
+        return None
+    shown = sorted(notable(known, MOST_BARS), key=lambda row: -row.speedup)
+    figure, axes = new_figure(bars_height(len(shown)))
+    places = named_bars(axes, [row.name for row in shown])
+    for place, row in zip(places, shown, strict=True):
+        low, high = row.speedup_ci or (row.speedup, row.speedup)
+        sure = bool(row.speedup_ci) and (low > 1 or high < 1)
+        axes.barh(
+            place,
+            row.speedup - 1,
+            left=1,
+            height=0.42,
+            color=BLUE if row.speedup >= 1 else RED,
+            hatch="" if sure else "///",
+            edgecolor=INK,
+            linewidth=0.6,
+        )
+        if row.speedup_ci:
+            axes.plot([low, high], [place, place], color=INK, linewidth=1.2, marker="|", markersize=6)
+        value_label(axes, max(high, 1), place, times(row.speedup))
+    ends = [value for row in shown for value in (*(row.speedup_ci or ()), row.speedup)]
+    span = max(max(ends), 1) - min(min(ends), 1)
+    axes.set_xlim(min(min(ends), 1) - 0.05 * span, max(max(ends), 1) + 0.2 * span)
+    axes.axvline(1, color=INK, linewidth=0.8, zorder=1.5)
+    axes.set_xlabel("speedup over published (1 = as fast; right is faster)")
+    best = shown[0]
+    return Drawing(
+        name="speedup",
+        title="Speedup over the published variant",
+        figure=figure,
+        caption="Lines are 95% intervals. Hatched: the interval holds 1 or is not known, so no difference is shown."
+        + left_out(known, shown),
+        alt=f"Bars of speedup for {len(shown)} variants, from {times(shown[-1].speedup)} ({shown[-1].name}) to "
+        f"{times(best.speedup)} ({best.name}).",
+        header=["variant", "speedup", "95% interval", "how"],
+        lines=[[r.name, times(r.speedup), _interval(r.speedup_ci, 3), r.speedup_kind or ""] for r in shown],
+    )
+
+
+def memory_bars(rows: Sequence[Row]) -> Drawing | None:
+    """Peak memory of each variant, with the range over repeats where there are some."""
+    known = [row for row in rows if row.peak_bytes]
+    if len(known) < 2:
+        return None
+    shown = sorted(notable(known, MOST_BARS), key=lambda row: row.peak_bytes)
+    figure, axes = new_figure(bars_height(len(shown)))
+    places = named_bars(axes, [row.name for row in shown])
+    end = max((row.peak_range or (0, row.peak_bytes))[1] for row in shown) / MIB
+    for place, row in zip(places, shown, strict=True):
+        value = row.peak_bytes / MIB
+        axes.barh(place, value, height=0.42, color=GRID if row.published else SKY, edgecolor=INK, linewidth=0.6)
+        high = value
+        if row.peak_range and row.runs > 1:
+            low, high = (item / MIB for item in row.peak_range)
+            axes.plot([low, high], [place, place], color=INK, linewidth=1.2, marker="|", markersize=6)
+        value_label(axes, high, place, f"{value:,.0f}")
+    axes.set_xlim(0, end * 1.16)
+    axes.set_xlabel(f"peak memory [MiB] ({_memory_kind(shown)})")
+    repeats = any(row.peak_range and row.runs > 1 for row in shown)
+    return Drawing(
+        name="memory",
+        title="Peak memory",
+        figure=figure,
+        caption=f"{_memory_words(shown)} Grey: published."
+        + (" Lines reach from the least to the most of the repeats." if repeats else " One run each, so no interval.")
+        + left_out(known, shown),
+        alt=f"Bars of peak memory for {len(shown)} variants, from {shown[0].peak_bytes / MIB:,.0f} MiB "
+        f"({shown[0].name}) to {shown[-1].peak_bytes / MIB:,.0f} MiB ({shown[-1].name}).",
+        header=["variant", "peak [MiB]", "least to most of the repeats [MiB]", "runs"],
+        lines=[
+            [r.name, f"{r.peak_bytes / MIB:,.0f}", _interval([v / MIB for v in r.peak_range or ()], 0), str(r.runs)]
+            for r in shown
+        ],
+    )
+
+
+def pareto(rows: Sequence[Row], quality: str) -> Drawing | None:
+    """Latency against memory, the hole's PSNR as colour, the front of variants that no other beats in both drawn in."""
+    known = [row for row in rows if row.latency_s and row.peak_bytes]
+    if len(known) < 3:
+        return None
+    from matplotlib.colors import Normalize
+
+    figure, axes = new_figure(3.6)
+    front = pareto_front(known)
+    corners = [(front[0].peak_bytes / MIB, front[0].latency_s)]
+    for row in front[1:]:
+        corners += [(row.peak_bytes / MIB, corners[-1][1]), (row.peak_bytes / MIB, row.latency_s)]
+    axes.plot(*zip(*corners, strict=True), color=INK, linewidth=0.9, linestyle="--", zorder=1)
+    scored = [row for row in known if row.psnr_hole_db is not None and not row.identical]
+    same = [row for row in known if row.identical]
+    unknown = [row for row in known if row.psnr_hole_db is None and not row.identical]
+    look = dict(edgecolors=INK, linewidths=0.7, zorder=2)
+    if scored:
+        values = [row.psnr_hole_db for row in scored]
+        scale = Normalize(min(values) - 0.5, max(values) + 0.5)
+        dots = axes.scatter(
+            [r.peak_bytes / MIB for r in scored],
+            [r.latency_s for r in scored],
+            c=values,
+            cmap="cividis",
+            norm=scale,
+            s=44,
+            **look,
+        )
+        figure.colorbar(dots, ax=axes, label=f"PSNR in the hole [dB] ({quality})", pad=0.02)
+    for group, marker, colour, label in (
+        (same, "*", ORANGE, "identical"),
+        (unknown, "X", GRID, f"{quality} not known"),
+    ):
+        if group:
+            size = 120 if marker == "*" else 44
+            points = [r.peak_bytes / MIB for r in group], [r.latency_s for r in group]
+            axes.scatter(*points, marker=marker, c=colour, s=size, label=f"{label}", **look)
+    for number, row in enumerate(front[:12], 1):
+        axes.annotate(str(number), (row.peak_bytes / MIB, row.latency_s), xytext=(6, 5), textcoords="offset points")
+    if same or unknown:
+        axes.legend(loc="best", fontsize=8)
+    axes.grid(True)
+    axes.margins(0.08)
+    axes.set_xlabel(f"peak memory [MiB] ({_memory_kind(known)})")
+    axes.set_ylabel("latency [s]")
+    listed = ", ".join(f"{number} {short(row.name)}" for number, row in enumerate(front[:12], 1))
+    return Drawing(
+        name="pareto",
+        title=f"Latency against memory, {quality} as colour",
+        figure=figure,
+        caption=f"Left and down is better. On the dashed front no other variant is better in both: {listed}.",
+        alt=f"Scatter of {len(known)} variants. On the front of least memory and latency: {listed}.",
+        header=["variant", "peak [MiB]", "latency [s]", f"PSNR in the hole [dB] ({quality})", "on the front"],
+        lines=[
+            [r.name, f"{r.peak_bytes / MIB:,.0f}", f"{r.latency_s:.3g}", r.psnr_text, "yes" if r in front else ""]
+            for r in by_speed(known)[:200]
+        ],
+    )
+
+
+def _interval(bounds: Sequence[float] | None, digits: int) -> str:
+    return f"{bounds[0]:,.{digits}f} to {bounds[1]:,.{digits}f}" if bounds else ""
+
+
+def _memory_kind(rows: Sequence[Row]) -> str:
+    return " and ".join(sorted({row.memory_kind or "kind not known" for row in rows}))
+
+
+def _memory_words(rows: Sequence[Row]) -> str:
+    words = {
+        "vram": "vram: the most that torch had allocated on the GPU, weights included.",
+        "rss": "rss: the most that the process's resident set grew above its level before the run.",
+    }
+    return " ".join(words[kind] for kind in sorted({row.memory_kind for row in rows if row.memory_kind in words}))

@@ -1,0 +1,103 @@
+"""Plots of the stages: where the time goes, and how near each comes to the device's peak."""
+
+from collections.abc import Sequence
+
+from analysis.plots import BLUE, GREEN, INK, ORANGE, PINK, Drawing, bars_height, named_bars, new_figure
+from analysis.plots_cost import MOST_BARS, by_speed, left_out
+from analysis.report_rows import STAGES, Row, notable
+
+_STAGE_LOOK = {
+    "flow": (BLUE, ""),
+    "completion": (ORANGE, "///"),
+    "propagation": (GREEN, "..."),
+    "generation": (PINK, "\\\\"),
+}
+
+
+def stages(rows: Sequence[Row]) -> Drawing | None:
+    """Where the time goes: the medians of the four stages, one beside the other."""
+    known = [row for row in rows if row.latency_s and any(row.stage_s.values())]
+    if not known:
+        return None
+    shown = by_speed(notable(known, MOST_BARS))
+    figure, axes = new_figure(bars_height(len(shown)) + 0.3)
+    places = named_bars(axes, [row.name for row in shown])
+    for place, row in zip(places, shown, strict=True):
+        left = 0.0
+        for stage, (colour, hatch) in _STAGE_LOOK.items():
+            value = row.stage_s.get(stage) or 0.0
+            label = stage if row is shown[0] else None
+            axes.barh(
+                place,
+                value,
+                left=left,
+                height=0.42,
+                color=colour,
+                hatch=hatch,
+                edgecolor=INK,
+                linewidth=0.5,
+                label=label,
+            )
+            left += value
+    axes.set_xlabel("latency [s], sum of the stages' medians")
+    figure.legend(loc="outside upper left", ncols=4, fontsize=8, handlelength=1.6, columnspacing=1.2)
+    first = shown[0]
+    share = max(STAGES, key=lambda stage: first.stage_s.get(stage) or 0.0)
+    return Drawing(
+        name="stages",
+        title="Where the time goes",
+        figure=figure,
+        caption="Medians of the stages, fastest variant first." + left_out(known, shown),
+        alt=f"Stacked bars of the stages' seconds for {len(shown)} variants. In {first.name} {share} takes longest, "
+        f"{first.stage_s[share]:.3g} s.",
+        header=["variant", *(f"{stage} [s]" for stage in STAGES)],
+        lines=[[r.name, *(_number(r.stage_s.get(stage)) for stage in STAGES)] for r in shown],
+    )
+
+
+def fraction_of_peak(rows: Sequence[Row]) -> Drawing | None:
+    """How near each stage comes to the device's measured peak of arithmetic."""
+    known = [row for row in rows if any(value is not None for value in row.stage_fraction.values())]
+    if not known:
+        return None
+    shown = notable(known, MOST_BARS)
+    figure, axes = new_figure(bars_height(len(shown)) + 0.3)
+    places = named_bars(axes, [row.name for row in shown])
+    for stage, marker in zip(STAGES, "os^D", strict=True):
+        points = [
+            (100 * row.stage_fraction[stage], y)
+            for y, row in zip(places, shown, strict=True)
+            if row.stage_fraction.get(stage) is not None
+        ]
+        if points:
+            colour = _STAGE_LOOK[stage][0]
+            axes.scatter(
+                *zip(*points, strict=True),
+                marker=marker,
+                s=32,
+                color=colour,
+                edgecolors=INK,
+                linewidths=0.5,
+                label=stage,
+            )
+    axes.set_xlim(left=0)
+    axes.set_xlabel("share of the device's measured peak [%]")
+    figure.legend(loc="outside upper left", ncols=4, fontsize=8, handletextpad=0.3, columnspacing=1.2)
+    top = max(
+        (row.stage_fraction[s], s, row.name) for row in shown for s in STAGES if row.stage_fraction.get(s) is not None
+    )
+    return Drawing(
+        name="fraction_of_peak",
+        title="Fraction of the device's peak",
+        figure=figure,
+        caption="Counted operations over the stage's time, against what large matrix products reach on this device."
+        + left_out(known, shown),
+        alt=f"Dots of the share of peak arithmetic by stage for {len(shown)} variants; the highest is {top[1]} of "
+        f"{top[2]} with {100 * top[0]:.0f}%.",
+        header=["variant", *(f"{stage} [%]" for stage in STAGES)],
+        lines=[[r.name, *(_number(r.stage_fraction.get(s), 100) for s in STAGES)] for r in shown],
+    )
+
+
+def _number(value: float | None, factor: float = 1.0) -> str:
+    return "" if value is None else f"{value * factor:.3g}"

@@ -1,0 +1,216 @@
+"""`python -m analysis recommend`: the best measured variant within bounds, and its command."""
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis import figures
+from analysis.errors import InputError
+from analysis.intervals import apart
+from analysis.records import load_some
+from analysis.variants import Row, decibel, rows_of, variants_table
+
+RUNNERS_UP = 3
+
+FITS, NOTHING_FITS = 0, 1
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A limit: `figure` gives what a row has of it, `limit` what is allowed; PSNR is wanted high, the rest low."""
+
+    option: str
+    limit: float
+    figure: Callable[[Row], float | None]
+    text: Callable[[float], str]
+    unknown: str
+    high_is_good: bool = False
+
+    def excess(self, row: Row) -> float:
+        """How far a row is beyond the limit, as a share of it; 0 within, infinite where the figure is not known."""
+        value = self.figure(row)
+        if value is None:
+            return math.inf
+        beyond = self.limit - value if self.high_is_good else value - self.limit
+        return max(0.0, beyond / self.limit) if self.limit else math.inf if beyond > 0 else 0.0
+
+    def breach(self, row: Row) -> str:
+        """What breaks, in words."""
+        value = self.figure(row)
+        if value is None:
+            return f"{self.unknown} (--{self.option} {self.limit:g})"
+        side = "under" if self.high_is_good else "over"
+        return f"{self.text(value)}, {side} the {self.text(self.limit)} of --{self.option}"
+
+
+def bounds_of(arguments: argparse.Namespace) -> list[Bound]:
+    """The bounds that were asked for. Gigabytes are GiB, 2**30 bytes, as in limits.vram_gb."""
+    asked = []
+    if arguments.max_vram_gb is not None:
+        asked.append(
+            Bound(
+                "max-vram-gb", arguments.max_vram_gb, _vram_gib, "{:.2f} GiB of VRAM".format, "it was not run on a GPU"
+            )
+        )
+    if arguments.max_memory_gb is not None:
+        asked.append(
+            Bound(
+                "max-memory-gb",
+                arguments.max_memory_gb,
+                _host_gib,
+                "{:.2f} GiB of host memory".format,
+                "its host memory is not known",
+            )
+        )
+    if arguments.min_psnr_hole_db is not None:
+        asked.append(
+            Bound(
+                "min-psnr-hole-db",
+                arguments.min_psnr_hole_db,
+                decibel,
+                "{:.1f} dB in the hole".format,
+                "it was not compared with the reference",
+                high_is_good=True,
+            )
+        )
+    if arguments.max_latency_s is not None:
+        asked.append(
+            Bound(
+                "max-latency-s",
+                arguments.max_latency_s,
+                lambda row: row.get("latency.median_s"),
+                "{:.2f} s".format,
+                "it was not timed",
+            )
+        )
+    return asked
+
+
+def recommend(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[list[Row], list[Row]]:
+    """The variants within the bounds, the best first, and the others, the nearest first.
+
+    Args:
+        rows: of `variants_table`, that went well, on the same data, weights and device.
+        purpose: "speed" or "memory".
+    """
+    wanted = "latency.median_s" if purpose == "speed" else "memory.peak_bytes"
+    other = "memory.peak_bytes" if purpose == "speed" else "latency.median_s"
+
+    def merit(row: Row) -> tuple[float, float]:
+        return row.get(wanted, math.inf), row.get(other, math.inf)
+
+    def excess(row: Row) -> float:
+        return math.fsum(bound.excess(row) for bound in bounds)
+
+    fitting = sorted((row for row in rows if excess(row) == 0 and wanted in row), key=merit)
+    rest = sorted((row for row in rows if excess(row) > 0), key=lambda row: (excess(row), merit(row)))
+    return fitting, rest
+
+
+def answer(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[str, bool]:
+    """What to use, in words, and whether anything fits."""
+    fitting, rest = recommend(rows, bounds, purpose)
+    lines = [f"{figures.size(rows[0])}; {figures.where(rows[0])}; {rows[0].get('weights.source')} weights"]
+    psnr = next((bound for bound in bounds if bound.high_is_good), None)
+    if psnr and rows[0].get("weights.source") == "seeded":
+        lines.append(
+            f"The weights are the seeded ones, so {psnr.limit:g} dB is a bound on numerical agreement with the fp32 "
+            "reference here, not on visual quality."
+        )
+    if fitting:
+        best, *others = fitting
+        good = "fastest" if purpose == "speed" else "smallest"
+        within = " within the bounds" if bounds else ""
+        lines += ["", f"The {good} of {len(rows)} measured{within}:", *_described(best), f"    {_command(best)}"]
+        if others:
+            lines += ["", "Runners-up:"]
+            for row in others[:RUNNERS_UP]:
+                lines += _described(row, best if purpose == "speed" else None)
+        lines += _reserved(best, bounds)
+    else:
+        nearest = rest[0]
+        lines += ["", "Nothing that was measured fits. The nearest:", *_described(nearest), f"    {_command(nearest)}"]
+        lines += ["what breaks:", *(f"    {bound.breach(nearest)}" for bound in bounds if bound.excess(nearest))]
+    return "\n".join(lines), bool(fitting)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own."""
+    parser.add_argument("paths", nargs="+", type=Path, metavar="DIR", help="sweep folders, record files or parquet")
+    parser.add_argument("--max-vram-gb", type=_positive, metavar="GB", help="peak that torch allocates on the GPU, GiB")
+    parser.add_argument("--max-memory-gb", type=_positive, metavar="GB", help="peak of host memory, GiB")
+    parser.add_argument("--min-psnr-hole-db", type=_positive, metavar="DB", help="against the fp32 reference")
+    parser.add_argument("--max-latency-s", type=_positive, metavar="S", help="of a run on the clip that was measured")
+    parser.add_argument("--for", dest="purpose", choices=("speed", "memory"), default="speed", help="%(default)s")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print an answer for each clip, device and weights; 0, or 1 where nothing fits in one of them."""
+    settings: dict[tuple, list[Row]] = {}
+    for row in rows_of(variants_table(load_some(*arguments.paths))):
+        if row["status"] == "ok" and "latency.median_s" in row:
+            key = (row["place"], row.get("data.fingerprint"), row.get("weights.fingerprint"))
+            settings.setdefault(key, []).append(row)
+    if not settings:
+        raise InputError("no variant was measured without failing, so there is nothing to recommend; see table DIR.")
+    bounds = bounds_of(arguments)
+    if arguments.max_vram_gb is not None and all(_vram_gib(row) is None for rows in settings.values() for row in rows):
+        raise InputError(
+            "these runs were made without a GPU, so --max-vram-gb can't be answered; give --max-memory-gb."
+        )
+    answers = [answer(rows, bounds, arguments.purpose) for rows in settings.values()]
+    print("\n\n".join(text for text, _ in answers))
+    return FITS if all(fits for _, fits in answers) else NOTHING_FITS
+
+
+def _described(row: Row, best: Row | None = None) -> list[str]:
+    parts = [
+        figures.seconds(row.get("latency.median_s"), row.get("latency.ci95_s")),
+        figures.memory(row.get("memory.peak_bytes")),
+        f"{figures.psnr(row) or 'not compared'} in the hole",
+    ]
+    if row.get("speedup.median"):
+        kind = ", unpaired" if row["speedup.kind"] == "unpaired" else ""
+        parts.insert(1, f"{figures.times(row['speedup.median'], row.get('speedup.ci95'))} published's speed{kind}")
+    if row.get("disturbed"):
+        parts.append("disturbed while it was measured")
+    intervals = (row.get("latency.ci95_s"), best.get("latency.ci95_s")) if best else (None, None)
+    if None not in intervals and not apart(*intervals):
+        parts.append("not shown to be slower: the intervals overlap")
+    return [f"  {row['variant.label']}", f"    {'; '.join(parts)}"]
+
+
+def _reserved(row: Row, bounds: list[Bound]) -> list[str]:
+    """A word where torch's allocator held more than the bound, though less was allocated."""
+    limit = next((bound.limit for bound in bounds if bound.option == "max-vram-gb"), None)
+    held = max(row.get("memory.reserved_bytes", 0), row.get("memory.process_bytes", 0)) / figures.GIB
+    if limit is None or held <= limit:
+        return []
+    return [
+        "",
+        f"On this card the process held {held:.2f} GiB, memory kept for reuse included; "
+        f"limits.vram_gb={limit:g} shows that it runs within {limit:g}.",
+    ]
+
+
+def _command(row: Row) -> str:
+    return row.get("run.command") or f"python run.py {row['variant.name'].replace(',', ' ')}"
+
+
+def _vram_gib(row: Row) -> float | None:
+    peak = row.get("memory.peak_bytes") if row.get("memory.kind") == "vram" else None
+    return None if peak is None else peak / figures.GIB
+
+
+def _host_gib(row: Row) -> float | None:
+    peak = row.get("memory.peak_bytes" if row.get("memory.kind") == "rss" else "memory.host_peak_bytes")
+    return None if peak is None else peak / figures.GIB
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no positive number")
+    return value

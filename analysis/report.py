@@ -1,0 +1,252 @@
+"""`python -m analysis report`: one page that says what to use, with table, plots and frames, in a single HTML file."""
+
+import json
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis import (
+    claims,
+    plots,
+    plots_cost,
+    plots_growth,
+    plots_quality,
+    plots_stages,
+    report_head,
+    report_table,
+    words,
+)
+from analysis.errors import InputError
+from analysis.files import written_whole
+from analysis.records import load_micro, load_some
+from analysis.report_gather import rows_of
+from analysis.report_how import folds
+from analysis.report_rows import Row, notable
+from analysis.table import to_csv, to_markdown
+from analysis.variants import variants_table
+from analysis.viewer import frames_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+PLOTS = {
+    *("waterfall", "speedup", "memory", "pareto", "stages", "fraction_of_peak", "psnr_per_frame", "interaction"),
+    *("growth_frames", "growth_pixels"),
+}
+"""The names of all plots that a report may have; those of an earlier report that this one lacks are removed."""
+
+MOST_SETTINGS = 12
+"""Settings beside the first whose findings are listed."""
+
+
+def main(paths: Sequence[Path], out: Path | None = None) -> int:
+    """Write the report and print where it is: 0; 2, with the reason on stderr, where it can't be written."""
+    try:
+        page = write_report(paths, out)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(
+            f"the report could not be written: {error}; free some space or give another file with -o.", file=sys.stderr
+        )
+        return 2
+    print(f"report: {page}")
+    return 0
+
+
+def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
+    """Write the report on all records in `paths`; returns the page's path.
+
+    Beside `out` (report.html in the first folder) the table is left as `.csv` and `.md` of the same name, the plots as
+    PNG and SVG in a folder of that name and `_plots`.
+
+    Raises:
+        InputError: no record, or a path that does not exist.
+        OSError: the folder can't be written to, or the disk is full.
+    """
+    paths = [Path(path) for path in paths]
+    frame = load_some(*paths)
+    out = _default_out(paths[0]) if out is None else Path(out)
+    table = variants_table(frame)
+    rows = rows_of(frame, table)
+    if not rows:
+        raise InputError(f"the records in {', '.join(map(str, paths))} are of no inpainting run; give others.")
+    for suffix, text in ((".csv", to_csv(table)), (".md", to_markdown(table))):
+        with written_whole(out.with_suffix(suffix)) as partial:
+            partial.write_text(text, encoding="utf-8")
+    page = _page(frame, table, rows, load_micro(*paths), out.with_name(f"{out.stem}_plots"))
+    with written_whole(out) as partial:
+        partial.write_text(page, encoding="utf-8")
+    return out
+
+
+def _default_out(path: Path) -> Path:
+    return (path if path.is_dir() else path.parent) / "report.html"
+
+
+def _page(
+    frame: "pd.DataFrame", table: "pd.DataFrame", rows: list[Row], micro: "pd.DataFrame", plots_folder: Path
+) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["breakable"] = _breakable
+    settings = by_setting(rows)
+    main_rows = settings[0]
+    several = report_table.several_settings(rows)
+    viewer = frames_of(_viewer_order(settings))
+    return environment.get_template("report.html.j2").render(
+        title=f"ProPainter Bench: {len(rows)} variants",
+        heading="ProPainter Bench: what to use",
+        facts=report_head.facts(frame, rows),
+        notices=report_head.notices(frame, rows),
+        lead=report_head.lead(main_rows, several),
+        findings=words.findings(main_rows),
+        other_settings=[report_head.line(other) for other in settings[1 : MOST_SETTINGS + 1]],
+        settings_left_out=_left_out(len(settings) - 1 - MOST_SETTINGS),
+        columns=report_table.columns(rows),
+        rows=[
+            {"row": row, "why": report_table.why(row), "cells": report_table.cells(row, several)}
+            for row in report_table.ordered(settings)
+        ],
+        statuses=sorted(Counter(row.status for row in rows).items()),
+        any_disturbed=any(row.disturbed for row in rows),
+        table_caption=_table_caption(rows),
+        table_note=_table_note(plots_folder),
+        plots=in_columns(_plots(rows, main_rows, plots_folder)),
+        plots_note=f"Of {main_rows[0].setting}, except growth." if several and main_rows[0].setting else "",
+        viewer=viewer,
+        viewer_json=_for_script(viewer),
+        viewer_note=_viewer_note(viewer, rows),
+        claims=_claims(table, micro),
+        claims_lead=_claims_lead(rows),
+        folds=folds(frame, rows),
+        footer="Made from records alone, by python -m analysis report. Nothing on this page is loaded from elsewhere.",
+        css=_asset("report.css"),
+        js=_asset("report.js"),
+    )
+
+
+def by_setting(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows that may be compared with each other, together; the setting in which most variants ran first."""
+    settings: dict[tuple, list[Row]] = defaultdict(list)
+    for row in rows:
+        settings[row.key].append(row)
+    return sorted(settings.values(), key=lambda group: -sum(row.ok for row in group))
+
+
+def _plots(rows: list[Row], main_rows: list[Row], folder: Path) -> list[plots.Plot]:
+    ok = [row for row in main_rows if row.ok]
+    quality = words.quality_word(rows)
+    with plots.styled():
+        drawings = [
+            plots_cost.waterfall(ok),
+            plots_cost.speedup_bars(ok),
+            plots_cost.memory_bars(ok),
+            plots_cost.pareto(ok, quality),
+            plots_stages.stages(ok),
+            plots_stages.fraction_of_peak(ok),
+            plots_quality.psnr_per_frame(ok, quality),
+            plots_quality.interaction(main_rows),
+            plots_growth.with_frames(rows),
+            plots_growth.with_pixels(rows),
+        ]
+        drawn = [plots.render(drawing, folder) for drawing in drawings if drawing is not None]
+    for name in PLOTS - {plot.name for plot in drawn}:
+        for suffix in ("png", "svg"):
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+    return drawn
+
+
+def in_columns(drawn: Sequence[plots.Plot]) -> list[list[tuple[int, plots.Plot]]]:
+    """The plots with their places, in two columns of about the same height."""
+    columns: list[list[tuple[int, plots.Plot]]] = [[], []]
+    heights = [0.0, 0.0]
+    for place, plot in enumerate(drawn):
+        shorter = heights.index(min(heights))
+        columns[shorter].append((place, plot))
+        heights[shorter] += plot.height_inches + 1.2  # title, caption and fold
+    return [column for column in columns if column]
+
+
+def _viewer_order(settings: list[list[Row]]) -> list[Row]:
+    """All rows, setting by setting; in each the notable ones first, of these published at the head."""
+    ordered = []
+    for group in settings:
+        first = notable(group, 12)
+        chosen = {id(row) for row in first}
+        first.sort(key=lambda row: (not row.published, row.latency_s or 0.0))
+        ordered += [*first, *(row for row in group if id(row) not in chosen)]
+    return ordered
+
+
+def _left_out(count: int) -> str:
+    return f"{count} more settings are in the table." if count > 0 else ""
+
+
+def _table_caption(rows: list[Row]) -> str:
+    text = "Latency is the median of the timed runs, with half the 95% interval's width; speedup is over the published "
+    text += "variant, with its interval."
+    if words.quality_word(rows) == "agreement":
+        text += " PSNR, SSIM and LPIPS are numerical agreement with the fp32 reference, not visual quality."
+    return text
+
+
+def _table_note(folder: Path) -> str:
+    stem = folder.name.removesuffix("_plots")
+    return f"The same table is in {stem}.csv and {stem}.md, the plots are in {folder.name}/, beside this page."
+
+
+def _viewer_note(viewer: dict[str, Any], rows: list[Row]) -> str:
+    text = "Frames are made small for this page; each run folder has them larger."
+    if words.quality_word(rows) == "agreement":
+        text += (
+            " With seeded weights the picture in the hole means nothing: look at the difference, not at the picture."
+        )
+    if viewer["left_out"]:
+        text += (
+            f" {viewer['left_out']} more variants have frames in their run folders, left out to keep this page small."
+        )
+    return text
+
+
+def _claims(table: "pd.DataFrame", micro: "pd.DataFrame") -> list[dict[str, Any]]:
+    verdicts = claims.evaluate(table, micro if len(micro) else None)
+    return [
+        {"title": "Measured", "fold": False, "claims": [claim for claim in verdicts if claim["measured"]]},
+        {"title": "Not measured", "fold": True, "claims": [claim for claim in verdicts if not claim["measured"]]},
+    ]
+
+
+def _claims_lead(rows: list[Row]) -> str:
+    text = "What the plan that this project comes from promised, and what these records say of it."
+    if words.quality_word(rows) == "agreement":
+        text += " With seeded weights no claim of quality is judged."
+    return text
+
+
+def _for_script(value: dict[str, Any]) -> str:
+    """JSON that can't end the script element it stands in."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _breakable(text: str) -> Any:
+    """The text escaped, with a place for a line break after each comma."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r",(?=\S)", ",<wbr>", str(escape(text))))
+
+
+def _asset(name: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))

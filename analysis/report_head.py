@@ -1,0 +1,80 @@
+"""The head of a report: what was run, what to know first, and the findings of each setting in a line."""
+
+from typing import TYPE_CHECKING
+
+from analysis import figures, words
+from analysis.report_rows import Row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def facts(frame: "pd.DataFrame", rows: list[Row]) -> list[str]:
+    """What all runs have in common, and when they were made, in a few words each."""
+    ran = sum(row.status == "ok" for row in rows)
+    told = [f"{len(rows)} variants, {ran} ran" if ran < len(rows) else f"{len(rows)} variants"]
+    for column, form in (
+        ("environment.device", "{}"),
+        ("environment.torch", "torch {}"),
+        ("weights.source", "{} weights"),
+        ("data.name", "{}"),
+    ):
+        values = _values(frame, column)
+        if len(values) == 1:
+            told.append(form.format(values[0]))
+        elif values:
+            told.append(
+                f"{len(values)} {column.split('.')[1].replace('torch', 'torch version').replace('name', 'clip')}s"
+            )
+    sizes = {(row.frames, row.height, row.width) for row in rows if row.frames}
+    if len(sizes) == 1:
+        count, height, width = (int(value or 0) for value in sizes.pop())
+        told.append(f"{count} frames of {width}x{height}")
+    days = sorted({value[:10] for value in _values(frame, "run.started")})
+    if days:
+        told.append(days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}")
+    return told
+
+
+def _values(frame: "pd.DataFrame", column: str) -> list[str]:
+    return sorted({str(value) for value in frame[column].dropna()}) if column in frame.columns else []
+
+
+def notices(frame: "pd.DataFrame", rows: list[Row]) -> list[dict[str, str]]:
+    """What must be known before anything else: `kind`, `head` and `text` of each notice."""
+    found = []
+    if any(row.weights_source == "seeded" for row in rows):
+        some = "" if all(row.weights_source in ("seeded", None) for row in rows) else "Some of the runs are concerned. "
+        found.append({"kind": "seeded", "head": "Seeded weights.", "text": some + words.SEEDED})
+    left_out = frame.attrs.get("left_out") or []
+    if left_out:
+        files = "One file was" if len(left_out) == 1 else f"{len(left_out)} files were"
+        found.append({"kind": "", "head": f"{files} left out.", "text": "; ".join(left_out[:5])})
+    return found
+
+
+def lead(rows: list[Row], several: bool) -> list[str]:
+    """What to know of the findings: of which setting they are, and what is missing."""
+    ran = [row for row in rows if row.ok]
+    if not ran:
+        return ["No variant was measured: the table says why of each."]
+    lines = []
+    if several:
+        lines.append(f"These are of the setting in which most variants ran: {rows[0].setting}.")
+    if not any(row.published for row in ran):
+        lines.append("The published variant is not among those that ran, so there is no speedup over it to give.")
+    return lines
+
+
+def line(rows: list[Row]) -> dict[str, str]:
+    """The findings of one setting in a line."""
+    ok = [row for row in rows if row.ok]
+    if not ok:
+        return {"setting": rows[0].setting, "fastest": "none ran", "smallest": "", "best": ""}
+    quick, small, near = words.fastest(ok), words.smallest(ok), words.best(ok)
+    return {
+        "setting": rows[0].setting,
+        "fastest": f"{quick.name}: {figures.seconds(quick.latency_s)}",
+        "smallest": f"{small.name}: {figures.memory(small.peak_bytes)}" if small else "",
+        "best": f"{near.name}: {figures.seconds(near.latency_s)}" if near else "none",
+    }

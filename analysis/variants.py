@@ -1,0 +1,226 @@
+"""One row a variant: the records of its processes pooled, and its speedup over the published variant."""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from analysis import intervals
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STAGES = ("flow", "completion", "propagation", "generation")
+
+STATUSES = ("ok", "unsupported", "timed_out", "out_of_memory", "non_finite", "failed")
+"""From best to worst."""
+
+Row = dict[str, Any]
+
+_SAME = (
+    "variant.id",
+    "data.fingerprint",
+    "weights.fingerprint",
+    "run.limits.vram_gb",
+    "run.limits.host_gb",
+)
+"""What records that are pooled have in common, beside the place."""
+
+_TAKEN = ("variant.", "data.", "weights.", "environment.", "run.command", "run.limits.", "memory.kind")
+"""Columns that are the same in all pooled records; the first one's are taken."""
+
+
+def variants_table(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Pool a table of `load`: a row for each variant on the same data, weights, device and limits.
+
+    Columns, where the records have them:
+        variant.*, data.*, weights.*, environment.*, run.command, run.limits.*: as in the records.
+        variant.name: what differs from published; variant.label: the same, with what tells it from its namesakes.
+        place: where times may be compared: environment.fingerprint, or device and torch of an older record.
+        schema: of the records. processes: how many went well. records: how many there are.
+        status, reason: of the worst of its processes.
+        latency.median_s: median of the processes' medians; latency.ci95_s: [low, high], from the spread between
+            processes where there are two or more, else from inside the one; latency.frames_per_s.
+        latency.samples_s: of all processes.
+        speedup.median, speedup.ci95: over 1 is faster than speedup.baseline (a variant id);
+            speedup.kind "paired": measured in turn with it, in one process; "unpaired": against the published row.
+        memory.peak_bytes, memory.reserved_bytes, memory.process_bytes, memory.host_peak_bytes: the most of the
+            processes; memory.peak_range_bytes: [least, most] of the peaks; memory.kind; memory.limit_bytes.
+        stages.STAGE.median_s, .ci95_s, .peak_bytes, .fraction_of_peak; speedup.stages.STAGE.median, .ci95.
+        energy.joules_per_run: median.
+        quality.*: of the process whose output is furthest from the reference; path: its file; paths: all files.
+        disturbed: list of sentences, empty where no process was disturbed.
+    """
+    import pandas as pd
+
+    groups: dict[tuple, list[Row]] = {}
+    for record in rows_of(frame):
+        if record.get("run.task") in (None, "inpaint"):
+            groups.setdefault((place(record), *(record.get(key) for key in _SAME)), []).append(record)
+    rows = [_pool(records) for records in groups.values()]
+    _compare_unpaired(rows)
+    _label(rows)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return pd.DataFrame([[row.get(column) for column in columns] for row in rows], columns=columns)
+
+
+def rows_of(frame: "pd.DataFrame") -> list[Row]:
+    """A table's rows as dictionaries, without the cells that are None or NaN."""
+    names = list(frame.columns)
+    columns = [frame[name].tolist() for name in names]
+    return [
+        {name: value for name, value in zip(names, values, strict=True) if value is not None and value == value}
+        for values in zip(*columns, strict=True)
+    ]
+
+
+def place(record: Row) -> str:
+    """Where times may be compared: the environment's fingerprint, or device and torch of an older record."""
+    older = f"{record.get('environment.device')}, torch {record.get('environment.torch')}"
+    return record.get("environment.fingerprint") or older
+
+
+def name(variant_id: str | None) -> str:
+    """What differs from published, of a variant's id: "attention=sdpa,precision=amp", or "published"."""
+    return (variant_id or "unknown").split("#")[0]
+
+
+def options(row: Row, group: str = "") -> Row:
+    """The resolved settings of a variant, or of one of its groups."""
+    start = f"variant.options.{group}"
+    return {key.removeprefix("variant.options."): value for key, value in row.items() if key.startswith(start)}
+
+
+def decibel(row: Row) -> float | None:
+    """The hole's PSNR of a row in dB, infinite where it is identical to the reference; None without quality."""
+    if row.get("quality.identical") is None:
+        return None
+    return row.get("quality.psnr_hole_db", math.inf)
+
+
+def _pool(records: list[Row]) -> Row:
+    first = records[0]
+    good = [record for record in records if record["status"] == "ok"]
+    worst = max(records, key=lambda record: STATUSES.index(record["status"]))
+    compared = [record for record in good if decibel(record) is not None]
+    furthest = min(compared, key=lambda r: (decibel(r), r.get("quality.ssim", 1.0)), default=(good or records)[0])
+    pooled: Row = {
+        "schema": first["schema"],
+        "status": worst["status"],
+        "reason": worst.get("reason"),
+        "variant.name": name(first.get("variant.id")),
+        "place": place(first),
+        "processes": len(good),
+        "records": len(records),
+        **{key: value for record in records for key, value in record.items() if key.startswith(_TAKEN)},
+        **{key: value for key, value in furthest.items() if key.startswith("quality")},
+        "disturbed": [sentence for record in records for sentence in record.get("disturbed", [])],
+        "path": furthest["path"],
+        "paths": [record["path"] for record in records],
+    }
+    pooled |= {key: first[key] for key in first if key.startswith(_TAKEN)}
+
+    def over_processes(key: str, how: Callable[[list[float]], float]) -> float | None:
+        values = [record[key] for record in good if key in record]
+        return how(values) if values else None
+
+    pooled |= _pool_times(good, "latency.median_s", "latency.ci95_s")
+    pooled["latency.samples_s"] = [second for record in good for second in record.get("latency.samples_s", [])]
+    pooled["latency.frames_per_s"] = over_processes("latency.frames_per_s", statistics.median)
+    pooled["latency.compile_s"] = over_processes("latency.compile_s", max)
+    pooled["energy.joules_per_run"] = over_processes("energy.joules_per_run", statistics.median)
+    for key in ("peak_bytes", "reserved_bytes", "process_bytes", "host_peak_bytes", "limit_bytes"):
+        pooled[f"memory.{key}"] = over_processes(f"memory.{key}", max)
+    peaks = [record["memory.peak_bytes"] for record in good if "memory.peak_bytes" in record]
+    pooled["memory.peak_range_bytes"] = [min(peaks), max(peaks)] if peaks else None
+    for stage in STAGES:
+        start = f"stages.{stage}"
+        pooled |= _pool_times(good, f"{start}.median_s", f"{start}.ci95_s")
+        pooled[f"{start}.peak_bytes"] = over_processes(f"{start}.peak_bytes", max)
+        pooled[f"{start}.fraction_of_peak"] = over_processes(f"{start}.fraction_of_peak", statistics.median)
+    return pooled | _pool_paired(good)
+
+
+def _pool_times(records: list[Row], key: str, interval: str) -> Row:
+    """Median and interval of a positive figure; its own interval where only one record has it."""
+    having = [record for record in records if key in record]
+    if not having:
+        return {key: None, interval: None}
+    values = [record[key] for record in having]
+    return {
+        key: statistics.median(values),
+        interval: intervals.between(values) if len(values) > 1 else having[0].get(interval),
+    }
+
+
+def _pool_paired(records: list[Row]) -> Row:
+    having = [record for record in records if "speedup.median" in record]
+    if not having:
+        return {}
+    baselines = Counter(record.get("speedup.baseline") for record in having)
+    baseline = max(baselines, key=lambda one: (name(one) == "published", baselines[one]))
+    having = [record for record in having if record.get("speedup.baseline") == baseline]
+    pooled = {"speedup.kind": "paired", "speedup.baseline": baseline}
+    for start in ("speedup", *(f"speedup.stages.{stage}" for stage in STAGES)):
+        pooled |= _pool_times(having, f"{start}.median", f"{start}.ci95")
+    return pooled
+
+
+def _compare_unpaired(rows: list[Row]) -> None:
+    """Fill in the speedup over the published row with the same place, data, weights and schedule."""
+    published = [row for row in rows if row["variant.name"] == "published" and row["latency.median_s"]]
+    for row in rows:
+        if row.get("speedup.median") is not None or not row["latency.median_s"]:
+            continue
+        baseline = max(
+            (one for one in published if one is not row and comparable(one, row)),
+            key=lambda one: one.get("run.limits.vram_gb") == row.get("run.limits.vram_gb"),
+            default=None,
+        )
+        if baseline is None or row["variant.name"] == "published":
+            continue
+        row |= {"speedup.kind": "unpaired", "speedup.baseline": baseline["variant.id"]}
+        row |= unpaired(baseline, row, "latency", "speedup")
+        for stage in STAGES:
+            row |= unpaired(baseline, row, f"stages.{stage}", f"speedup.stages.{stage}")
+
+
+def comparable(one: Row, other: Row) -> bool:
+    """Whether times of two rows may be compared: same place, data, weights and schedule."""
+    same = ("place", "data.fingerprint", "weights.fingerprint")
+    return all(one.get(key) == other.get(key) for key in same) and options(one, "schedule") == options(
+        other, "schedule"
+    )
+
+
+def unpaired(baseline: Row, row: Row, times: str, speedup: str) -> Row:
+    """The speedup of a row's times over a baseline's, `times` and `speedup` being the starts of the columns."""
+    above, below = baseline.get(f"{times}.median_s"), row.get(f"{times}.median_s")
+    if not above or not below:
+        return {}
+    between = intervals.ratio(above, baseline.get(f"{times}.ci95_s"), below, row.get(f"{times}.ci95_s"))
+    return {f"{speedup}.median": above / below, f"{speedup}.ci95": between}
+
+
+def _label(rows: list[Row]) -> None:
+    """A name for each row that no other on the same data has, as far as settings and limits tell them apart."""
+    namesakes: dict[tuple, list[Row]] = {}
+    for row in rows:
+        key = (row["variant.name"], *(row.get(key) for key in ("place", "data.fingerprint", "weights.fingerprint")))
+        namesakes.setdefault(key, []).append(row)
+    for alike in namesakes.values():
+        settings = [options(row) | _limits(row) for row in alike]
+        keys = dict.fromkeys(key for setting in settings for key in setting)
+        telling = [key for key in keys if any(one.get(key) != settings[0].get(key) for one in settings)]
+        for row, setting in zip(alike, settings, strict=True):
+            shown = [f"{key}={_plain(setting[key])}" for key in telling if key in setting]
+            row["variant.label"] = row["variant.name"] + (f" ({', '.join(shown)})" if shown else "")
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _limits(row: Row) -> Row:
+    return {key.removeprefix("run."): value for key, value in row.items() if key in _SAME[3:]}

@@ -1,0 +1,315 @@
+"""Synthetic records of schema 2 and sweep folders of them, without a run."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from analysis.records import load, write_parquet
+
+PUBLISHED = {
+    "attention": "manual",
+    "precision": "fp32",
+    "correlation": "all_pairs",
+    "raft_scale": "full",
+    "flow_cache": "none",
+    "residency": "resident",
+    "compile": "none",
+    "chunking": "none",
+    "fallback": "none",
+    "schedule": "published",
+}
+STAGE_SHARES = {"flow": 0.42, "completion": 0.07, "propagation": 0.01, "generation": 0.5}
+CEILINGS = {
+    "flops_per_s": {"float32": 2.2e11, "tf32": None, "bfloat16": 9.1e11, "float16": 9e9},
+    "copy_bytes_per_s": 1.1e10,
+}
+MIB = 2**20
+
+
+def make_record(**changes: Any) -> dict[str, Any]:
+    """A valid record of schema 2 of a run that went well.
+
+    Args:
+        changes: any of
+            a config group (attention="sdpa"): the variant, its id and command follow;
+            options: {group: {setting: value}}, part of the id;
+            seconds: the median latency; noise: half the 95% interval's width over it (0.03);
+            peak_bytes: of the whole run; psnr_hole_db: None makes the result identical to the reference;
+            paired: the true speedup over published, recorded as a paired one;
+            weights: "seeded" or "pretrained"; frames, height, width, repeat, device, device_type, torch, cpu;
+            status, reason: a status other than ok empties latency, memory, stages and quality;
+            seed: of the noise in the samples;
+            any key of the record, its levels joined by two underscores (quality__ssim=0.9), applied last.
+    """
+    take = changes.pop
+    seconds, noise, peak_bytes = take("seconds", 8.0), take("noise", 0.03), take("peak_bytes", 352 * MIB)
+    groups = {group: take(group, option) for group, option in PUBLISHED.items()}
+    changed = [f"{group}={option}" for group, option in groups.items() if option != PUBLISHED[group]]
+    options = {group: {} for group in groups} | {"schedule": {"raft_iterations": 20}} | take("options", {})
+    psnr_hole_db = take("psnr_hole_db", None if not changed else 85.0)
+    frames, height, width, repeat = take("frames", 6), take("height", 128), take("width", 160), take("repeat", 0)
+    source, device = take("weights", "seeded"), take("device", "AMD EPYC")
+    device_type, torch = take("device_type", "cpu"), take("torch", "2.15.0")
+    status, reason, paired = take("status", "ok"), take("reason", None), take("paired", None)
+    cpu = take("cpu", device if device_type == "cpu" else "AMD EPYC")
+    random = np.random.default_rng(take("seed", 0))
+    samples = list(seconds * np.exp(random.normal(0, noise / 2, 5)))
+    name = ",".join(changed) or "published"
+    variant_id = f"{name}#{_hash(groups, options)[:8]}"
+    baseline_options = {group: {} for group in groups} | {"schedule": options["schedule"]}
+    kind = "vram" if device_type == "cuda" else "rss"
+    sizes = f"data.num_frames={frames} data.height={height} data.width={width}"
+    record = {
+        "schema": 2,
+        "status": status,
+        "reason": reason,
+        "run": {
+            "id": _hash(variant_id, frames, height, width, source, device, repeat)[:16],
+            "command": " ".join(["python run.py", *changed, sizes]),
+            "task": "inpaint",
+            "repeat": repeat,
+            "measure": {"target_relative_ci": 0.1},
+            "limits": {"run_seconds": None, "vram_gb": None, "host_gb": None},
+            "started": "2026-11-23T08:00:00+00:00",
+            "wall_s": seconds * 6,
+            "isolated": True,
+            "pid": 4242,
+        },
+        "variant": {"id": variant_id, **groups, "options": options},
+        "data": {
+            "name": "sample",
+            "frames": frames,
+            "height": height,
+            "width": width,
+            "hole_fraction": 0.074,
+            "fingerprint": _hash("sample", frames, height, width)[:16],
+            "truth": True,
+        },
+        "weights": {"source": source, "fingerprint": _hash(source)[:16]},
+        "latency": {
+            "median_s": seconds,
+            "ci95_s": _around(seconds, noise),
+            "relative_ci": noise,
+            "samples_s": samples,
+            "outliers": 0,
+            "stopped_by": "target_relative_ci",
+            "warmup_s": [seconds * 1.1],
+            "first_s": seconds * 1.2,
+            "compile_s": None,
+            "frames_per_s": frames / seconds,
+            "end_to_end_s": seconds + 0.3,
+            "harness_s": 0.0004,
+            "stage_gap": 0.001,
+        },
+        "speedup": _paired(paired, seconds, noise, baseline_options) if paired else None,
+        "memory": {
+            "kind": kind,
+            "peak_bytes": peak_bytes,
+            "reserved_bytes": int(peak_bytes * 1.1) if kind == "vram" else None,
+            "process_bytes": int(peak_bytes * 1.2) if kind == "vram" else None,
+            "host_peak_bytes": 900 * MIB if kind == "vram" else peak_bytes,
+            "limit_bytes": None,
+        },
+        "stages": {
+            stage: {
+                "median_s": seconds * share,
+                "ci95_s": _around(seconds * share, noise),
+                "peak_bytes": int(peak_bytes * (1 if stage == "generation" else 0.4)),
+                "reserved_bytes": None,
+                "flops": {"float32": 1.2e12 * share},
+                "fraction_of_peak": 0.4,
+                "saturated_fraction": 0.0,
+            }
+            for stage, share in STAGE_SHARES.items()
+        },
+        "energy": {"joules_per_run": None},
+        "quality": _quality(psnr_hole_db, frames),
+        "reference": {"key": "0123456789abcdef01234567", "cached": True, "memory_saving": False},
+        "effective": {"attention": {"ops": []}, "fallbacks": []},
+        "disturbed": [],
+        "machine": {"before": {"load": 0.1}, "after": {"load": 1.1}, "ceilings": CEILINGS},
+        "artifacts": {},
+        "environment": {
+            "device": device,
+            "device_type": device_type,
+            "torch": torch,
+            "torchvision": "0.29.2",
+            "cuda": None if device_type == "cpu" else "13.2",
+            "cudnn": None,
+            "driver": None,
+            "cpu": cpu,
+            "cores": 2,
+            "threads": 2,
+            "python": "3.11.7",
+            "platform": "Linux",
+            "commit": "0c78652abcde",
+            "dirty": False,
+            "packages": {"numpy": "2.4.6"},
+            "fingerprint": _hash(device, torch)[:16],
+        },
+    }
+    if status != "ok":
+        record |= dict.fromkeys(("latency", "memory", "stages", "quality", "speedup"))
+        record["reason"] = reason or f"made up: {status}"
+    for key, value in changes.items():
+        put(record, key.replace("__", "."), value)
+    return record
+
+
+def put(record: dict[str, Any], key: str, value: Any) -> None:
+    """Set what stands at a key whose levels are joined by dots.
+
+    Raises:
+        KeyError: a level above the last that the record does not have.
+    """
+    *levels, last = key.split(".")
+    for level in levels:
+        record = record[level]
+    record[last] = value
+
+
+def make_schema_1(**changes: Any) -> dict[str, Any]:
+    """The same as an older record."""
+    record = make_record(**changes)
+    for key in ("run", "speedup", "energy", "disturbed", "machine", "reference", "artifacts"):
+        del record[key]
+    keep = {
+        "latency": ("median_s", "samples_s", "frames_per_s", "first_s", "end_to_end_s"),
+        "memory": ("kind", "peak_bytes"),
+        "quality": ("identical", "psnr_db", "psnr_hole_db", "ssim", "lpips", "max_abs_error"),
+        "environment": ("device", "device_type", "torch", "python", "platform", "commit"),
+    }
+    for key, names in keep.items():
+        record[key] = record[key] and {name: record[key][name] for name in names}
+    stages = record["stages"] or {}
+    record["stages"] = {s: {key: v[key] for key in ("median_s", "peak_bytes")} for s, v in stages.items()} or None
+    return record | {"schema": 1}
+
+
+def write_sweep(
+    folder: Path,
+    records: Iterable[dict[str, Any]],
+    with_previews: bool = False,
+    *,
+    parquet: bool = True,
+    reference_error: int = 0,
+    result_error: int = 0,
+) -> Path:
+    """A sweep folder: 0/record.json, 1/record.json, ... and records.parquet; returns the folder.
+
+    Args:
+        with_previews: also preview/NNNNN_{input,result,reference,difference}.png, at the records' size, for runs that
+            went well.
+        parquet: false leaves records.parquet out.
+        reference_error, result_error: added to every pixel of the references, of the results that are not identical.
+    """
+    for number, record in enumerate(records):
+        run = folder / str(number)
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "record.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+        if with_previews and record["quality"]:
+            _write_previews(run / "preview", record, reference_error, result_error)
+    if parquet:
+        write_parquet(load(folder), folder / "records.parquet")
+    return folder
+
+
+def make_micro(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The content of a micro.json; each row is completed with what it lacks.
+
+    `ratio` is a row's time over that of the first option of its group, whose own is null.
+    """
+    usual = {
+        "group": "attention",
+        "option": "sdpa",
+        "dtype": "float32",
+        "pass": "forward",
+        "median_s": 0.01,
+        "ratio": None,
+        "peak_bytes": 100 * MIB,
+        "status": "ok",
+        "reason": None,
+    }
+    environment = deepcopy(make_record()["environment"])
+    return {
+        "kind": "micro",
+        "schema": 1,
+        "environment": environment,
+        "size": "432x240",
+        "rows": [usual | row for row in rows],
+    }
+
+
+def _quality(psnr_hole_db: float | None, frames: int) -> dict[str, Any]:
+    identical = psnr_hole_db is None
+    error = 0 if identical else int(np.ceil(255 * 10 ** (-psnr_hole_db / 20)))
+    ssim = 1.0 if identical else 1 - 10 ** (-psnr_hole_db / 20)
+    lpips = 0.0 if identical else 10 ** (-psnr_hole_db / 20)
+    return {
+        "identical": identical,
+        "psnr_db": None if identical else psnr_hole_db + 11,
+        "psnr_hole_db": psnr_hole_db,
+        "ssim": ssim,
+        "ssim_hole": ssim,
+        "lpips": lpips,
+        "lpips_net": "alex",
+        "max_abs_error": error,
+        "mean_abs_error": error / 10,
+        "worst_frame": 1,
+        "frames": {
+            "psnr_hole_db": [None if identical else psnr_hole_db + 0.1 * number for number in range(frames)],
+            "ssim": [ssim] * frames,
+            "lpips": [lpips] * frames,
+            "max_abs_error": [error] * frames,
+        },
+        "truth": {"psnr_db": 31.0, "psnr_hole_db": 20.1, "ssim": 0.93, "lpips": 0.1, "reference_psnr_hole_db": 20.2},
+        "steadiness": {"warping_error": 0.0121, "reference_warping_error": 0.012, "difference": 0.0001}
+        | {"seam_difference": None},
+    }
+
+
+def _paired(speedup: float, seconds: float, noise: float, options: dict[str, Any]) -> dict[str, Any]:
+    baseline = f"published#{_hash(PUBLISHED, options)[:8]}"
+    return {
+        "baseline": baseline,
+        "baseline_variant": {"id": baseline, **PUBLISHED, "options": options},
+        "pairs": 6,
+        "median": speedup,
+        "ci95": _around(speedup, noise),
+        "stopped_by": "target_relative_ci",
+        "baseline_samples_s": [seconds * speedup] * 6,
+        "variant_samples_s": [seconds] * 6,
+        "stages": {stage: {"median": speedup, "ci95": _around(speedup, noise)} for stage in STAGE_SHARES},
+    }
+
+
+def _around(value: float, noise: float) -> list[float]:
+    return [value * (1 - noise), value * (1 + noise)]
+
+
+def _write_previews(folder: Path, record: dict[str, Any], reference_error: int, result_error: int) -> None:
+    folder.mkdir(exist_ok=True)
+    data = record["data"]
+    shown = np.linspace(0, data["frames"] - 1, min(4, data["frames"])).round().astype(int)
+    own = 0 if record["quality"]["identical"] else 1 + result_error
+    for number in shown:
+        picture = np.random.default_rng(int(number)).integers(0, 200, (data["height"], data["width"], 3), np.uint8)
+        reference = picture + np.uint8(reference_error)
+        images = {
+            "input": picture,
+            "reference": reference,
+            "result": reference + np.uint8(own),
+            "difference": np.full_like(picture, 10 * own),
+        }
+        for name, image in images.items():
+            Image.fromarray(image).save(folder / f"{number:05d}_{name}.png")
+
+
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
