@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from propainter.attention import PUBLISHED_ATTENTION, WindowAttention
+from propainter.attention import PUBLISHED_ATTENTION, WindowAttention, WindowPlan
 from propainter.blocks import DeformableAlignment, UpConv, conv3x3, conv_pair, leaky
 from propainter.raft import Flows
 from propainter.transformer import SoftComposition, SoftSplit, TemporalSparseTransformer, token_mask
@@ -187,17 +187,45 @@ class Generator(nn.Module):
         Returns:
             [B, L, 3, H, W] in [-1, 1].
         """
-        count, size = masks.shape[1], tuple(features.shape[-2:])
+        count = masks.shape[1]
+        local, plan = self.propagate(features[:, :count], flows, masks, remaining_masks)
+        features = torch.cat([local, features[:, count:]], dim=1)
+        tokens = self.transformers(self.ss(features), tuple(features.shape[-2:]), plan, window_attention)
+        # Only local frames are decoded; what the references' tokens became is not needed any more.
+        return self.decode(local, tokens[:, :count])
+
+    def propagate(
+        self, features: Tensor, flows: Flows, masks: Tensor, remaining_masks: Tensor
+    ) -> tuple[Tensor, WindowPlan]:
+        """Carry the local frames' features along the flow.
+
+        Args:
+            features: [B, L, C, h, w] as `encode` gives them, of the local frames.
+            flows, masks, remaining_masks: as in `generate`.
+
+        Returns:
+            Features in the same shape, and where the hole lies on the grid of their tokens.
+        """
+        size = tuple(features.shape[-2:])
         small_flows = tuple(shrink_flow(flow, size) for flow in flows)
         both = torch.cat([masks, remaining_masks], dim=2)
-        small_masks = F.interpolate(both.flatten(0, 1), size, mode="nearest").unflatten(0, both.shape[:2])
-        local = self.feat_prop_module(features[:, :count], small_flows, small_masks)
-        features = torch.cat([local, features[:, count:]], dim=1)
+        small_masks = shrink_masks(both, size)
+        local = self.feat_prop_module(features, small_flows, small_masks)
+        return local, WindowPlan(token_mask(small_masks[:, :, :1]), self.transformers.window)
 
-        tokens = self.transformers(self.ss(features), size, token_mask(small_masks[:, :, :1]), window_attention)
-        # Only local frames are decoded; what the references' tokens became is not needed any more.
-        local = local + self.sc(tokens[:, :count], size)
-        return torch.tanh(self.decoder(local.flatten(0, 1))).unflatten(0, local.shape[:2])
+    def decode(self, features: Tensor, tokens: Tensor) -> Tensor:
+        """Frames from the local frames' features [B, L, C, h, w] and tokens [B, L, fh, fw, hidden].
+
+        Returns:
+            [B, L, 3, H, W] in [-1, 1].
+        """
+        features = features + self.sc(tokens, tuple(features.shape[-2:]))
+        return torch.tanh(self.decoder(features.flatten(0, 1))).unflatten(0, features.shape[:2])
+
+
+def shrink_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks [B, T, C, H, W] -> [B, T, C, h, w], by nearest."""
+    return F.interpolate(masks.flatten(0, 1), size, mode="nearest").unflatten(0, masks.shape[:2])
 
 
 def shrink_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:

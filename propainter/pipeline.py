@@ -57,10 +57,15 @@ class Observer:
 
 
 class Scene:
-    """What generation works on, in a run's storage: each method gives some frames' share, on the device."""
+    """What generation works on, in a run's storage: each method gives some frames' share, on the device.
 
-    def __init__(self, store: Resident) -> None:
+    Attributes:
+        windows: all of the run, in order.
+    """
+
+    def __init__(self, store: Resident, windows: Sequence[Window]) -> None:
         self._store = store
+        self.windows = windows
 
     def frames(self, numbers: Sequence[int]) -> Tensor:
         """[1, n, 3, H, W] in [-1, 1], propagated pixels in the hole."""
@@ -85,6 +90,10 @@ FlowEstimator = Callable[[Tensor, Callable[[int, int], None]], Flows]
 FeatureProvider = Callable[[torch.nn.Module, Scene], Callable[[Window], Tensor]]
 """Seam: (generator, scene) -> a callable that gives a window's encoder features, [1, frames, C, h, w]."""
 
+Predictor = Callable[[torch.nn.Module, Scene, Callable[[Window], Tensor], WindowAttention], Callable[[Window], Tensor]]
+"""Seam: (generator, scene, features, window attention) -> a callable that gives a window's local frames,
+[L, 3, H, W] in [-1, 1]."""
+
 OverTime = Callable[[Callable[[Clip], np.ndarray], Clip], np.ndarray]
 """Seam: (inpaint, clip) -> uint8 frames; decides whether the clip is inpainted whole or in parts."""
 
@@ -100,6 +109,20 @@ def encode_every_window(generator: torch.nn.Module, scene: Scene) -> Callable[[W
         return generator.encode(scene.frames(numbers), scene.masks(numbers), scene.remaining_masks(numbers))
 
     return features
+
+
+def generate_every_window(
+    generator: torch.nn.Module, scene: Scene, features: Callable[[Window], Tensor], window_attention: WindowAttention
+) -> Callable[[Window], Tensor]:
+    """The published predictor: each window by itself."""
+
+    def predict(window: Window) -> Tensor:
+        local = window.local
+        masks, remaining = scene.masks(local), scene.remaining_masks(local)
+        flows = scene.flows(local)
+        return generator.generate(features(window), flows, masks, remaining, window_attention)[0]
+
+    return predict
 
 
 def window_after_window(
@@ -125,6 +148,7 @@ class Pipeline:
         schedule: the published one by default.
         flow_estimator: default `ClipFlow` over `networks.raft`.
         feature_provider: default `encode_every_window`.
+        predictor: default `generate_every_window`.
         window_attention: how tokens meet inside the generator's blocks; default `PUBLISHED_ATTENTION`.
         window_loop: default `window_after_window`.
         compositor: made of a run's frames and holes, filled by the window loop; default `Compositor`.
@@ -140,6 +164,7 @@ class Pipeline:
     schedule: Schedule = Schedule()
     flow_estimator: FlowEstimator | None = None
     feature_provider: FeatureProvider = encode_every_window
+    predictor: Predictor = generate_every_window
     window_attention: WindowAttention = PUBLISHED_ATTENTION
     window_loop: WindowLoop = window_after_window
     compositor: Callable[[np.ndarray, np.ndarray], Compositor] = Compositor
@@ -239,7 +264,7 @@ class Pipeline:
         self, store: Resident, windows: Sequence[Window], frames: np.ndarray, holes: np.ndarray
     ) -> np.ndarray:
         compositor = self.compositor(frames, holes)
-        for done in self.window_loop(windows, self._predictor(Scene(store)), compositor):
+        for done in self.window_loop(windows, self._predictor(Scene(store, windows)), compositor):
             self.observer.progress("generation", done, len(windows))
         return compositor.result()
 
@@ -247,16 +272,14 @@ class Pipeline:
         """Window -> its local frames as the generator predicts them, [L, 3, H, W] in [-1, 1]."""
         generator = self.networks.generator
         features = self.feature_provider(generator, scene)
+        predict = self.predictor(generator, scene, features, self.window_attention)
 
-        def predict(window: Window) -> Tensor:
-            local = window.local
-            masks, remaining = scene.masks(local), scene.remaining_masks(local)
-            flows = scene.flows(local)
-            prediction = generator.generate(features(window), flows, masks, remaining, self.window_attention)[0]
+        def observed(window: Window) -> Tensor:
+            prediction = predict(window)
             self.observer.tensors("generation", prediction=prediction)
             return prediction
 
-        return predict
+        return observed
 
     @contextmanager
     def _stage(self, name: str, total: int = 1) -> Iterator[None]:

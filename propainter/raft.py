@@ -107,7 +107,7 @@ def match_flow(
     Returns:
         [N, 2, H, W] in pixels.
     """
-    lookup = correlation() if correlation else _all_pairs(raft)
+    lookup = correlation() if correlation else all_pairs(raft)
     lookup.build_pyramid(*raft.feature_encoder(torch.cat([image1, image2])).chunk(2))
     hidden_size = raft.update_block.hidden_state_size
     hidden, context = raft.context_encoder(image1).tensor_split([hidden_size], dim=1)
@@ -123,7 +123,7 @@ def match_flow(
     return flow
 
 
-def _all_pairs(raft: blocks.RAFT) -> nn.Module:
+def all_pairs(raft: blocks.RAFT) -> blocks.CorrBlock:
     """A correlation block of this call's own: the pyramid is freed with it, not kept in the network."""
     return blocks.CorrBlock(num_levels=raft.corr_block.num_levels, radius=raft.corr_block.radius)
 
@@ -147,7 +147,7 @@ def estimate_flow(
     Raises:
         ValueError: where the frames are too small, or their sides no multiples of 8.
     """
-    _check_frames(frames)
+    check_frames(frames)
     first, second = frames[:, :-1], frames[:, 1:]
     match = partial(match_flow, raft, iterations=iterations, correlation=correlation)
     shape = (*first.shape[:2], 2, *first.shape[-2:])
@@ -155,7 +155,12 @@ def estimate_flow(
     return match(first, second).view(shape), match(second, first).view(shape)
 
 
-def _check_frames(frames: Tensor) -> None:
+def check_frames(frames: Tensor) -> None:
+    """Refuse what RAFT can't estimate flow of.
+
+    Raises:
+        ValueError: not [B, T, 3, H, W] with T of at least 2, too small, or with sides that are no multiples of 8.
+    """
     if frames.ndim != 5 or frames.shape[2] != 3 or frames.shape[1] < 2:
         raise ValueError(f"frames are {list(frames.shape)}; flow needs [B, T, 3, H, W] with T of at least 2")
     height, width = frames.shape[-2:]
@@ -168,12 +173,23 @@ class ClipFlow:
 
     The seam it fills: a callable (frames [B, T, 3, H, W] in [-1, 1], report) -> flow_f, flow_b, on the networks'
     device; `report(done, total)` is called with the number of frames done.
+
+    Args:
+        raft: the network.
+        iterations: its updates per pair.
+        correlation: see `match_flow`.
     """
 
     def __init__(
         self, raft: blocks.RAFT, iterations: int = 20, correlation: Callable[[], nn.Module] | None = None
     ) -> None:
-        self.estimate = partial(estimate_flow, raft, iterations=iterations, correlation=correlation)
+        self.raft = raft
+        self.iterations = iterations
+        self.correlation = correlation
+
+    def estimate(self, frames: Tensor) -> Flows:
+        """Flow of one clip; see `estimate_flow`."""
+        return estimate_flow(self.raft, frames, self.iterations, self.correlation)
 
     def __call__(self, frames: Tensor, report: Callable[[int, int], None] = lambda done, total: None) -> Flows:
         num_frames, width = frames.shape[1], frames.shape[-1]

@@ -1,5 +1,7 @@
 """The generator's tokens and its eight transformer blocks (spec sections 3d and 3e)."""
 
+from collections.abc import Callable, Sequence
+
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -107,6 +109,28 @@ class TransformerBlock(nn.Module):
         return tokens + self.mlp(self.norm2(tokens), size)
 
 
+RunBlocks = Callable[[Sequence[TransformerBlock], Tensor, tuple[int, int], WindowPlan, WindowAttention], Tensor]
+"""Seam: (blocks, tokens, size, plan, window attention) -> tokens, of the local frames at least; see `run_blocks`."""
+
+
+def key_frames(block: int) -> slice:
+    """The frames that keys and values of the block of that number come from."""
+    return slice(block % DILATION, None, DILATION)
+
+
+def run_blocks(
+    blocks: Sequence[TransformerBlock],
+    tokens: Tensor,
+    size: tuple[int, int],
+    plan: WindowPlan,
+    window_attention: WindowAttention,
+) -> Tensor:
+    """The published way through the blocks: every frame's tokens in each. [B, T, fh, fw, C] -> the same."""
+    for i, block in enumerate(blocks):
+        tokens = block(tokens, size, plan, key_frames(i), window_attention)
+    return tokens
+
+
 class TemporalSparseTransformer(nn.Module):
     """The stack of blocks. Block i takes keys and values from frames i % 2, i % 2 + 2, ..."""
 
@@ -123,25 +147,23 @@ class TemporalSparseTransformer(nn.Module):
         self,
         tokens: Tensor,
         size: tuple[int, int],
-        token_mask: Tensor,
+        plan: WindowPlan,
         window_attention: WindowAttention = PUBLISHED_ATTENTION,
+        run: RunBlocks = run_blocks,
     ) -> Tensor:
         """Run the blocks.
 
         Args:
             tokens: [B, T, fh, fw, C], local frames first.
             size: h and w of the features the tokens were cut from.
-            token_mask: [B, L, fh, fw], over 0 where a token of a local frame touches the original hole.
+            plan: where the hole lies on the token grid.
             window_attention: how tokens meet inside a block (seam).
+            run: how tokens go through the blocks (seam).
 
         Returns:
-            [B, T, fh, fw, C].
+            [B, T, fh, fw, C]; of the local frames only, where `run` computes no others.
         """
-        plan = WindowPlan(token_mask, self.window)
-        for i, block in enumerate(self.transformer):
-            key_frames = slice(i % DILATION, None, DILATION)
-            tokens = block(tokens, size, plan, key_frames, window_attention)
-        return tokens
+        return run(self.transformer, tokens, size, plan, window_attention)
 
 
 def token_mask(masks: Tensor) -> Tensor:

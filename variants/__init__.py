@@ -5,13 +5,16 @@ it. One that this device or dtype cannot run raises `Unsupported` with the reaso
 """
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from propainter.pipeline import Pipeline
+if TYPE_CHECKING:
+    from propainter.pipeline import Pipeline
 
 PUBLISHED = {
     "attention": "manual",
     "precision": "fp32",
     "correlation": "all_pairs",
+    "reuse": "none",
     "raft_scale": "full",
     "flow_cache": "none",
     "residency": "resident",
@@ -26,12 +29,12 @@ class Unsupported(RuntimeError):
     """This variant can't run on this device, dtype or build; the message says why, in one sentence."""
 
 
-def as_published(pipeline: Pipeline) -> Pipeline:
+def as_published(pipeline: "Pipeline") -> "Pipeline":
     """Leave the pipeline as it is: the published behaviour of a group that changes nothing."""
     return pipeline
 
 
-def apply(pipeline: Pipeline, variants: Mapping[str, Callable[[Pipeline], Pipeline]]) -> Pipeline:
+def apply(pipeline: "Pipeline", variants: Mapping[str, Callable[["Pipeline"], "Pipeline"]]) -> "Pipeline":
     """Apply one variant per group, in the order of `PUBLISHED`."""
     for group in PUBLISHED:
         pipeline = variants[group](pipeline)

@@ -18,12 +18,12 @@ from propainter import InputError, raft, schedule
 from propainter.files import BoundedFolder
 from propainter.pipeline import FlowEstimator, Pipeline
 from propainter.raft import Flows
-from variants import Unsupported, correlation, raft_scale
+from variants import Unsupported, correlation, raft_scale, reuse_flow, reuse_lookup
 from variants.precision import TF32_BACKENDS
 
 log = logging.getLogger(__name__)
 
-_SOURCES = (raft, schedule, correlation, raft_scale)
+_SOURCES = (raft, schedule, correlation, raft_scale, reuse_flow, reuse_lookup)
 _OF_THE_FLOW = ("correlation", "raft_scale")
 
 

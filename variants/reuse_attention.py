@@ -1,0 +1,232 @@
+"""Window attention and blocks that compute only what is used (for `reuse=attention`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from propainter.attention import Kernel, SparseWindowAttention, WindowPlan, rolled_outside, rolls
+from propainter.transformer import (
+    PADDING,
+    PATCH,
+    STRIDE,
+    FusionFeedForward,
+    TransformerBlock,
+    fold,
+    key_frames,
+    unfold,
+)
+from variants.reuse_batches import entries_together
+
+
+@dataclass(frozen=True)
+class KnownPlan(WindowPlan):
+    """A window plan whose masked windows are known on the host: no step of it asks the device.
+
+    Positions number the padded token grid row by row.
+
+    Attributes:
+        masked: how many windows attend globally.
+        order: [positions] of all windows' tokens, window by window, the masked windows first.
+        back: [fh * fw], for each token of the grid its place in `order`.
+        needed: [U] positions that masked windows see, ascending.
+        keys: [masked, 45 + 148 + P] of each masked window, in `needed` followed by the P pooled tokens.
+        overlap: [1, 1, h, w], how many patches cover each feature.
+        queries: how many frames' tokens are wanted, the first ones; None: all.
+        last: the plan of the last block, which only the local frames' tokens leave.
+    """
+
+    masked: int = 0
+    order: Tensor | None = None
+    back: Tensor | None = None
+    needed: Tensor | None = None
+    keys: Tensor | None = None
+    overlap: Tensor | None = None
+    queries: int | None = None
+    last: "KnownPlan | None" = None
+
+
+class WindowGrid:
+    """The windows of a token grid, their surroundings and pooled tokens, as positions on the host.
+
+    Args:
+        size: h and w of the features.
+        grid: rows and columns of tokens.
+        window: rows and columns of a window, in tokens.
+        pool: side of the square of tokens that becomes one pooled token.
+    """
+
+    def __init__(
+        self, size: tuple[int, int], grid: tuple[int, int], window: tuple[int, int] = (5, 9), pool: int = 4
+    ) -> None:
+        self.size, self.grid, self.window = size, grid, window
+        rows, columns = (-(-side // step) * step for side, step in zip(grid, window, strict=True))
+        self.padded = rows, columns
+        self.pooled = (rows // pool) * (columns // pool)
+        positions = np.arange(rows * columns).reshape(rows, columns)
+        self.near = self._windows(positions)
+        around = np.concatenate([self._windows(np.roll(positions, shift, (0, 1))) for shift in rolls(window)], axis=1)
+        self.seen = np.concatenate([self.near, around[:, rolled_outside(window).numpy()]], axis=1)
+        self.shown = positions[: grid[0], : grid[1]].ravel()
+
+    def _windows(self, positions: np.ndarray) -> np.ndarray:
+        return rearrange(positions, "(nh wh) (nw ww) -> (nh nw) (wh ww)", wh=self.window[0], ww=self.window[1])
+
+    @cached_property
+    def overlap(self) -> Tensor:
+        """[1, 1, h, w], on the host: the fold of ones."""
+        return fold(torch.ones(1, self.grid[0] * self.grid[1], 49), self.size)
+
+    def plan(self, token_mask: Tensor, masked: np.ndarray, count: int | None = None) -> KnownPlan:
+        """The plan of a generator's call.
+
+        Args:
+            token_mask: as in `WindowPlan`; its device is the plan's.
+            masked: bool [windows], those that any local frame's hole touches.
+            count: local frames; the last block's queries are theirs. None: all frames'.
+        """
+        device = token_mask.device
+        chosen, others = np.flatnonzero(masked), np.flatnonzero(~masked)
+        order = np.concatenate([self.near[chosen], self.near[others]]).ravel()
+        place = np.empty(order.size, np.int64)
+        place[order] = np.arange(order.size)
+        needed, keys = np.unique(self.seen[chosen], return_inverse=True)
+        keys = keys.reshape(len(chosen), self.seen.shape[1])
+        pooled = np.broadcast_to(len(needed) + np.arange(self.pooled), (len(chosen), self.pooled))
+        indices = order, place[self.shown], needed, np.concatenate([keys, pooled], axis=1)
+        plan = KnownPlan(
+            token_mask,
+            self.window,
+            len(chosen),
+            *(_to_device(torch.from_numpy(np.ascontiguousarray(index, np.int64)), device) for index in indices),
+            overlap=_to_device(self.overlap, device),
+        )
+        return plan if count is None else replace(plan, last=replace(plan, queries=count))
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy that the host does not wait for."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+class PlannedWindowAttention:
+    """Keys, values and pooled tokens where masked windows need them, at the key frames only; one call of the kernel
+    for all masked windows and one for all others.
+
+    Fills the seam `WindowAttention` for one clip at a time; the plan is a `KnownPlan`. Tokens come back of the plan's
+    `queries` only.
+
+    Args:
+        kernel: the inner kernel.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+
+    def __call__(self, layers: SparseWindowAttention, tokens: Tensor, plan: KnownPlan, key_frames: slice) -> Tensor:
+        """tokens [1, T, fh, fw, C] -> [1, queries, fh, fw, C]."""
+        height, width, channels = tokens.shape[2:]
+        rows, columns = plan.padding
+        grid = F.pad(tokens[0], (0, 0, 0, columns, 0, rows)) if rows or columns else tokens[0]
+        own = grid[: plan.queries].flatten(1, 2)
+        split = plan.masked * plan.window[0] * plan.window[1]
+        parts = []
+        if plan.masked:
+            parts.append(self._far(layers, own.index_select(1, plan.order[:split]), grid[key_frames], plan))
+        if split < len(plan.order):
+            parts.append(self._near(layers, own.index_select(1, plan.order[split:]), plan))
+        attended = torch.cat(parts, dim=1).index_select(1, plan.back)
+        return layers.proj(attended).view(1, -1, height, width, channels)
+
+    def _far(self, layers: SparseWindowAttention, own: Tensor, grid: Tensor, plan: KnownPlan) -> Tensor:
+        """Masked windows: own tokens [T, masked * 45, C], key frames' grid [K, H, W, C] -> as own."""
+        frames = len(grid)
+        pooled = layers.pooled(grid[None])[0]
+        source = torch.cat([grid.flatten(1, 2).index_select(1, plan.needed), pooled], dim=1)
+        # Every window's keys frame by frame, as published.
+        starts = torch.arange(frames, device=source.device) * source.shape[1]
+        index = (starts[:, None] + plan.keys[:, None]).flatten()
+
+        def gather(x: Tensor) -> Tensor:
+            heads = rearrange(x, "t u (n c) -> n (t u) c", n=layers.heads)
+            return rearrange(heads.index_select(1, index), "n (w k) c -> w n k c", w=plan.masked)
+
+        q = rearrange(layers.query(own), "t (w s) (n c) -> w n (t s) c", w=plan.masked, n=layers.heads)
+        attended = self.kernel(q, gather(layers.key(source)), gather(layers.value(source)))
+        return rearrange(attended, "w n (t s) c -> t (w s) (n c)", t=len(own))
+
+    def _near(self, layers: SparseWindowAttention, own: Tensor, plan: KnownPlan) -> Tensor:
+        """Other windows: each frame's tokens attend to those of the same window and frame. [T, others * 45, C]."""
+        area = plan.window[0] * plan.window[1]
+        q, k, v = (
+            rearrange(layer(own), "t (w s) (n c) -> (t w) n s c", s=area, n=layers.heads)
+            for layer in (layers.query, layers.key, layers.value)
+        )
+        return rearrange(self.kernel(q, k, v), "(t w) n s c -> t (w s) (n c)", t=len(own))
+
+
+def run_blocks_once(
+    blocks: Sequence[TransformerBlock],
+    tokens: Tensor,
+    size: tuple[int, int],
+    plan: KnownPlan,
+    window_attention: PlannedWindowAttention,
+) -> Tensor:
+    """Through the blocks; the last one computes the local frames' tokens only. Fills the seam `RunBlocks`.
+
+    tokens [1, T, fh, fw, C], local frames first -> [1, L, fh, fw, C] (of all frames where the plan has no `last`).
+    """
+    # oneDNN's convolutions are faster on the CPU than its matrix products and the copies around them.
+    mix = mixed_by_convolution if tokens.device.type == "cpu" else mixed
+    for i, block in enumerate(blocks):
+        here = plan.last if plan.last and i + 1 == len(blocks) else plan
+        attended = window_attention(block.attention, block.norm1(tokens), here, key_frames(i))
+        tokens = tokens[:, : here.queries] + attended
+        tokens = tokens + mix(block.mlp, block.norm2(tokens), size, plan.overlap)
+    return tokens
+
+
+def mixed(mlp: FusionFeedForward, tokens: Tensor, size: tuple[int, int], overlap: Tensor) -> Tensor:
+    """What `FusionFeedForward` gives, with the fold of ones given.
+
+    GELU goes before the patches are cut again: it is the same for each pixel, of which there are five times fewer.
+
+    Args:
+        tokens: [1, T, fh, fw, C].
+        overlap: [1, 1, h, w].
+    """
+    gelu, linear = mlp.fc2
+    frames = tokens[0].flatten(1, 2)
+    patch_numbers = frames.shape[1] * mlp.fc1[0].out_features
+    step = entries_together(tokens.device, patch_numbers * tokens.element_size())
+    parts = []
+    for some in frames.split(step):
+        patches = mlp.fc1(some)
+        pixels = gelu(fold(patches, size) / overlap.to(patches.dtype))
+        parts.append(linear(unfold(pixels)))
+    return torch.cat(parts).view_as(tokens)
+
+
+def mixed_by_convolution(mlp: FusionFeedForward, tokens: Tensor, size: tuple[int, int], overlap: Tensor) -> Tensor:
+    """As `mixed`, without the patches: a layer and a fold are a transposed convolution, an unfold and a layer are one.
+
+    The fold adds up the first layer's biases as well, which is done once for all frames.
+    """
+    first, (gelu, last) = mlp.fc1[0], mlp.fc2
+    rows, columns = tokens.shape[2:4]
+    options = dict(stride=STRIDE, padding=PADDING)
+    covered = ((count - 1) * STRIDE - 2 * PADDING + PATCH for count in (rows, columns))
+    missing = [side - cover for side, cover in zip(size, covered, strict=True)]
+    # [1960, C] is [40, 7, 7, C]: channels, and rows and columns of the patch.
+    down = first.weight.view(-1, PATCH, PATCH, first.in_features).permute(3, 0, 1, 2).contiguous()
+    up = last.weight.view(last.out_features, -1, PATCH, PATCH)
+    bias = fold(first.bias.expand(1, rows * columns, -1), size)
+    patches = tokens[0].permute(0, 3, 1, 2)
+    pixels = F.conv_transpose2d(patches, down, output_padding=missing, **options)
+    pixels = gelu((pixels + bias.to(pixels.dtype)) / overlap.to(pixels.dtype))
+    return F.conv2d(pixels, up, last.bias, **options).permute(0, 2, 3, 1)[None]

@@ -1,0 +1,190 @@
+"""RAFT over a video without the work that the published schedule repeats (for `reuse=flow`)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.optical_flow._utils import make_coords_grid, upsample_flow
+from torchvision.models.optical_flow.raft import ConvGRU, CorrBlock, UpdateBlock
+
+from propainter.raft import ClipFlow, Flows, all_pairs, check_frames
+from variants.reuse_lookup import BothDirections
+
+UPDATE_CHANNELS = 2400
+"""Numbers that an update of RAFT-large holds at once for each pixel of 1/8 size, beside the correlation volume."""
+
+DEFAULT_BYTES = {"cpu": 256 * 2**20}
+"""Bound of what one batch of pairs takes, by device type. On the CPU larger batches gain nothing more."""
+
+DEFAULT_BYTES_ELSEWHERE = 2**30
+
+
+class FlowOnce:
+    """A flow estimator: each frame is encoded once, both directions share a volume, only the last flow is upsampled.
+
+    Pairs go through in batches, both directions of a pair together. Beside the batch only its last frame's features
+    are kept, so that memory does not grow with the video.
+
+    Args:
+        published: the estimator that this one stands in for; its network, iterations and correlation are used.
+        batch_bytes: bound of a batch of pairs, at least one pair; None for the device's own.
+        said: where figures of the latest call are written.
+    """
+
+    def __init__(self, published: ClipFlow, batch_bytes: int | None, said: dict[str, Any]) -> None:
+        self.raft = published.raft
+        self.iterations = published.iterations
+        self.correlation = published.correlation
+        self.batch_bytes = batch_bytes
+        self.said = said
+        inner = getattr(published, "identity", None)
+        self.identity = inner and f"{inner}, nothing computed twice"
+
+    def __call__(self, frames: Tensor, report: Callable[[int, int], None] = lambda done, total: None) -> Flows:
+        """[1, T, 3, H, W] in [-1, 1] -> flow_f and flow_b, each [1, T-1, 2, H, W] in pixels.
+
+        Raises:
+            ValueError: more than one video, or frames that RAFT can't take.
+        """
+        check_frames(frames)
+        if frames.shape[0] != 1:
+            raise ValueError(f"frames are {list(frames.shape)}; give one video at a time, [1, T, 3, H, W]")
+        video = frames[0]
+        pairs, step = len(video) - 1, self._pairs_together(video)
+        updates, flows = Updates(self.raft), []
+        self.said.update(feature_frames=0, pairs_together=min(step, pairs), upsamplings=0, context=updates.said)
+        features, context = self._encode(video[:1])
+        for start in range(0, pairs, step):
+            new = self._encode(video[start + 1 : start + 1 + step])
+            features, context = torch.cat([features, new[0]]), torch.cat([context, new[1]])
+            flows.append(self._match(updates, features, context))
+            features, context = features[-1:].clone(), context[-1:].clone()
+            report(min(start + step, pairs) + 1, len(video))
+        flow_f, flow_b = (torch.cat(parts)[None] for parts in zip(*flows, strict=True))
+        return flow_f, flow_b
+
+    def _pairs_together(self, video: Tensor) -> int:
+        kind = video.device.type
+        bound = self.batch_bytes or DEFAULT_BYTES.get(kind, DEFAULT_BYTES_ELSEWHERE)
+        pixels = video.shape[-2] * video.shape[-1] // 64
+        # A pyramid's four levels take a third more than its first.
+        volume = pixels * 4 // 3 if self._has_volume else 0
+        return max(1, bound // (2 * pixels * (volume + UPDATE_CHANNELS) * 4))
+
+    @property
+    def _has_volume(self) -> bool:
+        return isinstance(self._new_lookup(), CorrBlock)
+
+    def _new_lookup(self) -> nn.Module:
+        return self.correlation() if self.correlation else all_pairs(self.raft)
+
+    def _encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and context of images [N, 3, H, W], each [N, C, h, w] at 1/8 size."""
+        self.said["feature_frames"] += len(images)
+        return self.raft.feature_encoder(images), self.raft.context_encoder(images)
+
+    def _match(self, updates: "Updates", features: Tensor, context: Tensor) -> Flows:
+        """Flow between neighbours of n + 1 frames: forward and backward, each [n, 2, H, W]."""
+        lookup = self._lookup(features)
+        context = torch.cat([context[:-1], context[1:]])
+        batch, _, height, width = context.shape
+        start = make_coords_grid(batch, height, width, device=context.device)
+        step, hidden = updates.begin(context)
+        coords = start
+        for _ in range(self.iterations):
+            hidden, delta = step(hidden, lookup.index_pyramid(coords), coords - start)
+            coords = coords + delta
+        self.said["upsamplings"] += 1
+        flow = upsample_flow(coords - start, self.raft.mask_predictor(hidden).contiguous())
+        return flow[: batch // 2], flow[batch // 2 :]
+
+    def _lookup(self, features: Tensor) -> Any:
+        """The correlation of all pairs forward, then of all pairs backward."""
+        lookup, first, second = self._new_lookup(), features[:-1], features[1:]
+        if isinstance(lookup, CorrBlock):
+            return BothDirections(lookup, features)
+        lookup.build_pyramid(torch.cat([first, second]), torch.cat([second, first]))
+        return lookup
+
+
+Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(hidden state, correlation features, flow) -> the next hidden state, and what is added to the flow."""
+
+
+class Updates:
+    """RAFT's update block, with the context's share of its recurrent convolutions computed once per pair.
+
+    A convolution over [hidden, context, motion] is the sum of those over each; the context never changes. Where the
+    block is wrapped (compiled, or under an autocast of its own) it is called as it is; `said` tells which.
+
+    Args:
+        raft: with the weights it will have.
+    """
+
+    def __init__(self, raft: nn.Module) -> None:
+        self.block: UpdateBlock = raft.update_block
+        wrapped = "forward" in vars(self.block)
+        self.said = "in every update, since RAFT's update block is wrapped" if wrapped else "once per pair"
+        self.grus: list[SplitGRU] | None = None
+        if not wrapped:
+            recurrent, hidden = self.block.recurrent_block, self.block.hidden_state_size
+            motion = self.block.motion_encoder.out_channels
+            both = [gru for gru in (recurrent.convgru1, recurrent.convgru2) if isinstance(gru, ConvGRU)]
+            self.grus = [SplitGRU(gru, hidden, motion) for gru in both]
+
+    def begin(self, context: Tensor) -> tuple[Step, Tensor]:
+        """A pair's step, and its first hidden state, from the context network's output [N, C, h, w]."""
+        # oneDNN's convolutions take channels_last as it is, and copy anything else there and back.
+        layout = torch.channels_last if context.device.type == "cpu" else torch.contiguous_format
+        hidden, context = context.tensor_split([self.block.hidden_state_size], dim=1)
+        hidden = torch.tanh(hidden).contiguous(memory_format=layout)
+        context = F.relu(context).contiguous(memory_format=layout)
+        if self.grus is None:
+            return lambda state, corr, flow: self.block(state, context, corr, flow), hidden
+        shares = [gru.of_context(context) for gru in self.grus]
+
+        def step(state: Tensor, corr: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+            corr, flow = (x.contiguous(memory_format=layout) for x in (corr, flow))
+            motion = self.block.motion_encoder(flow, corr)
+            for gru, share in zip(self.grus, shares, strict=True):
+                state = gru(state, motion, share)
+            return state, self.block.flow_head(state)
+
+        return step, hidden
+
+
+class SplitGRU:
+    """A convolutional GRU whose update and reset gates are one convolution, without the context's channels.
+
+    Args:
+        gru: fed [hidden, context, motion].
+        hidden, motion: channels of the first and the last of them.
+    """
+
+    def __init__(self, gru: ConvGRU, hidden: int, motion: int) -> None:
+        self.padding = gru.convz.padding
+
+        def split(convs: list[nn.Conv2d]) -> tuple[Tensor, Tensor, Tensor]:
+            weight, bias = (torch.cat([getattr(conv, name) for conv in convs]) for name in ("weight", "bias"))
+            context = weight[:, hidden : weight.shape[1] - motion]
+            moving = torch.cat([weight[:, :hidden], weight[:, weight.shape[1] - motion :]], dim=1)
+            return moving, context.contiguous(), bias
+
+        self.gates, self.gates_context, self.gates_bias = split([gru.convz, gru.convr])
+        self.new, self.new_context, self.new_bias = split([gru.convq])
+
+    def of_context(self, context: Tensor) -> Flows:
+        """What the context adds to the gates and to the new state, biases included."""
+        return (
+            F.conv2d(context, self.gates_context, self.gates_bias, padding=self.padding),
+            F.conv2d(context, self.new_context, self.new_bias, padding=self.padding),
+        )
+
+    def __call__(self, state: Tensor, motion: Tensor, share: Flows) -> Tensor:
+        """The next state [N, hidden, h, w]."""
+        gates = F.conv2d(torch.cat([state, motion], dim=1), self.gates, padding=self.padding)
+        update, reset = gates.add_(share[0]).sigmoid_().chunk(2, dim=1)
+        new = F.conv2d(torch.cat([reset * state, motion], dim=1), self.new, padding=self.padding)
+        return torch.lerp(state, new.add_(share[1]).tanh_(), update)

@@ -1,0 +1,218 @@
+"""The generator's frames encoded once, its tokens cut once, its results composited on the device (for `reuse`)."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from propainter.attention import WindowAttention, WindowPlan
+from propainter.generator import Generator, shrink_masks
+from propainter.pipeline import Predictor, Scene
+from propainter.schedule import Window
+from propainter.transformer import PATCH, grid_size, token_mask
+from variants.reuse_attention import KnownPlan, WindowGrid, run_blocks_once
+from variants.reuse_batches import entries_together
+from variants.reuse_decoder import HoleRegions, decode_region
+
+
+class KeptFrames:
+    """One tensor for each frame, made when a window first needs it and let go when the last one has used it.
+
+    Args:
+        uses: the frame numbers of all uses to come, window after window.
+        said: `made` (frames) and `kept_bytes` (the most at once) are written there.
+    """
+
+    def __init__(self, uses: Iterable[Sequence[int]], said: dict[str, int]) -> None:
+        self._left = Counter(number for numbers in uses for number in numbers)
+        self._kept: dict[int, Tensor] = {}
+        self._said = said
+        said.update(made=0, kept_bytes=0)
+
+    def take(self, numbers: Sequence[int], make: Callable[[list[int]], Tensor]) -> Tensor:
+        """The frames' tensors, [1, n, ...]; `make` gives those of frames that are not there, in the same shape."""
+        missing = [number for number in numbers if number not in self._kept]
+        if missing:
+            for number, made in zip(missing, make(missing).unbind(1), strict=True):
+                self._kept[number] = made.clone()
+            self._said["made"] += len(missing)
+            kept_bytes = sum(tensor.nbytes for tensor in self._kept.values())
+            self._said["kept_bytes"] = max(self._said["kept_bytes"], kept_bytes)
+        taken = torch.stack([self._kept[number] for number in numbers], dim=1)
+        self._left.subtract(numbers)
+        for number in numbers:
+            if self._left[number] <= 0:
+                del self._kept[number]
+        return taken
+
+
+class EncodedOnce:
+    """A feature provider: each frame is encoded once, and kept while a window to come needs it.
+
+    Args:
+        said: see `KeptFrames`; figures of the latest run.
+    """
+
+    def __init__(self, said: dict[str, int]) -> None:
+        self.said = said
+
+    def __call__(self, generator: nn.Module, scene: Scene) -> Callable[[Window], Tensor]:
+        kept = KeptFrames((window.frames for window in scene.windows), self.said)
+
+        def encode(numbers: list[int]) -> Tensor:
+            return torch.cat([_encoded(generator, scene, some) for some in _batches(generator, scene, numbers)], dim=1)
+
+        return lambda window: kept.take(window.frames, encode)
+
+
+def _batches(generator: nn.Module, scene: Scene, numbers: list[int]) -> list[list[int]]:
+    height, width = scene.masks(numbers[:1]).shape[-2:]
+    first = generator.encoder.layers[0]
+    largest = first.out_channels * (height // 2) * (width // 2) * first.weight.element_size()
+    step = entries_together(first.weight.device, largest)
+    return [numbers[start : start + step] for start in range(0, len(numbers), step)]
+
+
+def _encoded(generator: nn.Module, scene: Scene, numbers: list[int]) -> Tensor:
+    return generator.encode(scene.frames(numbers), scene.masks(numbers), scene.remaining_masks(numbers))
+
+
+def predictor(
+    tokens: dict[str, int] | None = None, plans: dict[str, int] | None = None, around_hole: bool = False
+) -> Predictor:
+    """A window predictor for the pipeline's seam.
+
+    Args:
+        tokens: given, the references' tokens are cut once and kept while a window to come needs them, and this is
+            where that is said (see `KeptFrames`).
+        plans: given, all windows' plans are known before the first (the window attention has to be a
+            `PlannedWindowAttention`), and this is where `masked_windows` of the latest run is said.
+        around_hole: decode only what lies around the hole; the rest of a prediction is 0.
+    """
+
+    def start(
+        generator: Generator, scene: Scene, features: Callable[[Window], Tensor], window_attention: WindowAttention
+    ) -> Callable[[Window], Tensor]:
+        kept = KeptFrames((window.references for window in scene.windows), {} if tokens is None else tokens)
+        known = None if plans is None else KnownPlans(generator, scene, plans)
+        regions = HoleRegions(scene) if around_hole else None
+
+        def references(window: Window, encoded: Tensor) -> Tensor:
+            place = {number: i for i, number in enumerate(window.references)}
+            if tokens is None:
+                return cut_tokens(generator, encoded)
+            return kept.take(window.references, lambda new: cut_tokens(generator, encoded[:, [place[t] for t in new]]))
+
+        def predict(window: Window) -> Tensor:
+            local, count = window.local, len(window.local)
+            encoded, masks = features(window), scene.masks(local)
+            size = tuple(encoded.shape[-2:])
+            propagated, plan = generator.propagate(
+                encoded[:, :count], scene.flows(local), masks, scene.remaining_masks(local)
+            )
+            cut = cut_tokens(generator, propagated)
+            if window.references:
+                cut = torch.cat([cut, references(window, encoded[:, count:])], dim=1)
+            del encoded
+            if known is None:
+                cut = generator.transformers(cut, size, plan, window_attention)
+            else:
+                cut = generator.transformers(cut, size, known(window, plan), window_attention, run_blocks_once)
+            return decoded(generator, propagated, cut[:, :count], local, regions)[0]
+
+        return predict
+
+    return start
+
+
+class KnownPlans:
+    """The plan of each window, from the masks of the whole run: the device is asked once, before the first window.
+
+    Args:
+        said: `masked_windows`, the sum over all calls of the generator, and `windows`, of all there are.
+    """
+
+    def __init__(self, generator: Generator, scene: Scene, said: dict[str, int]) -> None:
+        attention = generator.transformers.transformer[0].attention
+        self._count = max(t for window in scene.windows for t in window.frames) + 1
+        height, width = scene.masks([0]).shape[-2:]
+        size = height // 4, width // 4
+        pool = attention.pool_layer.stride[0]
+        self._grid = WindowGrid(size, grid_size(size), generator.transformers.window, pool)
+        together = entries_together(scene.masks([0]).device, height * width * 4)
+        touched = [
+            self._touched(scene.masks(list(range(start, min(start + together, self._count)))), size)
+            for start in range(0, self._count, together)
+        ]
+        self._touches = torch.cat(touched).cpu().numpy()  # [T, windows]
+        masked = [self._masked(window) for window in scene.windows]
+        said.update(masked_windows=int(sum(m.sum() for m in masked)), windows=sum(m.size for m in masked))
+
+    def __call__(self, window: Window, plan: WindowPlan) -> KnownPlan:
+        """The window's plan; `plan` gives its token mask."""
+        return self._grid.plan(plan.token_mask, self._masked(window), len(window.local))
+
+    def _masked(self, window: Window) -> np.ndarray:
+        return self._touches[window.local].any(0)
+
+    def _touched(self, masks: Tensor, size: tuple[int, int]) -> Tensor:
+        """Masks [1, n, 1, H, W] -> bool [n, windows], those that the frame's hole touches."""
+        tokens = token_mask(shrink_masks(masks, size))
+        by_frame = WindowPlan(tokens.transpose(0, 1), self._grid.window)  # each frame as a clip of its own
+        return by_frame.masked_windows()
+
+
+def cut_tokens(generator: Generator, features: Tensor) -> Tensor:
+    """The tokens of features [1, T, C, h, w], as many frames together as the bound of a temporary tensor allows."""
+    rows, columns = grid_size(tuple(features.shape[-2:]))
+    patches = rows * columns * features.shape[2] * PATCH**2 * features.element_size()
+    step = entries_together(features.device, patches)
+    return torch.cat([generator.ss(some) for some in features.split(step, dim=1)], dim=1)
+
+
+def decoded(
+    generator: Generator, features: Tensor, tokens: Tensor, numbers: Sequence[int], regions: HoleRegions | None
+) -> Tensor:
+    """`generator.decode` of the frames with these numbers, a few together as the bound of a temporary tensor allows."""
+    pixels = features.shape[-2] * features.shape[-1]
+    step = entries_together(features.device, 16 * pixels * features.shape[2] // 2 * features.element_size())
+    parts = []
+    for start in range(0, len(numbers), step):
+        some = slice(start, start + step)
+        inputs = features[:, some], tokens[:, some]
+        if regions is None:
+            parts.append(generator.decode(*inputs))
+        else:
+            parts.append(decode_region(generator, *inputs, regions.of(numbers[some])))
+    return torch.cat(parts, dim=1)
+
+
+class DeviceCompositor:
+    """As `propainter.compositing.Compositor`, on the device: one copy to the host, at the end.
+
+    Only what is predicted goes there; what lies outside the hole comes from the host's frames at the end.
+
+    Args:
+        frames: uint8 [T, h, w, 3], the original at the process size.
+        masks: uint8 [T, h, w], 1 in the hole.
+    """
+
+    def __init__(self, frames: np.ndarray, masks: np.ndarray) -> None:
+        self.frames = frames
+        self.masks = masks[..., None]
+        self._done: dict[int, Tensor] = {}
+
+    def add(self, numbers: Sequence[int], prediction: Tensor) -> None:
+        """Take predictions [L, 3, h, w] in [-1, 1] of the frames with these numbers."""
+        pixels = (((prediction + 1) / 2).permute(0, 2, 3, 1).float() * 255).to(torch.uint8)
+        for number, image in zip(numbers, pixels, strict=True):
+            before = self._done.get(number)
+            # Half and half, truncated: the mean of two whole numbers, rounded down.
+            self._done[number] = image.clone() if before is None else ((before.short() + image) // 2).to(torch.uint8)
+
+    def result(self) -> np.ndarray:
+        """uint8 [T, h, w, 3]; every frame has been added at least once."""
+        predicted = torch.stack([self._done[number] for number in range(len(self.frames))]).cpu().numpy()
+        return np.where(self.masks, predicted, self.frames)

@@ -1,0 +1,50 @@
+"""RAFT's lookup in a correlation volume, with what never changes computed once (for `reuse=flow`)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.models.optical_flow.raft import CorrBlock
+
+from variants.correlation import AllPairs
+
+
+class BothDirections:
+    """The windows of all pairs forward, then of all pairs backward, from one volume and its transpose.
+
+    Args:
+        block: an all-pairs correlation block; it is given the pyramid of both directions.
+        features: of n + 1 neighbouring frames, [n + 1, C, h, w].
+    """
+
+    def __init__(self, block: CorrBlock, features: Tensor) -> None:
+        block.build_pyramid(features[:-1], features[1:])
+        finest = block.corr_pyramid[0]  # [n * h * w, 1, h, w]
+        pixels = finest.shape[-2] * finest.shape[-1]
+        backward = finest.view(-1, pixels, pixels).transpose(1, 2).reshape(finest.shape)
+        for level, forward in enumerate(block.corr_pyramid):
+            block.corr_pyramid[level] = torch.cat([forward, backward])
+            if level + 1 < block.num_levels:
+                backward = F.avg_pool2d(backward, kernel_size=2, stride=2)
+        if isinstance(block, AllPairs):
+            block.note(sum(volume.nbytes for volume in block.corr_pyramid))
+        self._volumes = block.corr_pyramid
+        self._taps = [self._around(volume, block.radius) for volume in self._volumes]
+
+    @staticmethod
+    def _around(volume: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+        """A pixel of this level in grid_sample's units, and the window around 0 in them, x slow and y fast."""
+        height, width = volume.shape[-2:]
+        pixel = torch.tensor([2 / (width - 1), 2 / (height - 1)], device=volume.device)
+        steps = torch.arange(-radius, radius + 1, device=volume.device)
+        return pixel, torch.stack(torch.meshgrid(steps, steps, indexing="ij"), dim=-1) * pixel
+
+    def index_pyramid(self, coords: Tensor) -> Tensor:
+        """As torchvision's: coords [2n, 2, h, w] -> [2n, levels * (2 * radius + 1)**2, h, w], in channels_last."""
+        batch, _, height, width = coords.shape
+        centres = coords.permute(0, 2, 3, 1).reshape(-1, 1, 1, 2)
+        side = self._taps[0][1].shape[0]
+        windows = coords.new_empty(len(centres), len(self._volumes), side, side)
+        for level, (volume, (pixel, around)) in enumerate(zip(self._volumes, self._taps, strict=True)):
+            grid = (centres * (pixel / 2**level) - 1) + around
+            windows[:, level] = F.grid_sample(volume, grid, mode="bilinear", align_corners=True)[:, 0]
+        return windows.view(batch, height, width, -1).permute(0, 3, 1, 2)
