@@ -187,9 +187,9 @@ class TestAuto:
     def test_largest_that_fits(self, run):
         pipeline, seen = run(50, runs=2)
         said = pipeline.effective["chunking"]
-        assert seen == [8, 8, 16, 30, 30, 30, 30]
+        assert seen == [8, 8, 16, 30, 30, 30, 30, 30]
         assert (said["size"], said["overlap"], said["chunks"]) == (30, 2, [[0, 30], [20, 50]])
-        assert said["probes"] == [{"frames": n, "peak_bytes": (100 + 10 * n) * 2**20} for n in (8, 16)]
+        assert said["probes"] == [{"frames": n, "peak_bytes": (100 + 10 * n) * 2**20} for n in (8, 16, 30)]
         assert (said["base_bytes"], said["bytes_per_frame"]) == (100 * 2**20, 10 * 2**20)
         assert said["limit_bytes"] == said["predicted_peak_bytes"] == said["measured_peak_bytes"] == 400 * 2**20
 
@@ -242,3 +242,11 @@ class TestAuto:
         assert all(probe["peak_bytes"] > 0 for probe in said["probes"])
         assert said["measured_peak_bytes"] > 0
         assert said["kind"] == ("vram" if networks.device.type == "cuda" else "rss")
+
+
+@pytest.mark.parametrize(
+    ("size", "peak", "budget", "frames"),
+    [(30, 600, 400, 19), (30, None, 400, 15), (9, 500, 100, 4), (30, 401, 400, 29)],
+)
+def test_a_size_that_took_too_much_is_made_smaller(size, peak, budget, frames):
+    assert chunk_size.smaller(size, peak, few=8, low=200, budget=budget) == frames

@@ -15,6 +15,9 @@ from propainter.pipeline import Clip, Observer, Pipeline
 
 log = logging.getLogger(__name__)
 
+_TRIALS = 3
+"""How often a chosen size is tried and made smaller."""
+
 
 def choose_size(
     inpaint: Callable[[Clip], np.ndarray],
@@ -37,29 +40,58 @@ def choose_size(
     choice: dict[str, Any] = {"size": count, "limit_bytes": limit, "margin": margin, "kind": None, "probes": []}
     if count <= smallest:
         return choice | {"predicted_peak_bytes": None}
-    small, large = min(probe[0], count - 1), min(probe[1], count)
-    inpaint(densest(clip, small))
-    points = []
-    for frames in (small, large):
+
+    def measured(frames: int) -> int | None:
+        """Peak bytes of a probe; None where it ran out of memory."""
+        give_back_unused()
         try:
-            with peaks.watching(device) as watched:
+            with peaks.watching() as watched:
                 inpaint(densest(clip, frames))
         except Exception as error:
             if frames == small or not is_out_of_memory(error):
                 raise
-            log.warning("a probe of %d frames ran out of memory: chunks of %d", frames, small)
-            return choice | {"size": small, "predicted_peak_bytes": points[0][1]}
-        points.append((frames, watched.bytes))
+            log.warning("a probe of %d frames ran out of memory", frames)
+            return None
         choice["probes"].append({"frames": frames, "peak_bytes": watched.bytes})
         choice["kind"] = watched.kind
-    size, base, slope = largest_fit(points, limit * (1 - margin), count)
+        return watched.bytes
+
+    small, large = min(probe[0], count - 1), min(probe[1], count)
+    inpaint(densest(clip, small))
+    low, high = measured(small), measured(large)
+    if high is None:
+        return choice | {"size": small, "predicted_peak_bytes": low}
+    budget = limit * (1 - margin)
+    size, base, slope = largest_fit([(small, low), (large, high)], budget, count)
+    predicted = int(base + slope * size)
+    # A line through two peaks is a guess: the size it gives is tried before the whole clip is.
+    for _ in range(_TRIALS):
+        if size <= smallest or size in (small, large, count):
+            break
+        peak = measured(size)
+        if peak is not None:
+            predicted = peak
+            if peak <= budget:
+                break
+        size = max(smallest, smaller(size, peak, small, low, budget))
+        predicted = min(predicted, int(budget))
     if size < smallest:
         log.warning("no chunk is predicted to fit %.2f GiB: trying the smallest, %d frames", limit / 2**30, smallest)
         size = smallest
-    predicted = int(base + slope * size)
+        predicted = int(base + slope * size)
     log.info("chunks of %d frames: predicted peak %.0f MiB of %.0f", size, predicted / 2**20, limit / 2**20)
     line = {"base_bytes": int(base), "bytes_per_frame": int(slope)}
     return choice | line | {"size": size, "predicted_peak_bytes": predicted}
+
+
+def smaller(size: int, peak: int | None, few: int, low: int, budget: float) -> int:
+    """The next size to try where `size` frames took `peak` bytes, over the budget (None: ran out of memory).
+
+    On the line from the small probe (`few` frames, `low` bytes) to that peak; half where that line says nothing.
+    """
+    if peak is None or peak <= low or low >= budget or size <= few:
+        return size // 2
+    return min(size - 1, int(few + (size - few) * (budget - low) / (peak - low)))
 
 
 def largest_fit(points: Sequence[tuple[int, int]], budget: float, count: int) -> tuple[int, float, float]:
@@ -99,31 +131,45 @@ class StagePeaks:
     """A context around every stage that keeps the highest peak of memory while it is being watched, else nothing."""
 
     def __init__(self) -> None:
-        self.memory: MemoryPeak | None = None
+        self._memory: MemoryPeak | None = None
+        self._watched = False
         self.bytes = 0
         self.kind: str | None = None
 
     @contextmanager
-    def watching(self, device: torch.device) -> Iterator["StagePeaks"]:
-        """Watch inside the block; `bytes` and `kind` ("vram", or "rss" above the level before) stay after it."""
-        self.memory, self.bytes = memory_peak(device), 0
-        self.kind = self.memory.kind
+    def above_this_level(self, device: torch.device) -> Iterator[None]:
+        """Inside the block a resident set's peaks are above its level now.
+
+        One level for all probes and for the run after them: what the allocator keeps from one to the next, it keeps
+        from chunk to chunk too.
+        """
+        self._memory = memory_peak(device)
+        self.kind = self._memory.kind
+        try:
+            yield
+        finally:
+            self._memory.close()
+            self._memory = None
+
+    @contextmanager
+    def watching(self) -> Iterator["StagePeaks"]:
+        """Watch inside the block; `bytes` and `kind` ("vram", or "rss" above the level) stay after it."""
+        self.bytes, self._watched = 0, True
         try:
             yield self
         finally:
-            self.memory.close()
-            self.memory = None
+            self._watched = False
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        if self.memory is None:
+        if not self._watched:
             yield
             return
-        self.memory.reset()
+        self._memory.reset()
         try:
             yield
         finally:
-            self.bytes = max(self.bytes, self.memory.peak_bytes())
+            self.bytes = max(self.bytes, self._memory.peak_bytes())
 
 
 @contextmanager

@@ -85,20 +85,19 @@ def auto(
     pipeline.contexts.append(peaks)
     chosen: dict[tuple, dict[str, Any]] = {}
 
+    def in_chunks(choice: dict[str, Any]) -> OverTime:
+        return in_chunks_of(pipeline, choice["size"], min(overlap, choice["size"] - 1), choice)
+
     def over_time(inpaint: Inpaint, clip: Clip) -> np.ndarray:
         device = pipeline.networks.device
         key = (device, clip.frames.shape, clip.flow_masks is None)
-        first = key not in chosen
-        if first:
+        if key in chosen:
+            return in_chunks(chosen[key])(inpaint, clip)
+        with peaks.above_this_level(device):
             with unobserved(pipeline):
                 choice = choose_size(inpaint, clip, device, peaks, overlap, probe, margin, limit_gb)
-        else:
-            choice = chosen[key]
-        chunked = in_chunks_of(pipeline, choice["size"], min(overlap, choice["size"] - 1), choice)
-        if not first:
-            return chunked(inpaint, clip)
-        with peaks.watching(device) as watched:
-            result = chunked(inpaint, clip)
+            with peaks.watching() as watched:
+                result = in_chunks(choice)(inpaint, clip)
         choice["measured_peak_bytes"] = watched.bytes
         pipeline.effective["chunking"]["measured_peak_bytes"] = watched.bytes
         if watched.bytes > choice["limit_bytes"]:

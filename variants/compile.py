@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.utils import counters, get_compilation_metrics, set_compilation_metrics_limit
+from torch._inductor.cudagraph_trees import get_manager
 from torch.utils._pytree import tree_map
 
 from propainter import InputError
@@ -62,7 +63,33 @@ def compiled(
         for module in modules_of(pipeline.networks, component):
             fast = torch.compile(module.forward, mode=MODES[mode], dynamic=dynamic, fullgraph=fullgraph)
             module.forward = _falling_back(module, fast, told, component, keep_outputs)
+    if keep_outputs:
+        pipeline.contexts.append(_noting_graphs(said, device))
     return pipeline
+
+
+def _noting_graphs(said: dict[str, Any], device: torch.device) -> Callable[[str], AbstractContextManager[None]]:
+    """A context that says after each stage how many CUDA graphs have been recorded by then."""
+
+    @contextmanager
+    def context(stage: str) -> Iterator[None]:
+        yield
+        if stage == "generation":
+            said["cuda_graphs"] = graphs_recorded(get_manager(device.index or 0, create_if_none_exists=False))
+
+    return context
+
+
+def graphs_recorded(manager: Any) -> str:
+    """What torch's manager of CUDA graphs (None where no graph was ever tried) has come to."""
+    skips = counters["inductor"]["cudagraph_skips"]
+    skipped = f"; torch left {skips} compiled graphs without" if skips else ""
+    count, nodes = 0, [node for roots in manager.roots.values() for node in roots] if manager is not None else []
+    while nodes:
+        node = nodes.pop()
+        count += 1
+        nodes += [child for children in node.children.values() for child in children]
+    return (f"yes: {count} recorded" if count else "no: asked for, and none was recorded") + skipped
 
 
 def cuda_graphs(mode: str, device: torch.device) -> str:
