@@ -1,4 +1,4 @@
-# make demo    set up, then inpaint the built-in sample
+# make demo    set up, then a sweep of four variants on the built-in sample, and its report
 # make test    set up, then lint and test
 # make setup   the environment alone, in .venv
 #
@@ -28,9 +28,9 @@ endif
 	@touch $@
 
 demo: setup
-	$(BIN)/python run.py
+	$(BIN)/python run.py -m attention=sdpa,manual precision=amp,fp32 measure.max_seconds=10 measure.max_warmups=1
 
 test: setup
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal

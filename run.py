@@ -2,11 +2,11 @@
 
     python run.py                                             the published variant on the built-in sample
     python run.py data=video data.video=in.mp4 data.masks=mask.png
-    python run.py -m attention=manual precision=fp32          a sweep: every combination
+    python run.py -m attention=manual precision=fp32          a sweep: every combination, each in its own process
     python run.py --help                                      groups, options and every setting
 
 Exit code of a single run: 0 ok, 3 unsupported, 1 anything else. A sweep: 0 where every run is ok, unsupported or out
-of memory, else 1. 2: the command line could not be understood. 130: interrupted.
+of memory, and its table and report came about, else 1. 2: the command line could not be understood. 130: interrupted.
 """
 
 import sys
@@ -14,19 +14,16 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from experiments.cli import exit_code, guarded, is_sweep
-
-statuses: list[str] = []
-sweep = False
+from experiments.cli import command_line, run_job
+from experiments.process import die_with_parent
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def job(cfg: DictConfig) -> None:
     """One run, or one of a sweep's."""
-    global sweep
-    sweep = is_sweep()
-    statuses.append(hydra.utils.instantiate(cfg.task)(cfg))
+    run_job(cfg)
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(job) or exit_code(statuses, sweep))
+    die_with_parent()
+    sys.exit(command_line(job))

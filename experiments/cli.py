@@ -1,19 +1,60 @@
-"""The command line around Hydra: errors as sentences, statuses as exit codes."""
+"""The command line around Hydra: single runs and sweeps, errors as sentences, statuses as exit codes."""
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-FULL_ERROR = "HYDRA_FULL_ERROR"
+from experiments.isolate import describe, isolates, keep_record, run_child
+from experiments.process import STACKS
+from experiments.record import empty_record
+from experiments.resume import resumed_arguments
+from experiments.sweep import Sweep, finish
+from propainter.errors import InputError
+
+log = logging.getLogger(__name__)
 
 OK, FAILED, USAGE, UNSUPPORTED, INTERRUPTED = 0, 1, 2, 3, 130
+
+_statuses: list[str] = []
+_sweeps: list[Sweep] = []
+
+
+def run_job(cfg: DictConfig) -> None:
+    """Do the present Hydra job: the only one, or the next of a sweep."""
+    if not is_sweep():
+        _statuses.append(_run_alone(cfg))
+        return
+    if not _sweeps:
+        _sweeps.append(Sweep.of_job(cfg))
+    _sweeps[0].run(cfg)
+
+
+def _run_alone(cfg: DictConfig) -> str:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        if cfg.resume is not None:
+            raise InputError(f"resume is {cfg.resume}, but this is no sweep; add -m, or leave resume out")
+        if isolates(cfg, sweep=False):
+            overrides = list(HydraConfig.get().overrides.task)
+            known = describe(cfg)
+            return run_child(overrides, folder, run_seconds=cfg.limits.run_seconds, echo=True, known=known)["status"]
+    except InputError as error:
+        log.error("failed: %s", error)
+        record = {**empty_record(), **describe(cfg), "reason": str(error)}
+        return keep_record(folder / "record.json", record)["status"]
+    return instantiate(cfg.task)(cfg)
 
 
 def is_sweep() -> bool:
@@ -28,21 +69,53 @@ def exit_code(statuses: Sequence[str], sweep: bool) -> int:
     return {"ok": OK, "unsupported": UNSUPPORTED}.get(statuses[-1], FAILED) if statuses else OK
 
 
+def command_line(job: Callable[[], None]) -> int:
+    """What was typed, done; returns the exit code."""
+    try:
+        sys.argv[1:] = resumed_arguments(sys.argv[1:])
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return FAILED
+    signal.signal(signal.SIGTERM, _as_ctrl_c)
+    code = guarded(job)
+    if not _sweeps:
+        return code or exit_code(_statuses, sweep=False)
+    try:
+        return _end(_sweeps[0], code)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _end(sweep: Sweep, code: int) -> int:
+    sweep.close()
+    if code == INTERRUPTED:
+        rest = f"the same command with resume={sweep.folder} does the rest"
+        print(f"interrupted: {len(sweep.statuses)} run(s) are done; {rest}", file=sys.stderr)
+    whole = finish(sweep.folder, sweep.report)
+    print(f"sweep folder: {sweep.folder}")
+    return code or (exit_code(sweep.statuses, sweep=True) if whole else FAILED)
+
+
 def guarded(job: Callable[[], None]) -> int:
     """Run a Hydra job; what Hydra or the system has against it becomes one sentence and an exit code, 0 else.
 
     With HYDRA_FULL_ERROR=1 in the environment the exception comes with its stack, as in any Hydra program.
     """
-    wants_stack = os.environ.get(FULL_ERROR) == "1"
+    wants_stack = os.environ.get(STACKS) == "1"
     # Hydra prints a stack for errors that are not its own; told to hand them on, it leaves them to us.
-    os.environ[FULL_ERROR] = "1"
+    os.environ[STACKS] = "1"
     # A log that can't be written (full disk) is no reason to print a stack for every line.
     logging.raiseExceptions = False
     try:
         check_overrides(sys.argv[1:])
         job()
     except KeyboardInterrupt:
-        print("interrupted: this run left no record", file=sys.stderr)
+        if not _sweeps:
+            print("interrupted: this run left no record", file=sys.stderr)
         return INTERRUPTED
     except (HydraException, OmegaConfBaseException) as error:
         if wants_stack:
@@ -64,7 +137,7 @@ def guarded(job: Callable[[], None]) -> int:
         return FAILED
     finally:
         if not wants_stack:
-            del os.environ[FULL_ERROR]
+            del os.environ[STACKS]
     return OK
 
 

@@ -1,15 +1,22 @@
 """Where a run took place."""
 
+import hashlib
+import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from experiments.nvml import Gpu, NoNvml
 from propainter import InputError
 
 _ROOT = Path(__file__).resolve().parent.parent
+_DIRTY = "-dirty"
 
 
 def choose_device(name: str) -> torch.device:
@@ -44,23 +51,73 @@ def device_name(device: torch.device) -> str:
         return platform.processor() or platform.machine() or "cpu"
 
 
-def describe(device: torch.device) -> dict[str, str | None]:
-    """The record's `environment`."""
-    return {
+PACKAGES = (
+    *("numpy", "scipy", "pillow", "torchvision", "triton", "scikit-image", "lpips", "stlpips-pytorch", "av"),
+    "hydra-core",
+)
+"""Packages that shape results or times, beside torch."""
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """The record's `environment`; None where the system does not tell.
+
+    `cuda`, `cudnn` and `driver` are None on a CPU, where none of them does anything. `cores` are the logical CPUs that
+    this process may use, `threads` those that torch uses. `commit` is the project's, `dirty` whether tracked files
+    differ from it. Times of records with equal `fingerprint` may be compared.
+    """
+    committed = commit()
+    described = {
         "device": device_name(device),
         "device_type": device.type,
         "torch": torch.__version__,
+        "torchvision": _version("torchvision"),
+        **_cuda(device),
+        "cpu": device_name(torch.device("cpu")),
+        "cores": _cores(),
+        "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "commit": commit(),
+        "commit": None if committed is None else committed.removesuffix(_DIRTY),
+        "dirty": None if committed is None else committed.endswith(_DIRTY),
+        "packages": {package: _version(package) for package in PACKAGES},
     }
+    return {**described, "fingerprint": fingerprint(described)}
+
+
+def fingerprint(described: Mapping[str, Any]) -> str:
+    """16 hex digits over what makes times comparable: device, threads, torch, CUDA, cuDNN and driver."""
+    keys = ("device", "device_type", "threads", "torch", "cuda", "cudnn", "driver")
+    return hashlib.sha256(repr([described[key] for key in keys]).encode()).hexdigest()[:16]
 
 
 @cache
 def commit() -> str | None:
     """The project's git commit, with "-dirty" where tracked files differ; None outside a checkout."""
-    command = ["git", "-C", str(_ROOT), "describe", "--always", "--abbrev=12", "--dirty", "--match="]
+    command = ["git", "-C", str(_ROOT), "describe", "--always", "--abbrev=12", f"--dirty={_DIRTY}", "--match="]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cuda(device: torch.device) -> dict[str, str | int | None]:
+    if device.type != "cuda":
+        return {"cuda": None, "cudnn": None, "driver": None}
+    try:
+        driver = Gpu(device).driver()
+    except NoNvml:
+        driver = None
+    return {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": driver}
+
+
+def _cores() -> int | None:
+    allowed = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(allowed(0)) if allowed else os.cpu_count()
+
+
+@cache
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
         return None

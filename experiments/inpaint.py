@@ -9,16 +9,23 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from experiments.baseline import compose_baseline
 from experiments.cache import ArrayCache
+from experiments.cost import describe_cost
 from experiments.data import load
 from experiments.environment import choose_device, describe
-from experiments.measure import NonFinite, measure
+from experiments.first_run import NonFinite
+from experiments.limits import apply_limits
+from experiments.looks import Looks
+from experiments.measure import Options, measure
 from experiments.outputs import clear_outputs, write_preview, write_result
 from experiments.quality import compare, hole_of
-from experiments.record import describe_cost, describe_data, empty_record, variant, write_record
+from experiments.record import describe_data, empty_record, run_section, variant, write_record
 from experiments.reference import reference_frames
+from experiments.settings import check_settings
+from experiments.steadiness import seams_of
 from experiments.summary import summary
 from propainter import InputError, Networks, Pipeline, build_networks
 from propainter.errors import is_out_of_memory
@@ -27,23 +34,24 @@ from variants import PUBLISHED, Unsupported, apply
 
 log = logging.getLogger(__name__)
 
-SOURCES = ("auto", "pretrained", "seeded")
-
 _WEIGHTS = {"pretrained": "released weights", "seeded": "SEEDED weights: the hole is filled with no meaning"}
 
 
 def run(cfg: DictConfig) -> str:
     """Do one run; leaves `record.json` in Hydra's run folder whatever happens, and returns the record's status."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    record = empty_record()
+    record, began = empty_record(), time.perf_counter()
     try:
         clear_outputs(folder)
+        record["run"] = run_section(cfg)
         record["variant"] = variant(cfg)
         _run(cfg, folder, record)
         record["status"] = "ok"
     except Exception as error:
         record["status"], record["reason"], foreseen = classify(error)
         log.error("%s: %s", record["status"], record["reason"], exc_info=None if foreseen else error)
+    if record["run"] is not None:
+        record["run"]["wall_s"] = time.perf_counter() - began
     try:
         write_record(folder / "record.json", record)
     except OSError as error:
@@ -81,6 +89,7 @@ def _run(cfg: DictConfig, folder: Path, record: dict[str, Any]) -> None:
     device = choose_device(str(cfg.device))
     record["environment"] = describe(device)
     check_settings(cfg)
+    limit_bytes = apply_limits(cfg, device)
     schedule = instantiate(cfg.schedule)
     clip = load(instantiate(cfg.data))
     record["data"] = describe_data(clip)
@@ -89,23 +98,39 @@ def _run(cfg: DictConfig, folder: Path, record: dict[str, Any]) -> None:
         record["reason"] = "the masks have no hole: the output is the input, and nothing was run or measured"
         return
     networks, record["weights"] = load_networks(cfg.weights)
+    same_weights = {**cfg.weights, "source": record["weights"]["source"]}
 
-    pipeline = Pipeline(networks.to(device), schedule)
-    pipeline = apply(pipeline, {group: instantiate(cfg[group]) for group in PUBLISHED})
-    measurement = measure(pipeline, clip, cfg.measure.samples, cfg.measure.max_seconds)
-    record |= describe_cost(measurement, len(clip.frames))
-    record["effective"] = measurement.effective
+    def build(groups: DictConfig, networks: Networks) -> Pipeline:
+        pipeline = Pipeline(networks.to(device), schedule)
+        return apply(pipeline, {group: instantiate(groups[group]) for group in PUBLISHED})
+
+    pipeline = build(cfg, networks)
+    make_baseline, baseline = None, None
+    if cfg.measure.baseline is not None:
+        groups, baseline = compose_baseline(cfg)
+        make_baseline = lambda: build(groups, load_networks(same_weights)[0])  # noqa: E731
+    looks = Looks(cfg, pipeline, clip, record["variant"]["id"], folder)
+    measured = measure(pipeline, clip, Options.of(cfg.measure), make_baseline, looks)
+    record |= describe_cost(measured, len(clip.frames), looks.flops, looks.ceilings, limit_bytes)
+    record["artifacts"] = looks.artifacts
+    record["machine"]["flops_reason"] = looks.flops_reason
+    if baseline is not None:
+        record["speedup"] = {"baseline": baseline["id"], "baseline_variant": baseline, **record["speedup"]}
     # The variant ran first and alone, so that its memory is its own; the reference gets untouched networks.
-    del pipeline, networks
+    seams = seams_of(measured.effective)
+    del pipeline, networks, looks
 
     start = time.perf_counter()
-    write_result(folder, measurement.result, clip.fps, frames=cfg.output.frames)
+    write_result(folder, measured.result, clip.fps, frames=cfg.output.frames)
     written_s = time.perf_counter() - start
-    record["latency"]["end_to_end_s"] = clip.read_s + measurement.median_s + written_s
+    record["latency"]["end_to_end_s"] = clip.read_s + (measured.median_s or measured.first_s) + written_s
 
+    if not cfg.measure.reference:
+        record["quality_reason"] = "left out by measure.reference=false"
+        return
     try:
         reference = reference_frames(
-            lambda: load_networks({**cfg.weights, "source": record["weights"]["source"]})[0],
+            lambda: load_networks(same_weights)[0],
             device,
             schedule,
             clip,
@@ -118,33 +143,22 @@ def _run(cfg: DictConfig, folder: Path, record: dict[str, Any]) -> None:
         log.warning("there is no comparison: the fp32 reference is out of memory on this device")
         record["quality_reason"] = "the fp32 reference is out of memory on this device"
         return
-    hole = hole_of(clip, schedule)
-    record["quality"] = compare(measurement.result, reference, hole, with_lpips=cfg.quality.lpips)
-    caption = f"{record['variant']['id']}, {_WEIGHTS[record['weights']['source']]}"
-    write_preview(folder, clip, measurement.result, reference, count=cfg.output.preview_frames, caption=caption)
-
-
-def check_settings(cfg: DictConfig) -> None:
-    """Refuse plain settings of a wrong kind before anything is done.
-
-    Raises:
-        InputError: naming the first.
-    """
-    kinds = {
-        "measure.samples": (int, 1),
-        "measure.max_seconds": ((int, float), 0),
-        "output.preview_frames": (int, 1),
-        "cache.max_gb": ((int, float), 0),
-        "output.frames": (bool, False),
-        "quality.lpips": (bool, False),
+    record["reference"] = {
+        "key": reference.key,
+        "cached": reference.cached,
+        "memory_saving": reference.memory_saving,
     }
-    for key, (kind, least) in kinds.items():
-        value = OmegaConf.select(cfg, key)
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or value < least:
-            wanted = "true or false" if kind is bool else f"a number of at least {least}"
-            raise InputError(f"{key} is {value!r}; give {wanted}")
-    if cfg.weights.source not in SOURCES:
-        raise InputError(f"weights.source is {cfg.weights.source!r}; give one of {', '.join(SOURCES)}")
+    record["quality"] = compare(
+        measured.result,
+        reference.frames,
+        hole_of(clip, schedule),
+        with_lpips=cfg.quality.lpips,
+        truth=clip.truth,
+        seams=seams,
+        device=device,
+    )
+    caption = f"{record['variant']['id']}, {_WEIGHTS[record['weights']['source']]}"
+    write_preview(folder, clip, measured.result, reference.frames, count=cfg.output.preview_frames, caption=caption)
 
 
 def load_networks(options: Mapping[str, Any]) -> tuple[Networks, dict[str, str]]:

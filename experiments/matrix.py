@@ -16,8 +16,8 @@ from tqdm import tqdm
 from experiments.data import LoadedClip, load
 from experiments.environment import choose_device, describe
 from experiments.inpaint import classify, load_networks
-from experiments.measure import timed
 from experiments.quality import hole_of, psnr_db
+from experiments.timing import timed
 from propainter import Pipeline, Schedule
 from propainter.files import written_whole
 from variants import PUBLISHED, apply

@@ -1,181 +1,197 @@
 """Runs a pipeline on a clip, and says how long it took and how much memory it needed.
 
-The first run warms up, and gives the result, the memory figures and the check for non-finite values. The timed runs
-after it do nothing but inpaint: no progress bar, no check.
+The first run of the process holds this variant alone: it warms up, and gives the result, the memory figures and the
+check for values that are not finite. The timed runs after it do nothing but inpaint: no progress bar, no check, no
+file. A baseline comes after all that, and takes turns with the variant.
 """
 
 import logging
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from experiments.data import LoadedClip
 from experiments.effective import collecting, look_eagerly
-from propainter import STAGES, Observer, Pipeline
-from propainter.memory import MemoryPeak, memory_peak
+from experiments.first_run import FirstRun, Memory
+from experiments.machine import Energy, disturbances, snapshot
+from experiments.paired import Paired, in_turn
+from experiments.statistics import Sampling, agree
+from experiments.timing import TimedRun, observed, timed, timed_run
+from propainter import STAGES, Pipeline
 
 log = logging.getLogger(__name__)
 
 
-class NonFinite(ArithmeticError):
-    """A stage gave NaN or infinity; the message names it."""
-
-
 @dataclass(frozen=True)
-class Measurement:
-    """What measuring one pipeline on one clip gave.
+class Options:
+    """How a run is measured: the config group `measure` without its baseline and artifacts.
 
     Attributes:
-        result: uint8 [T, H, W, 3].
+        target_relative_ci: timed runs go on until half the 95% interval's width over its centre is under this; None
+            makes `max_samples` of them.
+        min_samples, max_samples: bounds of their number; with a max of 0 nothing is timed.
+        max_seconds: for the timed runs; at least one is made.
+        max_warmups: runs after the first until two in a row agree within the target.
+        min_pairs: pairs of runs with a baseline, at least.
+    """
+
+    target_relative_ci: float | None = 0.10
+    min_samples: int = 3
+    max_samples: int = 30
+    max_seconds: float = 30.0
+    max_warmups: int = 2
+    min_pairs: int = 6
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Options":
+        """From the config group `measure`."""
+        return cls(**{item.name: settings[item.name] for item in fields(cls)})
+
+
+@dataclass
+class Measurement:
+    """What measuring one pipeline on one clip gave; seconds and bytes.
+
+    Attributes:
+        result: uint8 [T, H, W, 3], of the first run.
         first_s: seconds of the first run, which is not among the samples.
-        samples_s: seconds of each timed run, frames in host memory to result in host memory.
-        stage_samples_s: by stage, its seconds in each timed run.
-        memory_kind: "vram" (allocated by torch, weights included) or "rss" (above the level before the run).
-        peak_bytes: of the first run.
-        stage_peak_bytes: by stage, of the first run.
-        effective: what really ran in the first run (see `experiments.effective`).
+        memory: of the first run.
+        saturated: by stage, the largest share of saturated values in what it gave (see `quality.saturation`).
+        effective: what really ran (see `experiments.effective`).
+        warmup_s: seconds of the runs between the first and the timed ones.
+        sampling: the timed runs' seconds, their interval and why there are no more; None where nothing was timed.
+        runs: the timed runs, without their results.
+        paired: the comparison with the baseline, where there is one.
+        disturbed: what made the timing doubtful, a sentence each.
+        machine: the machine's state `before` and `after` the timed runs.
+        joules: energy of a timed run, where the device counts it.
+        wall_s: seconds that all of it took.
     """
 
     result: np.ndarray
     first_s: float
-    samples_s: list[float]
-    stage_samples_s: dict[str, list[float]]
-    memory_kind: str
-    peak_bytes: int
-    stage_peak_bytes: dict[str, int]
+    memory: Memory
+    saturated: dict[str, float]
     effective: dict[str, Any]
+    warmup_s: list[float] = field(default_factory=list)
+    sampling: Sampling | None = None
+    runs: list[TimedRun] = field(default_factory=list)
+    paired: Paired | None = None
+    disturbed: list[str] = field(default_factory=list)
+    machine: dict[str, Any] = field(default_factory=dict)
+    joules: float | None = None
+    wall_s: float = 0.0
 
     @property
-    def median_s(self) -> float:
+    def samples_s(self) -> list[float]:
+        """Seconds of each timed run."""
+        return [run.seconds for run in self.runs]
+
+    @property
+    def median_s(self) -> float | None:
         """Median of the timed runs."""
-        return statistics.median(self.samples_s)
+        return statistics.median(self.samples_s) if self.runs else None
 
-    def stage_median_s(self, stage: str) -> float:
-        """Median over the timed runs of one stage's seconds."""
-        return statistics.median(self.stage_samples_s[stage])
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that ran, in order."""
+        return tuple(stage for stage in STAGES if stage in self.memory.peak_bytes)
 
-
-class StageTimer(Observer):
-    """Adds up each stage's seconds; the device is idle when a stage's clock starts and stops."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        wait_for(self.device)
-        start = time.perf_counter()
-        yield
-        wait_for(self.device)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+    def stage_samples_s(self, stage: str) -> list[float]:
+        """Seconds of one stage in each timed run."""
+        return [run.stage_seconds[stage] for run in self.runs if stage in run.stage_seconds]
 
 
-class FirstRun(StageTimer):
-    """Watches the first run: memory by stage, non-finite values, a progress bar, debug lines."""
+def measure(
+    pipeline: Pipeline,
+    clip: LoadedClip,
+    options: Options,
+    make_baseline: Callable[[], Pipeline] | None = None,
+    after_first: Callable[[], None] = lambda: None,
+) -> Measurement:
+    """Warm up, time runs until their interval is narrow enough, and run beside a baseline where there is one.
 
-    def __init__(self, device: torch.device, memory: MemoryPeak) -> None:
-        super().__init__(device)
-        self.memory = memory
-        self.peak_bytes: dict[str, int] = {}
-        self.bar: tqdm | None = None
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self.memory.reset()
-        try:
-            with tqdm(desc=f"{name:<11}", disable=None, leave=False) as self.bar, super().stage(name):
-                yield
-        finally:
-            self.peak_bytes[name] = max(self.peak_bytes.get(name, 0), self.memory.peak_bytes())
-        level = ", ".join(f"{what} {size / 2**20:.0f} MiB" for what, size in self.memory.level_bytes().items())
-        peak = self.peak_bytes[name] / 2**20
-        log.debug("%s: %.3f s, peak %.0f MiB %s; %s", name, self.seconds[name], peak, self.memory.kind, level)
-
-    def progress(self, stage: str, done: int, total: int) -> None:
-        if self.bar is not None and total > 1:
-            self.bar.total = total
-            self.bar.update(done - self.bar.n)
-
-    def tensors(self, stage: str, **tensors: Tensor) -> None:
-        for name, tensor in tensors.items():
-            # A sum is finite where every value is, and needs no second tensor of that size.
-            if not torch.isfinite(tensor.sum(dtype=torch.float32)):
-                raise NonFinite(f"stage {stage} gave a non-finite value in its {name.replace('_', ' ')}")
-
-
-def measure(pipeline: Pipeline, clip: LoadedClip, samples: int, max_seconds: float) -> Measurement:
-    """Warm up once, then time `samples` runs, or as many as fit into `max_seconds` (at least one).
+    Args:
+        make_baseline: gives the pipeline to compare with, with networks of its own; called after the first run.
+        after_first: called after the first run and before any timed one, for looks that take a run of their own.
 
     Raises:
         NonFinite: naming the first stage whose output is not finite.
     """
-    device = pipeline.networks.device
+    began = time.perf_counter()
     inputs = clip.frames, clip.masks, clip.flow_masks
-    memory = memory_peak(device)
-    first = FirstRun(device, memory)
+    measured = first_run(pipeline, clip)
+    device = pipeline.networks.device
+    if options.max_samples:
+        after_first()
+        baseline = make_baseline() if make_baseline else None
+        if baseline is not None:
+            warm_up(baseline, inputs, options)
+        measured.warmup_s = warm_up(pipeline, inputs, options, measured.first_s)
+        before, energy = snapshot(device), Energy(device)
+        joules = energy.joules()
+        if baseline is None:
+            time_runs(measured, pipeline, inputs, options)
+            spent = energy.joules()
+            if joules is not None and spent is not None:
+                measured.joules = (spent - joules) / len(measured.runs)
+        else:
+            measured.paired = in_turn(baseline, pipeline, inputs, options)
+            measured.runs, measured.sampling = measured.paired.runs, measured.paired.of_variant
+        after = snapshot(device)
+        measured.machine = {"before": before, "after": after}
+        measured.disturbed = disturbances(before, after)
+    measured.wall_s = time.perf_counter() - began
+    return measured
+
+
+def first_run(pipeline: Pipeline, clip: LoadedClip) -> Measurement:
+    """The first run: see the module's head."""
+    inputs = clip.frames, clip.masks, clip.flow_masks
+    watch = FirstRun(pipeline.networks.device)
     try:
         if "compile" in pipeline.effective:
             effective = look_eagerly(pipeline, clip)
-            with observed(pipeline, first):
-                first_s, result = timed(pipeline, inputs)
+            with observed(pipeline, watch):
+                seconds, result = timed(pipeline, inputs)
             effective |= pipeline.effective
         else:
-            with observed(pipeline, first), collecting(pipeline) as effective:
-                first_s, result = timed(pipeline, inputs)
+            with observed(pipeline, watch), collecting(pipeline) as effective:
+                seconds, result = timed(pipeline, inputs)
     finally:
-        memory.close()
-    count = max(1, min(samples, int(max_seconds / max(first_s, 1e-9))))
-    log.debug("first run %.2f s; timing %d of %d runs asked for", first_s, count, samples)
-    samples_s: list[float] = []
-    stage_samples_s: dict[str, list[float]] = {stage: [] for stage in first.seconds}
-    for _ in tqdm(range(count), desc="timed runs ", disable=None, leave=False):
-        timer = StageTimer(device)
-        with observed(pipeline, timer):
-            seconds, _ = timed(pipeline, inputs)
-        samples_s.append(seconds)
-        for stage, spent in timer.seconds.items():
-            stage_samples_s[stage].append(spent)
-    peaks = first.peak_bytes
-    return Measurement(
-        result=result,
-        first_s=first_s,
-        samples_s=samples_s,
-        stage_samples_s=stage_samples_s,
-        memory_kind=memory.kind,
-        peak_bytes=max(peaks.values(), default=0),
-        stage_peak_bytes={stage: peaks[stage] for stage in STAGES if stage in peaks},
-        effective=effective,
-    )
+        watch.close()
+    return Measurement(result, seconds, watch.memory, watch.saturated, effective)
 
 
-@contextmanager
-def observed(pipeline: Pipeline, observer: Observer) -> Iterator[None]:
-    """Let the observer watch the pipeline inside the block."""
-    before, pipeline.observer = pipeline.observer, observer
-    try:
-        yield
-    finally:
-        pipeline.observer = before
+def warm_up(pipeline: Pipeline, inputs: tuple, options: Options, first_s: float | None = None) -> list[float]:
+    """Run until two runs in a row agree within the target, at most `max_warmups` times; seconds of each.
+
+    The first run of a process is not among the two: it compiles, allocates and is watched.
+    """
+    within = options.target_relative_ci or 0.1
+    seconds: list[float] = []
+    while len(seconds) < options.max_warmups:
+        seconds.append(timed_run(pipeline, inputs).seconds)
+        if len(seconds) > 1 and agree(seconds[-2], seconds[-1], within):
+            break
+        if len(seconds) == 1 and first_s is not None and agree(first_s, seconds[0], within):
+            break
+    return seconds
 
 
-def timed(pipeline: Pipeline, inputs: tuple) -> tuple[float, np.ndarray]:
-    """One run: seconds from frames in host memory to result in host memory, and the result."""
-    wait_for(pipeline.networks.device)
-    start = time.perf_counter()
-    result = pipeline(*inputs)
-    return time.perf_counter() - start, result
-
-
-def wait_for(device: torch.device) -> None:
-    """Until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def time_runs(measured: Measurement, pipeline: Pipeline, inputs: tuple, options: Options) -> None:
+    """Timed runs into `measured`, as many as the options ask for."""
+    sampling = Sampling(options.target_relative_ci, options.min_samples, options.max_samples, options.max_seconds)
+    with tqdm(desc="timed runs ", disable=None, leave=False, total=options.max_samples) as bar:
+        while not sampling.finished:
+            run = timed_run(pipeline, inputs)
+            sampling.add(run.seconds)
+            measured.runs.append(run.without_result())
+            bar.update()
+    measured.sampling = sampling
+    log.debug("%d timed runs, stopped by %s", len(measured.runs), sampling.stopped_by)

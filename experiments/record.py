@@ -3,19 +3,24 @@
 import hashlib
 import json
 import math
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.data import LoadedClip
-from experiments.measure import Measurement
-from propainter import STAGES, InputError
+from propainter import InputError
 from propainter.files import written_whole
 from variants import PUBLISHED
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    from experiments.data import LoadedClip
+
+SCHEMA = 2
 STATUSES = ("ok", "out_of_memory", "unsupported", "non_finite", "timed_out", "failed")
 
 
@@ -25,28 +30,38 @@ def empty_record() -> dict[str, Any]:
         "schema": SCHEMA,
         "status": "failed",
         "reason": None,
+        "run": None,
         "variant": None,
         "data": None,
         "weights": None,
         "latency": None,
+        "speedup": None,
         "memory": None,
         "stages": None,
+        "energy": None,
         "quality": None,
+        "reference": None,
         "effective": {},
+        "disturbed": [],
+        "machine": None,
+        "artifacts": {},
         "environment": None,
     }
 
 
-def variant(cfg: DictConfig) -> dict[str, Any]:
+def variant(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) -> dict[str, Any]:
     """Which variant this is: `id`, one key per group with the option's name, and every resolved `options`.
 
     The id is the same for the same groups, options, implementations and schedule, however they are measured and
     wherever they run.
 
+    Args:
+        choices: the option of each config group; those of Hydra's present run by default.
+
     Raises:
         InputError: a group was taken out of the config.
     """
-    choices = dict(HydraConfig.get().runtime.choices)
+    choices = HydraConfig.get().runtime.choices if choices is None else choices
     groups = {group: choices.get(group) for group in (*PUBLISHED, "schedule")}
     for group, option in groups.items():
         if option is None:
@@ -60,11 +75,43 @@ def variant(cfg: DictConfig) -> dict[str, Any]:
         group: {key: value for key, value in settings.items() if key not in ("_target_", "_partial_")}
         for group, settings in shaping.items()
     }
-    options |= {"device": cfg.device, "measure": OmegaConf.to_container(cfg.measure, resolve=True)}
     return {"id": f"{name}#{hashlib.sha256(text.encode()).hexdigest()[:8]}", **groups, "options": options}
 
 
-def describe_data(clip: LoadedClip) -> dict[str, Any]:
+_NOT_SHAPING = ("isolate", "resume", "report", "output", "cache")
+"""Settings that change neither what a run does nor what it measures."""
+
+
+def run_section(cfg: DictConfig) -> dict[str, Any]:
+    """The record's `run`: which run this is, and what command makes it again.
+
+    `id` is a hash of all resolved settings that shape the run: variant, data, weights, device, measure, limits,
+    repeat, task. Two runs with the same id measure the same thing in the same way.
+    """
+    hydra = HydraConfig.get()
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    shaping = {key: value for key, value in settings.items() if key not in _NOT_SHAPING}
+    text = json.dumps(shaping, sort_keys=True, default=str)
+    return {
+        "id": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "command": command(hydra.overrides.task),
+        "task": str(cfg.task.get("_target_", "")).rsplit(".", 2)[-2],
+        "repeat": cfg.get("repeat", 0),
+        "measure": OmegaConf.to_container(cfg.measure, resolve=True),
+        "limits": OmegaConf.to_container(cfg.limits, resolve=True),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "isolated": False,
+        "pid": os.getpid(),
+    }
+
+
+def command(overrides: Sequence[str]) -> str:
+    """What to type for a run with these overrides."""
+    kept = [item for item in overrides if item.split("=", 1)[0] not in _NOT_SHAPING]
+    return shlex.join(["python", "run.py", *kept])
+
+
+def describe_data(clip: "LoadedClip") -> dict[str, Any]:
     """The record's `data`."""
     frames, height, width, _ = clip.frames.shape
     return {
@@ -74,27 +121,7 @@ def describe_data(clip: LoadedClip) -> dict[str, Any]:
         "width": width,
         "hole_fraction": clip.hole_fraction,
         "fingerprint": clip.fingerprint,
-    }
-
-
-def describe_cost(measurement: Measurement, num_frames: int) -> dict[str, Any]:
-    """The record's `latency`, `memory` and `stages`."""
-    stages = {}
-    for stage in STAGES:
-        ran = stage in measurement.stage_peak_bytes
-        stages[stage] = {
-            "median_s": measurement.stage_median_s(stage) if ran else None,
-            "peak_bytes": measurement.stage_peak_bytes[stage] if ran else None,
-        }
-    return {
-        "latency": {
-            "median_s": measurement.median_s,
-            "samples_s": measurement.samples_s,
-            "frames_per_s": num_frames / measurement.median_s,
-            "first_s": measurement.first_s,
-        },
-        "memory": {"kind": measurement.memory_kind, "peak_bytes": measurement.peak_bytes},
-        "stages": stages,
+        "truth": clip.truth is not None,
     }
 
 

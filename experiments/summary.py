@@ -14,24 +14,49 @@ def summary(record: dict[str, Any]) -> str:
     ]
     if record["latency"] is None:
         return "\n".join([*lines, record["reason"]])
+    latency, memory = record["latency"], record["memory"]
+    lines += ["", f"{'stage':<12}{'time [s]':>10}{'95% interval':>20}{'peak [MiB]':>13}"]
+    rows = [(stage, record["stages"][stage]) for stage in STAGES] + [("whole", {**memory, **latency})]
     lines += [
-        "",
-        f"{'stage':<12}{'time [s]':>10}{'peak [MiB]':>13}",
+        f"{name:<12}{_number(row['median_s'], '.3f')}{_interval(row['ci95_s']):>20}{_mebibytes(row['peak_bytes'])}"
+        for name, row in rows
     ]
-    rows = [(stage, record["stages"][stage]) for stage in STAGES]
-    rows.append(("whole", {**record["memory"], "median_s": record["latency"]["median_s"]}))
-    lines += [f"{name:<12}{_number(row['median_s'], '.3f')}{_mebibytes(row['peak_bytes'])}" for name, row in rows]
-    latency = record["latency"]
-    spread = ", ".join(f"{seconds:.3f}" for seconds in latency["samples_s"])
     lines += [
-        f"times are medians of {len(latency['samples_s'])} run(s): {spread}; {latency['frames_per_s']:.2f} frames/s",
-        f"memory is {_MEMORY[record['memory']['kind']]}, in the first run",
+        _how_timed(latency),
+        f"memory is {_MEMORY[memory['kind']]}, in the first run",
+        *_speedup(record["speedup"]),
         "",
         f"against the fp32 reference: {_quality(record['quality']) if record['quality'] else record['quality_reason']}",
         f"weights: {record['weights']['source']}",
         *(f"fell back: {step['stage']}, {step['step']}" for step in record["effective"].get("fallbacks", [])),
+        *(f"DISTURBED: {sentence}" for sentence in record["disturbed"]),
     ]
     return "\n".join(lines)
+
+
+def _how_timed(latency: dict[str, Any]) -> str:
+    if latency["median_s"] is None:
+        return f"nothing was timed; the one run took {latency['first_s']:.3f} s"
+    target = "the target" if latency["stopped_by"] == "target_relative_ci" else latency["stopped_by"]
+    width = "" if latency["relative_ci"] is None else f", interval within {latency['relative_ci']:.1%}"
+    return (
+        f"times are medians of {len(latency['samples_s'])} run(s), stopped by {target}{width}; "
+        f"{latency['frames_per_s']:.2f} frames/s"
+    )
+
+
+def _speedup(speedup: dict[str, Any] | None) -> list[str]:
+    if speedup is None:
+        return []
+    stages = [f"{stage} {told['median']:.2f}" for stage, told in speedup["stages"].items()]
+    return [
+        f"{speedup['median']:.2f} times as fast as {speedup['baseline']}, 95% interval {_interval(speedup['ci95'])}, "
+        f"{speedup['pairs']} pairs ({', '.join(stages)})"
+    ]
+
+
+def _interval(bounds: list[float] | None) -> str:
+    return "-" if bounds is None else f"[{bounds[0]:.3f}, {bounds[1]:.3f}]"
 
 
 _MEMORY = {

@@ -3,14 +3,18 @@
 "ProPainter: Improving Propagation and Transformer for Video Inpainting" (Zhou, Li, Chan, Loy; ICCV 2023).
 """
 
-from propainter.errors import InputError
-from propainter.flow_completion import complete_flow
-from propainter.networks import Networks, build_networks, load_weights, published_state, seeded_state_dict
-from propainter.pipeline import STAGES, Clip, Observer, Pipeline, Scene, inpaint
-from propainter.propagation import propagate_pixels
-from propainter.raft import estimate_flow
-from propainter.schedule import Schedule, Window, plan_windows
-from propainter.storage import Resident
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from propainter.errors import InputError
+    from propainter.flow_completion import complete_flow
+    from propainter.networks import Networks, build_networks, load_weights, published_state, seeded_state_dict
+    from propainter.pipeline import STAGES, Clip, Observer, Pipeline, Scene, inpaint
+    from propainter.propagation import propagate_pixels
+    from propainter.raft import estimate_flow
+    from propainter.schedule import Schedule, Window, plan_windows
+    from propainter.storage import Resident
 
 __all__ = [
     "STAGES",
@@ -33,3 +37,22 @@ __all__ = [
     "published_state",
     "seeded_state_dict",
 ]
+
+_FROM = {
+    "errors": ["InputError"],
+    "flow_completion": ["complete_flow"],
+    "networks": ["Networks", "build_networks", "load_weights", "published_state", "seeded_state_dict"],
+    "pipeline": ["STAGES", "Clip", "Observer", "Pipeline", "Scene", "inpaint"],
+    "propagation": ["propagate_pixels"],
+    "raft": ["estimate_flow"],
+    "schedule": ["Schedule", "Window", "plan_windows"],
+    "storage": ["Resident"],
+}
+_MODULE_OF = {name: module for module, names in _FROM.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    # Found when first asked for: whoever needs files and errors alone, as a sweep does, does not wait for torch.
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

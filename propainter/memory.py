@@ -27,6 +27,10 @@ class VramPeak:
     def peak_bytes(self) -> int:
         return torch.cuda.max_memory_allocated(self.device)
 
+    def reserved_bytes(self) -> int:
+        """Peak of what torch's allocator held of the GPU, used or not, since `reset`."""
+        return torch.cuda.max_memory_reserved(self.device)
+
     def level_bytes(self) -> dict[str, int]:
         allocated, reserved = torch.cuda.memory_allocated(self.device), torch.cuda.memory_reserved(self.device)
         return {"allocated": allocated, "reserved": reserved}
@@ -113,6 +117,9 @@ def give_back_unused() -> None:
 
 def memory_peak(device: torch.device) -> MemoryPeak:
     """The memory figure that counts on this device."""
-    if device.type == "cuda":
-        return VramPeak(device)
+    return VramPeak(device) if device.type == "cuda" else host_peak()
+
+
+def host_peak() -> RssPeak | SampledRssPeak:
+    """The process's own memory, by the best means that the system has."""
     return RssPeak() if RssPeak.available() else SampledRssPeak()

@@ -86,7 +86,10 @@ class Finished:
 SMALLEST = ["data.num_frames=2", "data.height=128", "data.width=128", "schedule.raft_iterations=1"]
 """The sample at its smallest."""
 
-CHEAP = ["weights=seeded", "quality.lpips=false", "measure.samples=1"]
+CHEAP = [
+    *("weights=seeded", "quality.lpips=false"),
+    *("measure.min_samples=1", "measure.max_samples=1", "measure.max_warmups=0", "measure.flops=false"),
+]
 """No download, one timed run."""
 
 

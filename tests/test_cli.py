@@ -14,9 +14,25 @@ from propainter import STAGES
 from propainter.video import VideoWriter, probe_video
 
 RECORD_KEYS = [
-    *("schema", "status", "reason", "variant", "data", "weights"),
-    *("latency", "memory", "stages", "quality", "effective", "environment"),
+    *(
+        "schema",
+        "status",
+        "reason",
+        "run",
+        "variant",
+        "data",
+        "weights",
+        "latency",
+        "speedup",
+        "memory",
+        "stages",
+        "energy",
+    ),
+    *("quality", "reference", "effective", "disturbed", "machine", "artifacts", "environment"),
 ]
+
+
+TWICE = ["measure.min_samples=2", "measure.max_samples=2"]
 
 
 def no_constant(name: str):
@@ -26,13 +42,11 @@ def no_constant(name: str):
 @pytest.mark.slow
 class TestOneRun:
     def test_published_on_the_sample(self, bench):
-        done = bench(
-            "output.frames=true", "schedule.raft_iterations=2", "measure.samples=2", "hydra.verbose=experiments"
-        )
+        done = bench("output.frames=true", "schedule.raft_iterations=2", *TWICE, "hydra.verbose=experiments")
         assert done.code == 0, done.err
         record = json.loads((done.folder / "record.json").read_text(), parse_constant=no_constant)
         assert list(record) == RECORD_KEYS
-        assert (record["schema"], record["status"], record["reason"]) == (1, "ok", None)
+        assert (record["schema"], record["status"], record["reason"]) == (2, "ok", None)
         variant = record["variant"]
         assert variant["id"].startswith("published#")
         groups = dict(attention="manual", precision="fp32", compile="none", chunking="none", raft_scale="full")
@@ -127,18 +141,48 @@ class TestOneRun:
 
 @pytest.mark.slow
 class TestSweep:
-    def test_goes_on_after_a_failure_and_reports_it(self, bench):
-        done = bench("-m", "schedule.mask_dilation=0,-1,1", *SMALLEST)
+    def test_goes_on_after_a_failure_reports_it_and_is_resumed(self, bench):
+        arguments = ("-m", "schedule.mask_dilation=-1,0", "report=false", *SMALLEST, *TWICE)
+        done = bench(*arguments)
         assert done.code == 1
         table = analysis.load(done.folder)
-        assert table["status"].tolist() == ["ok", "failed", "ok"]
-        assert "schedule.mask_dilation is -1" in table["reason"][1]
-        assert table["variant.id"].nunique() == 3
+        assert table["status"].tolist() == ["failed", "ok"]
+        assert "schedule.mask_dilation is -1" in table["reason"][0]
+        assert table["variant.id"].nunique() == 2
+        assert table["run.isolated"].tolist() == [True, True]
+        # One line each; the usual summary is in the runs' own logs.
+        lines = done.out.splitlines()
+        assert [line.split()[0] for line in lines[1:3]] == ["1/2", "2/2"]
+        assert "schedule.mask_dilation is -1" in lines[1]
+        assert f"{table['latency.median_s'][1]:.3g} s [" in lines[2]
+        assert lines[2].endswith("identical")
+        assert "stage  " not in done.out
+        assert "stage  " in (done.folder / "1" / "output.log").read_text()
 
-    def test_all_ok(self, bench):
-        done = bench("-m", "data.num_frames=2,3", *SMALLEST[1:])
+        again = bench(*arguments, f"resume={done.folder}")
+        assert again.code == 1
+        after = analysis.load(done.folder)
+        assert after["status"].tolist() == ["failed", "ok"]
+        assert after["run.pid"][0] != table["run.pid"][0]
+        assert after["run.pid"][1] == table["run.pid"][1]
+        assert again.out.count("kept, ok") == 1
+
+    def test_in_one_process(self, bench):
+        done = bench("-m", "data.num_frames=2,3", *SMALLEST[1:], "isolate=false", "report=false")
         assert done.code == 0, done.err
         assert analysis.load(done.folder)["data.frames"].tolist() == [2, 3]
+        assert "stage  " not in done.out
+
+
+@pytest.mark.slow
+def test_a_single_run_in_a_process_of_its_own(bench):
+    done = bench(*SMALLEST, "isolate=true")
+    assert done.code == 0, done.err
+    assert done.record["run"]["isolated"] is True
+    assert "stage  " in done.out
+    assert str(done.folder) in done.out
+    log = (done.folder / "output.log").read_text().splitlines()
+    assert [line for line in done.out.splitlines() if line not in log] == []
 
 
 TROUBLE = """
@@ -177,14 +221,14 @@ class TestTrouble:
     def test_is_a_row_and_the_sweep_goes_on(self, bench, trouble):
         search, env = trouble
         options = "attention=poisoned,greedy,sdpa_cudnn,manual"
-        done = bench("-m", search, options, *self.SIZE, env=env)
+        done = bench("-m", search, options, *self.SIZE, "report=false", env=env)
         table = analysis.load(done.folder).set_index("variant.attention")
         statuses = {"poisoned": "non_finite", "greedy": "out_of_memory", "sdpa_cudnn": "unsupported", "manual": "ok"}
         assert table["status"].to_dict() == statuses
         assert "stage generation" in table["reason"]["poisoned"]
         assert "99 GiB" in table["reason"]["greedy"]
         assert done.code == 1  # for the non-finite one
-        done = bench("-m", search, "attention=greedy,manual", *self.SIZE, env=env)
+        done = bench("-m", search, "attention=greedy,manual", *self.SIZE, "report=false", "isolate=false", env=env)
         assert done.code == 0
 
     def test_the_ladder_is_walked_and_shown(self, bench, trouble):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ import torch
 
 from experiments.compile_report import table
 from experiments.data import load, sample_clip
-from experiments.measure import measure
+from experiments.measure import Options, measure
 from propainter import InputError, Pipeline, Schedule
-from variants.compile import compiled, cuda_graphs
+from variants.compile import compiled, cuda_graphs, graphs_recorded
 
 QUICK = Schedule(raft_iterations=1)
 
@@ -32,7 +33,7 @@ def _forget_what_was_compiled():
 def test_a_compiled_component_is_compiled_and_near(networks, clip):
     reference = Pipeline(networks, QUICK)(clip.frames, clip.masks)
     pipeline = compiled(Pipeline(copy.deepcopy(networks), QUICK), "reduce-overhead", ["decoder"])
-    measured = measure(pipeline, clip, samples=1, max_seconds=1000)
+    measured = measure(pipeline, clip, Options(None, 1, 1, 1000, 0))
     told = measured.effective["compile"]
     assert told["mode"] == "reduce-overhead"
     assert told["cuda_graphs"] == "no: cpu has no CUDA graphs"
@@ -97,3 +98,11 @@ def test_report(bench):
     assert list(report["components"]) == ["decoder"]
     assert report["components"]["decoder"]["graphs"] == 1
     assert table(report) in done.out
+
+
+def test_cuda_graphs_are_told_by_what_was_recorded():
+    leaf = SimpleNamespace(children={})
+    root = SimpleNamespace(children={1: [leaf, leaf], 2: [leaf]})
+    assert graphs_recorded(SimpleNamespace(roots={0: [root], 3: [leaf]})).startswith("yes: 5 recorded")
+    for nothing in (None, SimpleNamespace(roots={})):
+        assert graphs_recorded(nothing).startswith("no: asked for, and none was recorded")

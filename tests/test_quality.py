@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-import torchvision
+import torch
+from skimage.metrics import structural_similarity
 
-from experiments import quality
+from experiments import perceptual, quality
 from experiments.data import LoadedClip
 from propainter import Schedule
 from propainter.compositing import prepare_masks
@@ -12,12 +13,12 @@ from propainter.compositing import prepare_masks
 
 @pytest.fixture
 def frames() -> np.ndarray:
-    return np.random.default_rng(0).integers(10, 240, (2, 32, 40, 3), dtype=np.uint8)
+    return np.random.default_rng(0).integers(10, 240, (3, 32, 40, 3), dtype=np.uint8)
 
 
 @pytest.fixture
 def hole() -> np.ndarray:
-    hole = np.zeros((2, 32, 40), bool)
+    hole = np.zeros((3, 32, 40), bool)
     hole[:, 8:16, 10:30] = True
     return hole
 
@@ -25,51 +26,91 @@ def hole() -> np.ndarray:
 def test_identical_frames(frames, hole):
     got = quality.compare(frames, frames.copy(), hole, with_lpips=False)
     assert got["identical"] is True
-    assert (got["psnr_db"], got["psnr_hole_db"], got["max_abs_error"]) == (None, None, 0)
-    assert got["ssim"] == pytest.approx(1)
-    assert (got["lpips"], got["lpips_reason"]) == (None, "left out by quality.lpips=false")
+    assert (got["psnr_db"], got["psnr_hole_db"], got["max_abs_error"], got["mean_abs_error"]) == (None, None, 0, 0)
+    assert (got["ssim"], got["ssim_hole"]) == (1, 1)
+    assert (got["lpips"], got["lpips_net"], got["lpips_reason"]) == (None, None, "left out by quality.lpips=false")
+    assert got["frames"] == {"psnr_hole_db": [None] * 3, "ssim": [1.0] * 3, "lpips": None, "max_abs_error": [0] * 3}
+    assert got["truth"] is None
+    assert got["steadiness"]["difference"] == 0
 
 
-def test_a_known_error_in_the_hole(frames, hole):
+def test_a_known_error_in_the_hole_of_one_frame(frames, hole):
     other = frames.copy()
-    other[hole] += 5
+    other[1][hole[1]] += 5
     got = quality.compare(other, frames, hole, with_lpips=False)
+    of_a_frame = 20 * np.log10(255 / 5)
     assert got["identical"] is False
-    assert got["psnr_hole_db"] == pytest.approx(20 * np.log10(255 / 5))
-    share = hole.mean()
-    assert got["psnr_db"] == pytest.approx(20 * np.log10(255 / 5) - 10 * np.log10(share))
-    assert got["max_abs_error"] == 5
-    assert 0.5 < got["ssim"] < 1
+    assert got["frames"]["psnr_hole_db"] == [None, pytest.approx(of_a_frame), None]
+    assert got["psnr_hole_db"] == pytest.approx(of_a_frame + 10 * np.log10(3))
+    assert got["psnr_db"] == pytest.approx(of_a_frame + 10 * np.log10(3) - 10 * np.log10(hole.mean()))
+    assert got["frames"]["max_abs_error"] == [0, 5, 0]
+    assert (got["max_abs_error"], got["worst_frame"]) == (5, 1)
+    assert got["mean_abs_error"] == pytest.approx(5 * hole.mean() / 3)
+    assert 0.5 < got["ssim_hole"] < got["ssim"] < 1
+
+
+def test_without_a_hole_there_is_no_figure_of_it(frames, hole):
+    got = quality.compare(frames, 255 - frames, np.zeros_like(hole), with_lpips=False)
+    assert got["psnr_db"] is not None
+    assert (got["psnr_hole_db"], got["ssim_hole"], got["steadiness"], got["worst_frame"]) == (None, None, None, 0)
 
 
 def test_errors_do_not_wrap_around():
     black, white = np.zeros((1, 8, 8, 3), np.uint8), np.full((1, 8, 8, 3), 255, np.uint8)
     for pair in ((black, white), (white, black)):
         got = quality.compare(*pair, np.ones((1, 8, 8), bool), with_lpips=False)
-        assert (got["max_abs_error"], got["psnr_db"]) == (255, 0)
+        assert (got["max_abs_error"], got["mean_abs_error"], got["psnr_db"]) == (255, 255, 0)
 
 
-def test_lpips_grows_with_the_error_and_is_zero_without(frames, monkeypatch):
-    network = quality.build_lpips(torchvision.models.alexnet(weights=None).state_dict())
-    monkeypatch.setattr(quality, "_lpips_network", lambda: (network, None))
-    large = np.kron(frames, np.ones((1, 4, 4, 1), np.uint8))
-    same, some, much = (
-        quality.lpips_distance(np.clip(large.astype(int) + error, 0, 255).astype(np.uint8), large)[0]
-        for error in (0, 20, 120)
-    )
-    assert same == 0 < some < much
+@pytest.mark.parametrize("where", [(slice(8, 16), slice(10, 30)), (slice(0, 3), slice(0, 40)), (slice(31, 32), 39)])
+def test_ssim_is_that_of_scikit_image(frames, where):
+    other = frames[0].copy()
+    other[where] = 255 - other[where]
+    wanted, whole_map = structural_similarity(other, frames[0], channel_axis=2, data_range=255, full=True)
+    got = quality.ssim_map(other, frames[0])
+    assert np.allclose(got, whole_map.mean(-1), rtol=0, atol=1e-9)
+    assert quality.mean_ssim(got) == pytest.approx(wanted, abs=1e-9)
 
 
-def test_lpips_without_weights_is_null_with_the_reason(frames, hole, monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(quality, "_ALEXNET", "http://127.0.0.1:9/alexnet.pth")
-    quality._lpips_network.cache_clear()
-    try:
-        got = quality.compare(frames, frames, hole, with_lpips=True)
-    finally:
-        quality._lpips_network.cache_clear()
-    assert got["lpips"] is None
-    assert "no AlexNet weights" in got["lpips_reason"]
+def test_result_and_reference_are_compared_with_the_truth(frames, hole):
+    result, reference = frames.copy(), frames.copy()
+    result[hole] += 4
+    reference[hole] += 2
+    got = quality.compare(result, reference, hole, with_lpips=False, truth=frames)["truth"]
+    assert got["psnr_hole_db"] == pytest.approx(20 * np.log10(255 / 4))
+    assert got["reference_psnr_hole_db"] == pytest.approx(20 * np.log10(255 / 2))
+    assert got["ssim_hole"] < got["reference_ssim_hole"] < 1
+    assert got["lpips"] is got["reference_lpips"] is None
+
+
+def test_lpips_of_every_frame_names_its_network(frames, hole, monkeypatch):
+    class Mean(torch.nn.Module):
+        def forward(self, a, b):
+            return (a - b).abs().mean()
+
+    network = perceptual.Perceptual("st_alex", Mean())
+    monkeypatch.setattr(perceptual, "lpips_network", lambda: (network, None))
+    other = frames.copy()
+    other[2] += 10
+    got = quality.compare(other, frames, hole, with_lpips=True, truth=frames)
+    assert got["lpips_net"] == "st_alex" and "lpips_reason" not in got
+    assert got["frames"]["lpips"] == [0, 0, pytest.approx(20 / 255)]
+    assert got["lpips"] == got["truth"]["lpips"] == pytest.approx(20 / 255 / 3)
+    assert got["truth"]["reference_lpips"] == 0
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "tensor", "share"),
+    [
+        ("generation", "prediction", torch.tensor([0.0, 0.998, 0.9995, -1.0]).view(1, 1, 2, 2), 0.5),
+        ("flow", "flow_f", torch.tensor([[1.5, -2.0], [0.5, -1.0]]).view(1, 1, 2, 1, 2), 0.5),
+        ("completion", "flow_b", torch.full((1, 1, 2, 4, 4), 3.9), 0.0),
+        ("propagation", "frames", torch.ones(1, 2, 3, 4, 4), 0.0),
+        ("propagation", "frames", torch.tensor([65504.0, 1.0], dtype=torch.float16).view(1, 1, 1, 1, 2), 0.5),
+    ],
+)
+def test_saturation_by_stage(stage, name, tensor, share):
+    assert quality.saturation(stage, name, tensor) == share
 
 
 @pytest.mark.parametrize("size", [(32, 40), (37, 45)])

@@ -9,11 +9,11 @@ import torch
 import analysis
 from experiments.cache import ArrayCache
 from experiments.data import load, sample_clip
+from experiments.first_run import NonFinite
 from experiments.inpaint import classify
-from experiments.measure import NonFinite, measure
 from experiments.record import write_record
 from experiments.reference import reference_frames, reference_key
-from propainter import STAGES, InputError, Observer, Pipeline, Schedule
+from propainter import InputError, Pipeline, Schedule
 from propainter.files import written_whole
 from variants import Unsupported
 
@@ -84,51 +84,6 @@ def test_errors_become_statuses(error, status, foreseen):
     assert "\n" not in got[1]
 
 
-class TestMeasure:
-    def test_figures_belong_together(self, networks, clip):
-        measured = measure(Pipeline(networks, QUICK), clip, samples=2, max_seconds=100)
-        assert len(measured.samples_s) == 2
-        assert list(measured.stage_samples_s) == list(STAGES) == list(measured.stage_peak_bytes)
-        for index, whole in enumerate(measured.samples_s):
-            stages = sum(measured.stage_samples_s[stage][index] for stage in STAGES)
-            assert 0.9 * whole < stages <= whole
-        assert measured.peak_bytes == max(measured.stage_peak_bytes.values()) > 1e6
-
-    def test_long_runs_are_timed_once(self, networks, clip):
-        assert len(measure(Pipeline(networks, QUICK), clip, samples=5, max_seconds=0.01).samples_s) == 1
-
-    def test_the_observer_is_put_back(self, networks, clip):
-        mine = Observer()
-        pipeline = Pipeline(networks, QUICK, observer=mine)
-        measure(pipeline, clip, samples=1, max_seconds=1)
-        assert pipeline.observer is mine
-
-    @pytest.mark.parametrize("stage", STAGES)
-    def test_a_value_that_is_not_finite_names_its_stage(self, networks, clip, stage, monkeypatch):
-        def poisoned(module, inputs, output):
-            output = output.clone()
-            output.view(-1)[0] = torch.nan
-            return output
-
-        pipeline = Pipeline(networks, QUICK)
-        hook = None
-        if stage == "flow":
-            estimate = pipeline.flow_estimator
-            pipeline.flow_estimator = lambda *args: tuple(flow * torch.inf for flow in estimate(*args))
-        elif stage == "propagation":
-            broken = lambda frames, *_: (frames + torch.nan, frames[:, :, :1])  # noqa: E731
-            monkeypatch.setattr("propainter.pipeline.propagate_pixels", broken)
-        else:
-            module = networks.flow_completion if stage == "completion" else networks.generator.decoder
-            hook = module.register_forward_hook(poisoned)
-        try:
-            with pytest.raises(NonFinite, match=f"stage {stage} "):
-                measure(pipeline, clip, samples=1, max_seconds=1)
-        finally:
-            if hook:
-                hook.remove()
-
-
 class TestCache:
     def test_round_trip_and_damage(self, tmp_path, caplog):
         cache = ArrayCache(tmp_path / "deep" / "folder", max_bytes=10**6)
@@ -167,7 +122,7 @@ class TestReference:
             made.append(1)
             return networks
 
-        frames = [reference_frames(make, networks.device, QUICK, clip, "weights", cache) for _ in range(2)]
+        frames = [reference_frames(make, networks.device, QUICK, clip, "weights", cache).frames for _ in range(2)]
         assert len(made) == 1
         assert np.array_equal(*frames)
         assert np.array_equal(frames[0], Pipeline(networks, QUICK)(clip.frames, clip.masks))
@@ -175,7 +130,7 @@ class TestReference:
     def test_a_cache_that_cannot_be_written_is_no_obstacle(self, networks, clip, tmp_path, caplog):
         (tmp_path / "file").touch()
         cache = ArrayCache(tmp_path / "file" / "folder", max_bytes=10**9)
-        frames = reference_frames(lambda: networks, networks.device, QUICK, clip, "weights", cache)
+        frames = reference_frames(lambda: networks, networks.device, QUICK, clip, "weights", cache).frames
         assert frames.shape == clip.frames.shape
         assert "could not be kept" in caplog.text
 
@@ -194,7 +149,7 @@ class TestReference:
         [
             ("device_name", lambda device: "another device"),
             ("version", lambda package: "0.0"),
-            ("code_fingerprint", lambda: "another code"),
+            ("code_fingerprint", lambda *sources: "another code"),
             ("torch.get_num_threads", lambda: 77),
         ],
     )

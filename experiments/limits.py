@@ -1,0 +1,88 @@
+"""Limits on the memory of this process: an 80 GB card answers for an 8 GB one, and a run can't fill the host."""
+
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from propainter.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def apply_limits(cfg: DictConfig, device: "torch.device") -> int | None:
+    """Set `limits.vram_gb` and `limits.host_gb` (GiB each, null for none) on this process.
+
+    Call it before the networks are built. It holds until it is called again; null gives back what was there at first.
+    What goes over a limit fails as an allocation does: `torch.OutOfMemoryError` on the GPU, on the host `MemoryError`
+    or torch's RuntimeError for it.
+
+    Returns:
+        The limit in bytes of the memory that the record's `memory` speaks of: the GPU's on CUDA, else the host's.
+
+    Raises:
+        InputError: a limit that is no number over 0, or that can't be kept here.
+    """
+    vram_bytes, host_bytes = _bytes(cfg, "vram_gb"), _bytes(cfg, "host_gb")
+    _limit_vram(vram_bytes, device)
+    _limit_host(host_bytes)
+    return vram_bytes if device.type == "cuda" else host_bytes
+
+
+def _bytes(cfg: DictConfig, key: str) -> int | None:
+    value = cfg.limits[key]
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 2**30:
+        raise InputError(f"limits.{key} is {value!r}; give a number of GiB over 0, or null for no limit")
+    return int(value * 2**30)
+
+
+def _limit_vram(size: int | None, device: "torch.device") -> None:
+    if device.type != "cuda":
+        if size is not None:
+            raise InputError(f"limits.vram_gb needs CUDA, and the device is {device.type}; give limits.host_gb instead")
+        return
+    import torch
+
+    total = torch.cuda.get_device_properties(device).total_memory
+    if size is not None and size > total:
+        gigabytes = f"{size / 2**30:.1f}"
+        raise InputError(f"limits.vram_gb is {gigabytes}, but the GPU has {total / 2**30:.1f} GiB; give less, or null")
+    # It bounds torch's own allocator; the CUDA context and libraries' own memory (some 500 MB) come on top.
+    torch.cuda.set_per_process_memory_fraction(1.0 if size is None else size / total, device)
+
+
+def _limit_host(size: int | None) -> None:
+    if sys.platform != "linux":
+        if size is not None:
+            raise InputError(f"limits.host_gb needs Linux, and this is {sys.platform}; leave it out")
+        return
+    import resource
+
+    soft, hard = _limit_at_first()
+    if size is not None:
+        used = _data_bytes()
+        if used >= size:
+            have = f"{used / 2**30:.2f} GiB before any network is built"
+            raise InputError(f"limits.host_gb is {size / 2**30:.2f}, but the process has {have}; give more")
+        soft = size if hard == resource.RLIM_INFINITY else min(size, hard)
+    # Not RLIMIT_AS: CUDA reserves address space by the hundred GB without using it, and libraries map more of their
+    # files than they read. RLIMIT_DATA counts the memory that only this process can write to: what is allocated.
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+@cache
+def _limit_at_first() -> tuple[int, int]:
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_DATA)
+
+
+def _data_bytes() -> int:
+    """What RLIMIT_DATA counts of this process now."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))

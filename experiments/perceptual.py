@@ -1,0 +1,163 @@
+"""LPIPS, the distance between pictures in a trained network's features, by whichever weights can be had.
+
+`alex`: the lpips package over AlexNet's ImageNet weights, which are downloaded once (233 MB). `st_alex`: the
+shift-tolerant variant of Ghildyal and Liu ("Shift-tolerant Perceptual Similarity Metric", ECCV 2022), whose weights,
+the trunk among them, are in the package stlpips-pytorch (BSD 2-clause). The two are different scales: figures of one
+are never compared with those of the other.
+"""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from propainter import InputError
+from propainter.weights import download, find, hub_folder, read_checkpoint
+from variants.precision import tf32_flags
+
+log = logging.getLogger(__name__)
+
+ALEXNET = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+ST_PACKAGE = "stlpips_pytorch"
+ST_WEIGHTS = "weights/vST0.0/alex_shift_tolerant.pth"
+
+
+@dataclass(frozen=True)
+class Perceptual:
+    """An LPIPS network.
+
+    Attributes:
+        net: "alex" or "st_alex".
+        module: (a, b), each [N, 3, H, W] in [-1, 1] -> a distance for each of N; 0 = alike.
+    """
+
+    net: str
+    module: nn.Module
+
+    @torch.inference_mode()
+    def distances(self, result: np.ndarray, reference: np.ndarray, device: torch.device | None = None) -> list[float]:
+        """LPIPS of each frame, uint8 [T, H, W, 3] twice, H and W at least 32; in float32 on the device (the CPU)."""
+        module = self.module.to(device or "cpu")
+        distances = []
+        with tf32_flags(False):
+            for pair in zip(result, reference, strict=True):
+                a, b = (torch.from_numpy(np.ascontiguousarray(image)).to(device or "cpu") for image in pair)
+                a, b = (image.permute(2, 0, 1)[None].float() / 127.5 - 1 for image in (a, b))
+                distances.append(float(module(a, b)))
+        return distances
+
+
+@cache
+def lpips_network() -> tuple[Perceptual | None, str | None]:
+    """The network whose weights can be had, AlexNet's first; or None and the reason. Once per process."""
+    try:
+        return Perceptual("alex", build_lpips(_alexnet_weights())), None
+    except InputError as error:
+        log.debug("%s", error)
+    missing = "no AlexNet weights for LPIPS (not in torch's hub cache, no download)"
+    path = st_weights()
+    if path is None:
+        reason = f"{missing}, and the package stlpips-pytorch is not installed"
+        log.warning("LPIPS is left out: %s", reason)
+        return None, reason
+    log.warning("shift-tolerant LPIPS (st_alex) stands in for LPIPS: %s", missing)
+    return Perceptual("st_alex", ShiftTolerant(read_checkpoint(path))), None
+
+
+def _alexnet_weights() -> dict[str, Tensor]:
+    path = find(ALEXNET.rsplit("/", 1)[-1], [hub_folder()])
+    if path is None:
+        log.info("downloading AlexNet's weights for LPIPS")
+        path = download(ALEXNET, hub_folder(), check=read_checkpoint)
+    return read_checkpoint(path)
+
+
+def build_lpips(alexnet: dict[str, Tensor]) -> nn.Module:
+    """LPIPS over the given AlexNet (torchvision's state dict), with the linear layers that lpips ships."""
+    import lpips  # slow to import, and needed here only
+
+    with warnings.catch_warnings():
+        # lpips asks torchvision for AlexNet by an argument that torchvision has deprecated.
+        warnings.simplefilter("ignore")
+        network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    # lpips cuts AlexNet's features into slices, in which the layers keep their numbers.
+    names = {name: "features." + name.split(".", 1)[1] for name in network.net.state_dict()}
+    network.net.load_state_dict({name: alexnet[source] for name, source in names.items()})
+    return network.eval()
+
+
+def st_weights() -> Path | None:
+    """Where the installed stlpips-pytorch keeps its AlexNet; None without it. The package is not imported."""
+    spec = find_spec(ST_PACKAGE)
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
+    return find(ST_WEIGHTS, folders)
+
+
+class ShiftTolerant(nn.Module):
+    """Shift-tolerant LPIPS over AlexNet: every stride is a blur that keeps each second value.
+
+    Args:
+        state: its trained weights, under the names that stlpips-pytorch gives them.
+    """
+
+    CONVOLUTIONS = ("net.slice1.0", "net.slice2.5", "net.slice3.9", "net.slice4.11", "net.slice5.13")
+    PADDINGS = (2, 2, 1, 1, 1)
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.register_buffer("shift", state["scaling_layer.shift"])
+        self.register_buffer("scale", state["scaling_layer.scale"])
+        self.register_buffer("blur", state["net.slice1.1.filt"][:1])
+        self.convolutions = nn.ModuleList(
+            _convolution(state[f"{name}.weight"], state[f"{name}.bias"], padding)
+            for name, padding in zip(self.CONVOLUTIONS, self.PADDINGS, strict=True)
+        )
+        self.weights = nn.ParameterList(
+            nn.Parameter(state[f"lin{number}.model.1.weight"], requires_grad=False) for number in range(5)
+        )
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        # a, b: [N, 3, H, W] in [-1, 1] -> [N]
+        distance = a.new_zeros(len(a))
+        for weight, x, y in zip(self.weights, self.features(a), self.features(b), strict=True):
+            difference = (_unit(x) - _unit(y)).square()
+            distance += F.conv2d(difference, weight).mean(dim=(1, 2, 3))
+        return distance
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """What each of the five convolutions gives, after its ReLU: [N, 3, H, W] in [-1, 1] -> [N, C, h, w] each."""
+        x = (x - self.shift) / self.scale
+        given = []
+        for number, convolution in enumerate(self.convolutions):
+            if number in (1, 2):
+                x = self._halved(F.max_pool2d(x, 3, stride=1))
+            x = convolution(x)
+            if number == 0:
+                x = self._halved(x)
+            x = F.relu(x)
+            given.append(x)
+        return given
+
+    def _halved(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        return F.conv2d(
+            F.pad(x, (2, 2, 2, 2), "reflect"), self.blur.repeat(channels, 1, 1, 1), stride=2, groups=channels
+        )
+
+
+def _convolution(weight: Tensor, bias: Tensor, padding: int) -> nn.Conv2d:
+    convolution = nn.Conv2d(*weight.shape[1::-1], weight.shape[2], padding=padding)
+    convolution.weight, convolution.bias = (nn.Parameter(x, requires_grad=False) for x in (weight, bias))
+    return convolution
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Each pixel's features at length 1: [N, C, h, w]."""
+    return features / (features.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)

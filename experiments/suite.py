@@ -1,0 +1,197 @@
+"""A list of runs that belong together, each in a process of its own: `experiment=gpu_suite`, `waterfall`, `claims`.
+
+The run folder is the suite's: runs that are done there are kept, so that a suite can be made in slices, and go on
+after it was stopped.
+"""
+
+import json
+import logging
+import tarfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.isolate import run_child
+from experiments.record import command
+from experiments.resume import RESULTS
+from experiments.sweep import finish, progress_line
+from propainter import InputError
+from propainter.files import written_whole
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run: its folder's name, what is typed for it, and about how many seconds it takes on the suite's device."""
+
+    name: str
+    overrides: list[str]
+    seconds: float
+
+
+def run(
+    cfg: DictConfig,
+    entries: Sequence[Mapping[str, Any]],
+    minutes: float,
+    slice_minutes: float,
+    slice: int | None = None,
+    common: Sequence[str] = (),
+    tiny: Sequence[str] | None = None,
+) -> str:
+    """Make the suite's runs, or one slice of them; returns a status. Writes a record each, and `records.tar`.
+
+    Args:
+        entries: {name, overrides, seconds}, the best evidence first.
+        minutes: entries are taken in order while their seconds fit into this.
+        slice_minutes: longest that a slice takes; no run is started that does not fit into what is left of it.
+        slice: which slice, from 1; None makes all.
+        common: overrides of every run, before its own.
+        tiny: overrides after a run's own, to try a suite at a small size.
+
+    Raises:
+        InputError: a slice that does not exist, or settings that are no numbers.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        chosen = [with_overrides(entry, common, tiny or ()) for entry in fitting(read_entries(entries), minutes * 60)]
+        slices = cut(chosen, slice_minutes * 60)
+        if slice is not None and not (isinstance(slice, int) and 1 <= slice <= len(slices)):
+            raise InputError(f"suite.slice is {slice!r}; give a number from 1 to {len(slices)}, or null for all")
+    except InputError as error:
+        log.error("%s", error)
+        return "failed"
+    statuses = []
+    for number, part in enumerate(slices, 1):
+        if slice in (None, number):
+            print(f"slice {number} of {len(slices)}: {', '.join(entry.name for entry in part)}")
+            statuses += make(part, folder, slice_minutes * 60)
+    pack(folder)
+    reported = finish(folder, report=bool(cfg.report))
+    print(f"suite folder: {folder}")
+    return "ok" if reported and all(status in RESULTS for status in statuses) else "failed"
+
+
+def read_entries(entries: Iterable[Mapping[str, Any]]) -> list[Entry]:
+    """Entries from their YAML.
+
+    Raises:
+        InputError: two of one name.
+    """
+    made = [Entry(str(e["name"]), [str(item) for item in e["overrides"]], float(e["seconds"])) for e in entries]
+    names = [entry.name for entry in made]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"the suite has two runs named {twice}; give each a name of its own, its folder goes by it")
+    return made
+
+
+def with_overrides(entry: Entry, common: Sequence[str], tiny: Sequence[str]) -> Entry:
+    """The entry with overrides before and after its own: of a key the last counts, a group ends what is under it."""
+    by_key: dict[str, str] = {}
+    for item in [*common, *entry.overrides, *tiny]:
+        key = item.split("=", 1)[0]
+        for other in [other for other in by_key if other == key or other.startswith(f"{key}.")]:
+            del by_key[other]
+        by_key[key] = item
+    return Entry(entry.name, list(by_key.values()), entry.seconds)
+
+
+def fitting(entries: Sequence[Entry], seconds: float) -> list[Entry]:
+    """The first entries that fit into the time together; at least one."""
+    chosen, left = [], seconds
+    for entry in entries:
+        if chosen and entry.seconds > left:
+            break
+        chosen.append(entry)
+        left -= entry.seconds
+    return chosen
+
+
+def cut(entries: Sequence[Entry], seconds: float) -> list[list[Entry]]:
+    """The entries in slices of at most that time by their estimates (an entry that is longer has its own)."""
+    slices: list[list[Entry]] = []
+    left = 0.0
+    for entry in entries:
+        if not slices or entry.seconds > left:
+            slices.append([])
+            left = seconds
+        slices[-1].append(entry)
+        left -= entry.seconds
+    return slices
+
+
+def make(entries: Sequence[Entry], folder: Path, seconds: float) -> list[str]:
+    """Make the runs that are not done yet, within the time; the statuses of those that were made or kept."""
+    deadline = time.monotonic() + seconds
+    statuses = []
+    for number, entry in enumerate(entries, 1):
+        record = done(entry, folder / entry.name)
+        kept = record is not None
+        if record is None:
+            left = deadline - time.monotonic()
+            if left < min(entry.seconds, seconds):
+                log.warning(
+                    "%s is left for another time: it takes about %.0f s, %.0f are left", entry.name, entry.seconds, left
+                )
+                continue
+            record = run_child(entry.overrides, folder / entry.name, run_seconds=left, echo=False)
+        statuses.append(record["status"])
+        print(f"{number}/{len(entries)}  {entry.name}  {progress_line(record, 'kept, ' if kept else '')}", flush=True)
+    return statuses
+
+
+def done(entry: Entry, folder: Path) -> dict[str, Any] | None:
+    """The record that this folder holds of this very run, where it came to a result."""
+    try:
+        record = json.loads((folder / "record.json").read_text())
+    except (OSError, ValueError):
+        return None
+    same = record.get("run") and record["run"].get("command") == command(entry.overrides)
+    return record if same and record.get("status") in RESULTS else None
+
+
+def pack(folder: Path) -> Path:
+    """All records of the suite and their previews as one tar."""
+    target = folder / "records.tar"
+    with written_whole(target) as partial, tarfile.open(partial, "w") as tar:
+        for path in sorted(folder.rglob("micro.json")):
+            tar.add(path, arcname=path.relative_to(folder))
+        for path in sorted(folder.rglob("record.json")):
+            tar.add(path, arcname=path.relative_to(folder))
+            for picture in sorted(path.parent.glob("preview/*.png")):
+                tar.add(picture, arcname=picture.relative_to(folder))
+    return target
+
+
+def entries_of(chain: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A waterfall's runs: each step's overrides on top of those of the steps before it.
+
+    Args:
+        chain: {name, overrides, seconds} by step.
+    """
+    grown: list[str] = []
+    made = []
+    for number, step in enumerate(chain):
+        grown = [*grown, *step["overrides"]]
+        made.append({"name": f"{number:02d}_{step['name']}", "overrides": grown, "seconds": step["seconds"]})
+    return made
+
+
+def waterfall(cfg: DictConfig, chain: Sequence[Mapping[str, Any]], **settings: Any) -> str:
+    """`experiment=waterfall`: published, then one technique more in each run, paired with published; as `run`."""
+    steps = OmegaConf.to_container(chain, resolve=True) if OmegaConf.is_config(chain) else chain
+    return run(cfg, entries_of(steps), **settings)
+
+
+def claims(cfg: DictConfig, **settings: Any) -> str:
+    """`experiment=claims`: what `analysis/claims.yaml` needs of this kind of device; as `run`."""
+    from analysis.claims import entries
+    from experiments.environment import choose_device
+
+    return run(cfg, entries(choose_device(str(cfg.device)).type), **settings)

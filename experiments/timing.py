@@ -1,0 +1,102 @@
+"""Seconds of a run and of its stages: perf_counter on the CPU, CUDA events between stages on a GPU."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from propainter import Observer, Pipeline
+
+
+@dataclass(frozen=True)
+class TimedRun:
+    """One run.
+
+    Attributes:
+        result: uint8 [T, H, W, 3].
+        seconds: from frames in host memory to result in host memory.
+        stage_seconds: by stage.
+        harness_s: seconds of `seconds` in which the harness itself kept its books.
+    """
+
+    result: np.ndarray
+    seconds: float
+    stage_seconds: dict[str, float]
+    harness_s: float
+
+    def without_result(self) -> "TimedRun":
+        """The figures alone: a result that is kept holds memory."""
+        return replace(self, result=np.empty(0, np.uint8))
+
+
+class StageTimer(Observer):
+    """Adds up each stage's seconds; on a GPU it waits for the device once, at a stage's end."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        self.harness_s = 0.0
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        called = time.perf_counter()
+        stop = start_clock(self.device)
+        self.harness_s += time.perf_counter() - called
+        yield
+        seconds = stop()
+        stopped = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self.harness_s += time.perf_counter() - stopped
+
+
+def start_clock(device: torch.device) -> Callable[[], float]:
+    """Starts a clock; what it returns waits for the device and gives the seconds since."""
+    if device.type != "cuda":
+        start = time.perf_counter()
+        return lambda: time.perf_counter() - start
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    stream = torch.cuda.current_stream(device)
+    begin.record(stream)
+
+    def stop() -> float:
+        end.record(stream)
+        end.synchronize()
+        return begin.elapsed_time(end) / 1000
+
+    return stop
+
+
+def timed_run(pipeline: Pipeline, inputs: tuple) -> TimedRun:
+    """Run the pipeline once under the clock and nothing else."""
+    timer = StageTimer(pipeline.networks.device)
+    with observed(pipeline, timer):
+        seconds, result = timed(pipeline, inputs)
+    return TimedRun(result, seconds, timer.seconds, timer.harness_s)
+
+
+def timed(pipeline: Pipeline, inputs: tuple) -> tuple[float, np.ndarray]:
+    """Seconds of one run, and its result; whoever observes the pipeline goes on observing."""
+    wait_for(pipeline.networks.device)
+    start = time.perf_counter()
+    result = pipeline(*inputs)
+    wait_for(pipeline.networks.device)
+    return time.perf_counter() - start, result
+
+
+@contextmanager
+def observed(pipeline: Pipeline, observer: Observer) -> Iterator[None]:
+    """Let the observer watch the pipeline inside the block."""
+    before, pipeline.observer = pipeline.observer, observer
+    try:
+        yield
+    finally:
+        pipeline.observer = before
+
+
+def wait_for(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

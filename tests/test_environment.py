@@ -1,0 +1,96 @@
+"""Where a run took place: what the record says of it, and which records' times may be compared."""
+
+import json
+import subprocess
+
+import pytest
+import torch
+
+from experiments import environment
+from experiments.environment import commit, describe, fingerprint
+from experiments.nvml import NoNvml
+
+CPU = torch.device("cpu")
+COMPARABLE = ("device", "device_type", "threads", "torch", "cuda", "cudnn", "driver")
+
+
+@pytest.fixture
+def committed(monkeypatch):
+    """committed(text) makes `commit` give that text."""
+    return lambda text: monkeypatch.setattr(environment, "commit", lambda: text)
+
+
+def test_is_strict_json_with_every_key():
+    described = describe(CPU)
+    assert json.loads(json.dumps(described, allow_nan=False)) == described
+    assert set(described) == {
+        *COMPARABLE,
+        *("torchvision", "cpu", "cores", "python", "platform", "commit", "dirty", "packages", "fingerprint"),
+    }
+
+
+def test_on_a_cpu_nothing_is_said_of_cuda():
+    described = describe(CPU)
+    assert [described[key] for key in ("cuda", "cudnn", "driver")] == [None, None, None]
+    assert described["device"] == described["cpu"]
+    assert described["threads"] == torch.get_num_threads() and described["cores"] >= 1
+
+
+def test_packages_by_version(monkeypatch):
+    packages = describe(CPU)["packages"]
+    assert packages["numpy"].split(".")[0].isdigit() and packages["hydra-core"]
+    monkeypatch.setattr(environment, "PACKAGES", ("numpy", "no-such-package"))
+    assert describe(CPU)["packages"] == {"numpy": packages["numpy"], "no-such-package": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("0123abcd-dirty", ("0123abcd", True)), ("0123abcd", ("0123abcd", False)), (None, (None,) * 2)],
+)
+def test_a_dirty_commit_is_said_apart(committed, text, expected):
+    committed(text)
+    described = describe(CPU)
+    assert (described["commit"], described["dirty"]) == expected
+
+
+def test_commit_of_a_checkout_and_outside_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "_ROOT", tmp_path)
+    assert commit.__wrapped__() is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (tmp_path / "file").write_text("one")
+    for command in (["init", "-q"], ["add", "file"], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *command], check=True)
+    clean = commit.__wrapped__()
+    assert len(clean) == 12 and int(clean, 16) >= 0
+    (tmp_path / "file").write_text("two")
+    assert commit.__wrapped__() == f"{clean}-dirty"
+
+
+@pytest.mark.parametrize("key", COMPARABLE)
+def test_fingerprint_changes_with_what_shapes_times(key):
+    described = describe(CPU)
+    assert fingerprint({**described, key: "another"}) != described["fingerprint"]
+
+
+def test_fingerprint_is_the_same_for_another_commit_and_python():
+    described = describe(CPU)
+    other = {**described, "commit": "0", "dirty": True, "python": "3.99", "packages": {}, "cores": 999}
+    assert fingerprint(other) == described["fingerprint"] == describe(CPU)["fingerprint"]
+
+
+@pytest.mark.parametrize("driver", ["580.65.06", None])
+def test_on_a_gpu_with_and_without_nvml(monkeypatch, driver):
+    class FakeGpu:
+        def __init__(self, device):
+            if driver is None:
+                raise NoNvml("no NVML")
+
+        def driver(self):
+            return driver
+
+    monkeypatch.setattr(environment, "Gpu", FakeGpu)
+    monkeypatch.setattr(environment, "device_name", lambda device: f"some {device.type}")
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    described = describe(torch.device("cuda", 0))
+    assert described["device"] == "some cuda" and described["cpu"] == "some cpu"
+    assert described["cuda"] == "13.2" and described["driver"] == driver

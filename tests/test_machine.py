@@ -1,0 +1,296 @@
+"""The state of the machine, what in it disturbs timing, NVML's figures, and energy."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+from experiments import machine
+from experiments.machine import Energy, disturbances, process_vram_bytes, snapshot
+from experiments.nvml import FIGURES
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+
+QUIET = {
+    **{"monotonic_s": 0.0, "cpu_busy_s": 0.0, "cpu_own_s": 0.0, "cpu_stolen_s": 0.0, "cpu_count": 8},
+    **{"load_per_core": 0.0, "other_cpu_cores": 0.0, "quota_throttled_s": 0.0, "cpu_throttle_count": 0},
+    **{"cpu_temperature_c": 50.0, "cpu_temperature_limit_c": 95.0, "swap_used_bytes": 0},
+    **{"other_gpu_processes": 0, "other_gpu_bytes": 0, "sm_clock_mhz": 345, "max_sm_clock_mhz": 1980},
+    **{"temperature_c": 35, "temperature_limit_c": 90, "throttle_reasons": ["gpu_idle"]},
+    **{"power_throttled_s": 0.0, "thermal_throttled_s": 0.0},
+}
+"""Before a run."""
+
+BUSY = {
+    **QUIET,
+    **{"monotonic_s": 10.0, "cpu_busy_s": 80.5, "cpu_own_s": 80.0, "load_per_core": 1.4},
+    **{"sm_clock_mhz": 1950, "temperature_c": 60, "throttle_reasons": ["application_clocks"]},
+}
+"""After 10 s on all 8 cores and the GPU, with nobody else there."""
+
+
+class FakeNvml(ModuleType):
+    """A machine with two GPUs, of which torch sees the second."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self):
+        super().__init__("pynvml")
+        self.processes = [SimpleNamespace(pid=os.getpid(), usedGpuMemory=3_000)]
+        self.reasons = 0x1
+        self.energy_mj = 5_000
+        self.missing = set()
+
+    def nvmlInit(self):
+        pass
+
+    def nvmlSystemGetDriverVersion(self):
+        return b"580.65.06"
+
+    def nvmlDeviceGetHandleByUUID(self, uuid):
+        return self._known({"GPU-first": 0, "GPU-second": 1}, uuid)
+
+    def nvmlDeviceGetHandleByPciBusId(self, place):
+        return self._known({"00000000:05:00.0": 0, "00000000:1b:00.0": 1}, place)
+
+    def _known(self, handles, name):
+        if name not in handles:
+            raise self.NVMLError("Not Found")
+        return handles[name]
+
+    def _give(self, handle, name, figure):
+        assert handle == 1
+        if name in self.missing:
+            raise self.NVMLError("Not Supported")
+        return figure
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle):
+        return self._give(handle, "processes", self.processes)
+
+    def nvmlDeviceGetClockInfo(self, handle, kind):
+        return self._give(handle, "clock", {1: 1755, 2: 2619}[kind])
+
+    def nvmlDeviceGetMaxClockInfo(self, handle, kind):
+        return self._give(handle, "clock", {1: 1980, 2: 2619}[kind])
+
+    def nvmlDeviceGetTemperature(self, handle, sensor):
+        return self._give(handle, "temperature", 45)
+
+    def nvmlDeviceGetTemperatureThreshold(self, handle, kind):
+        return self._give(handle, "temperature", 90)
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle):  # the older of two names
+        return self._give(handle, "reasons", self.reasons)
+
+    def nvmlDeviceGetViolationStatus(self, handle, policy):
+        return self._give(handle, "violation", SimpleNamespace(violationTime=2_500_000_000))
+
+    def nvmlDeviceGetPowerUsage(self, handle):
+        return self._give(handle, "power", 71_500)
+
+    def nvmlDeviceGetUtilizationRates(self, handle):
+        return self._give(handle, "utilization", SimpleNamespace(gpu=25, memory=3))
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle):
+        return self._give(handle, "energy", self.energy_mj)
+
+
+@pytest.fixture
+def nvml(monkeypatch):
+    fake = FakeNvml()
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    properties = SimpleNamespace(name="a GPU", uuid="second")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(machine, "LOOK_S", 0.001)
+    fake.properties = properties
+    return fake
+
+
+class TestSnapshot:
+    def test_on_a_cpu_is_strict_json_and_short(self):
+        start = time.perf_counter()
+        state = snapshot(CPU)
+        assert time.perf_counter() - start < 2
+        assert json.loads(json.dumps(state, allow_nan=False)) == state
+        assert state["available_host_bytes"] > 0 and state["cpu_count"] == os.cpu_count()
+        assert all(state[key] is None for key in FIGURES) and "cpu" in state["nvml"]
+
+    def test_of_a_gpu(self, nvml):
+        nvml.reasons = 0x4 | 0x20
+        state = snapshot(CUDA)
+        assert json.loads(json.dumps(state, allow_nan=False)) == state
+        expected = {
+            **{"sm_clock_mhz": 1755, "max_sm_clock_mhz": 1980, "memory_clock_mhz": 2619, "temperature_c": 45},
+            **{"power_w": 71.5, "gpu_utilization": 0.25, "other_gpu_processes": 0, "power_throttled_s": 2.5},
+            **{"throttle_reasons": ["sw_power_cap", "sw_thermal_slowdown"], "nvml": None},
+        }
+        assert {key: state[key] for key in expected} == expected
+
+    def test_figures_that_a_board_lacks_are_none(self, nvml):
+        nvml.missing = {"processes", "clock", "temperature", "reasons", "violation", "power", "utilization", "energy"}
+        state = snapshot(CUDA)
+        assert all(state[key] is None for key in FIGURES) and state["nvml"] is None
+        assert Energy(CUDA).joules() is None and process_vram_bytes(CUDA) is None
+
+    def test_found_on_the_bus_where_there_is_no_uuid(self, nvml, monkeypatch):
+        place = SimpleNamespace(name="a GPU", pci_domain_id=0, pci_bus_id=0x1B, pci_device_id=0)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: place)
+        assert snapshot(CUDA)["sm_clock_mhz"] == 1755
+
+    @pytest.mark.parametrize("how", ["not installed", "does not start", "finds no GPU"])
+    def test_says_why_there_is_no_nvml(self, nvml, monkeypatch, how):
+        def fail():
+            raise nvml.NVMLError("Driver Not Loaded")
+
+        if how == "not installed":
+            monkeypatch.setitem(sys.modules, "pynvml", None)
+        elif how == "does not start":
+            nvml.nvmlInit = fail
+        else:
+            nvml.properties.uuid = "third"
+        state = snapshot(CUDA)
+        assert how in state["nvml"] and state["sm_clock_mhz"] is None
+        assert process_vram_bytes(CUDA) is None and Energy(CUDA).joules() is None
+
+
+class TestProcesses:
+    def other(self, used):
+        return SimpleNamespace(pid=os.getpid() + 1, usedGpuMemory=used)
+
+    def test_own_memory_and_others(self, nvml):
+        nvml.processes.append(self.other(7_000))
+        state = snapshot(CUDA)
+        assert process_vram_bytes(CUDA) == 3_000
+        assert (state["other_gpu_processes"], state["other_gpu_bytes"]) == (1, 7_000)
+
+    def test_under_foreign_numbers_one_is_ours_once_cuda_is_in_use(self, nvml, monkeypatch):
+        nvml.processes = [self.other(900), self.other(5_200), self.other(60_000)]
+        assert snapshot(CUDA)["other_gpu_processes"] == 3 and process_vram_bytes(CUDA) is None
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5_000)
+        assert snapshot(CUDA)["other_gpu_processes"] == 2 and process_vram_bytes(CUDA) == 5_200
+
+    def test_none_on_a_cpu(self):
+        assert process_vram_bytes(CPU) is None
+
+
+class TestDisturbances:
+    def test_a_quiet_machine(self):
+        assert disturbances(QUIET, BUSY) == []
+
+    def test_nothing_known(self):
+        unknown = dict.fromkeys(QUIET)
+        assert disturbances(unknown, unknown) == disturbances({}, {}) == []
+
+    @pytest.mark.parametrize(
+        ("changed", "sentence"),
+        [
+            ({"cpu_busy_s": 95.0}, "other processes kept 1.5 of 8 cores busy"),
+            ({"cpu_stolen_s": 3.0}, "the hypervisor gave 0.30 of 8 cores"),
+            ({"quota_throttled_s": 1.5}, "CPU quota held the process back for 1.50 of 10.0 s"),
+            ({"power_throttled_s": 4.0}, "power limit held its clocks back for 4.00 of 10.0 s"),
+            ({"thermal_throttled_s": 4.0}, "heat held the GPU's clocks back for 4.00 of 10.0 s"),
+            ({"cpu_throttle_count": 3}, "the CPU slowed down for heat 3 times"),
+            ({"swap_used_bytes": 2**30}, "the system swapped: 1024 MiB more"),
+            ({"cpu_temperature_c": 93.0}, "the CPU was at 93 C after the run"),
+            ({"temperature_c": 86}, "the GPU was at 86 C after the run"),
+            ({"throttle_reasons": ["sw_thermal_slowdown"]}, "clocks back after the run: sw_thermal_slowdown"),
+            ({"other_gpu_processes": 2, "other_gpu_bytes": 2**30}, "2 other process(es) computed on the GPU after"),
+            ({"sm_clock_mhz": 900, "temperature_c": 80}, "the GPU's clock was 900 of 1980 MHz at 80 C"),
+        ],
+    )
+    def test_each_is_one_sentence(self, changed, sentence):
+        found = disturbances(QUIET, {**BUSY, **changed})
+        assert len(found) == 1 and sentence in found[0]
+
+    @pytest.mark.parametrize(
+        ("changed", "sentence"),
+        [
+            ({"other_gpu_processes": 1, "other_gpu_bytes": 0}, "on the GPU before the run"),
+            ({"throttle_reasons": ["hw_slowdown", "gpu_idle"]}, "clocks back before the run: hw_slowdown"),
+            ({"cpu_temperature_c": 95.0}, "the CPU was at 95 C before the run"),
+        ],
+    )
+    def test_before_the_run(self, changed, sentence):
+        found = disturbances({**QUIET, **changed}, BUSY)
+        assert len(found) == 1 and sentence in found[0]
+
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            {"cpu_busy_s": 83.5},  # 0.35 of 8 cores
+            {"sm_clock_mhz": 900},  # low clocks on a cool GPU: a setting
+            {"sm_clock_mhz": 345, "temperature_c": 80, "throttle_reasons": ["gpu_idle"]},  # it has just ended
+            {"power_throttled_s": 0.05},
+            {"swap_used_bytes": 2**20},
+            {"load_per_core": 3.0},  # our own threads
+        ],
+    )
+    def test_what_does_not_matter(self, changed):
+        assert disturbances(QUIET, {**BUSY, **changed}) == []
+
+    def test_by_the_looks_where_there_are_no_counters(self):
+        without = {key: value for key, value in BUSY.items() if not key.startswith("cpu_own")}
+        assert disturbances(QUIET, {**without, "other_cpu_cores": 2.0}) == [
+            "other processes kept 2.0 of 8 cores busy, more than 0.4"
+        ]
+
+    def test_own_work_does_not_count_and_that_of_others_does(self):
+        if snapshot(CPU)["other_cpu_cores"] is None:
+            pytest.skip("this system does not count CPU time")
+        start = machine._cpu_counters()
+        spin(0.2)
+        alone = machine._cpu_counters()
+        assert alone["cpu_own_s"] - start["cpu_own_s"] == pytest.approx(0.2, abs=0.1)
+        subprocess.run([sys.executable, "-c", SPIN], check=True)
+        end = machine._cpu_counters()
+        assert end["cpu_own_s"] - alone["cpu_own_s"] > 0.25, "a child that ended is own work"
+        elapsed = end["monotonic_s"] - start["monotonic_s"]
+        assert machine.other_cores(start, {**end, "cpu_busy_s": end["cpu_busy_s"] + elapsed}) > 0.5
+
+
+SPIN = "import time\nwhile time.process_time() < 0.3: pass"
+
+
+def spin(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+class TestEnergy:
+    def test_of_a_gpu(self, nvml):
+        energy = Energy(CUDA)
+        assert energy.joules() == 5.0
+        nvml.energy_mj += 1_500
+        assert energy.joules() == 6.5
+
+    @pytest.fixture
+    def rapl(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(machine, "_SYSFS", tmp_path)
+        for name, start in (("intel-rapl:0", 1_000_000), ("intel-rapl:1", 2_000_000), ("intel-rapl:0:0", 9_000_000)):
+            zone = tmp_path / "class/powercap" / name
+            zone.mkdir(parents=True)
+            (zone / "energy_uj").write_text(f"{start}\n")
+            (zone / "max_energy_range_uj").write_text("4000000\n")
+        return tmp_path / "class/powercap"
+
+    def test_of_cpu_packages_through_a_full_counter(self, rapl):
+        energy = Energy(CPU)
+        assert energy.joules() == 3.0
+        (rapl / "intel-rapl:0/energy_uj").write_text("500000")
+        assert energy.joules() == 6.5
+
+    def test_none_where_it_can_not_be_read(self, rapl, tmp_path):
+        (rapl / "intel-rapl:1/energy_uj").unlink()
+        assert Energy(CPU).joules() is None
+
+    def test_none_without_rapl(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(machine, "_SYSFS", tmp_path)
+        assert Energy(CPU).joules() is None

@@ -1,0 +1,174 @@
+"""The reference is computed once, whoever needs it, and in a smaller way where it does not fit."""
+
+import copy
+import logging
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import reference as module
+from experiments.cache import ArrayCache
+from experiments.data import load, sample_clip
+from experiments.first_run import NonFinite
+from experiments.reference import reference_frames
+from propainter import Pipeline, Schedule
+from variants import precision
+
+QUICK = Schedule(raft_iterations=1)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load(sample_clip(2, 128, 128))
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return ArrayCache(tmp_path / "cache", 10**9)
+
+
+@pytest.fixture
+def computed(monkeypatch, clip):
+    """A quick stand-in for the computation; the ways that were gone. Those in `computed.too_large` do not fit."""
+
+    class Computed(list):
+        too_large = ()
+        seconds = 0.0
+
+        def __call__(self, way, make_networks, schedule, clip):
+            self.append((way.name, way.device.type))
+            time.sleep(self.seconds)
+            if self[-1] in self.too_large:
+                raise torch.OutOfMemoryError("too large")
+            return np.full_like(clip.frames, len(self))
+
+    stand_in = Computed()
+    monkeypatch.setattr(module, "_compute", stand_in)
+    return stand_in
+
+
+def never():
+    raise AssertionError("networks are made by the computation only")
+
+
+def test_the_reference_is_the_published_pipeline_and_then_comes_from_the_cache(networks, clip, cache):
+    wanted = precision.fp32(Pipeline(networks, QUICK))(clip.frames, clip.masks)
+    first = reference_frames(lambda: networks, CPU, QUICK, clip, "weights", cache)
+    again = reference_frames(never, CPU, QUICK, clip, "weights", cache)
+    assert np.array_equal(first.frames, wanted) and np.array_equal(again.frames, wanted)
+    assert (first.cached, again.cached, first.memory_saving, again.memory_saving) == (False, True, False, False)
+    assert first.key == again.key
+
+
+def test_out_of_memory_it_is_computed_the_memory_saving_way(networks, clip, cache, monkeypatch):
+    published = reference_frames(lambda: networks, CPU, QUICK, clip, "weights", cache)
+    compute, ran = module._compute, []
+
+    def tight(way, *rest):
+        if way.name == "published":
+            raise MemoryError
+        ran.append(way)
+        return compute(way, *rest)
+
+    monkeypatch.setattr(module, "_compute", tight)
+    saving = reference_frames(lambda: networks, CPU, QUICK, clip, "other weights", cache)
+    assert (saving.memory_saving, saving.cached) == (True, False)
+    assert len(ran) == 1 and saving.key != published.key
+    assert np.abs(saving.frames.astype(int) - published.frames).max() <= 1
+    assert reference_frames(never, CPU, QUICK, clip, "other weights", cache).memory_saving
+    assert len(ran) == 1
+
+
+def test_the_cpu_is_the_last_resort(clip, cache, computed, monkeypatch):
+    monkeypatch.setattr(module, "device_name", str)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    computed.too_large = [("published", "cuda"), ("memory_saving", "cuda")]
+    got = reference_frames(never, torch.device("cuda"), QUICK, clip, "weights", cache)
+    assert computed == [("published", "cuda"), ("memory_saving", "cuda"), ("memory_saving", "cpu")]
+    assert got.memory_saving
+    computed.too_large.append(("memory_saving", "cpu"))
+    with pytest.raises(torch.OutOfMemoryError):
+        reference_frames(never, torch.device("cuda"), QUICK, clip, "others", cache)
+
+
+def test_two_that_need_it_at_once_compute_it_once(clip, cache, computed, caplog):
+    caplog.set_level(logging.INFO)
+    computed.seconds = 0.5
+    got = []
+    threads = [
+        threading.Thread(target=lambda: got.append(reference_frames(never, CPU, QUICK, clip, "weights", cache)))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(computed) == 1
+    assert sorted(one.cached for one in got) == [False, True, True]
+    assert "another process is computing the same reference; waiting for it" in caplog.text
+    reference_frames(never, CPU, Schedule(raft_iterations=2), clip, "weights", cache)
+    assert len(computed) == 2
+
+
+HOLD = """
+import sys, time, filelock
+lock = filelock.FileLock(sys.argv[1])
+lock.acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_killed_process_leaves_no_lock(clip, cache, computed):
+    key = module.reference_key(CPU, QUICK, clip, "weights")
+    cache.folder.mkdir(parents=True)
+    command = [sys.executable, "-c", HOLD, str(cache.folder / f"{key}.lock")]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        waiting = threading.Thread(target=reference_frames, args=(never, CPU, QUICK, clip, "weights", cache))
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive() and not computed
+    finally:
+        holder.kill()
+        holder.communicate()
+    waiting.join(20)
+    assert not waiting.is_alive() and len(computed) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_no_obstacle(clip, tmp_path, computed, caplog):
+    (tmp_path / "file").touch()
+    got = reference_frames(never, CPU, QUICK, clip, "weights", ArrayCache(tmp_path / "file" / "cache", 10**9))
+    assert not got.cached and len(computed) == 1
+    assert "can't hold a lock" in caplog.text and "could not be kept" in caplog.text
+
+
+def test_a_reference_that_is_not_finite_is_an_error_and_is_not_kept(networks, clip, cache):
+    broken = copy.deepcopy(networks)
+    broken.generator.decoder[6].bias.data[0] = float("nan")
+    with pytest.raises(NonFinite, match="prediction of stage generation"):
+        reference_frames(lambda: broken, CPU, QUICK, clip, "weights", cache)
+    assert not list(cache.folder.glob("*.npy"))
+
+
+@pytest.mark.parametrize("changed", ["schedule", "weights", "threads", "device", "code", "torch"])
+def test_the_key_covers_all_that_shapes_it(clip, monkeypatch, changed):
+    before = module.reference_key(CPU, QUICK, clip, "weights")
+    assert before == module.reference_key(CPU, QUICK, clip, "weights")
+    if changed == "threads":
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    elif changed == "device":
+        monkeypatch.setattr(module, "device_name", lambda device: "another")
+    elif changed == "code":
+        monkeypatch.setattr(module, "code_fingerprint", lambda sources: "another")
+    elif changed == "torch":
+        monkeypatch.setattr(module, "version", lambda package: "0" if package == "torch" else "1")
+    schedule = Schedule() if changed == "schedule" else QUICK
+    assert module.reference_key(CPU, schedule, clip, "others" if changed == "weights" else "weights") != before

@@ -1,0 +1,96 @@
+"""A list of runs in slices: which are made, which are kept, what is packed."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from experiments import suite
+from experiments.record import command
+from experiments.suite import Entry, cut, done, entries_of, fitting, make, pack, read_entries, with_overrides
+from propainter import InputError
+
+ENTRIES = [Entry(name, [f"data.num_frames={n}"], 100.0) for n, name in enumerate("abcde", 2)]
+
+
+def record_of(entry, status="ok"):
+    return {"status": status, "run": {"command": command(entry.overrides)}, "variant": {"id": entry.name}}
+
+
+class TestPlan:
+    def test_the_first_entries_that_fit_are_taken_at_least_one(self):
+        assert [entry.name for entry in fitting(ENTRIES, 350)] == ["a", "b", "c"]
+        assert [entry.name for entry in fitting(ENTRIES, 1)] == ["a"]
+
+    def test_slices_are_no_longer_than_asked_for(self):
+        assert [[entry.name for entry in part] for part in cut(ENTRIES, 250)] == [["a", "b"], ["c", "d"], ["e"]]
+        assert len(cut(ENTRIES, 50)) == 5
+
+    def test_of_one_key_the_last_counts_and_a_group_ends_what_is_under_it(self):
+        entry = Entry("x", ["weights=pretrained", "a.b=1"], 1)
+        assert with_overrides(entry, ["weights.source=seeded", "a.b=0", "c=1"], ["c=2"]).overrides == [
+            *("weights=pretrained", "a.b=1", "c=2")
+        ]
+
+    def test_a_waterfall_adds_up(self):
+        chain = [{"name": n, "overrides": [f"{n}=1"], "seconds": 1} for n in "ab"]
+        assert [(e["name"], e["overrides"]) for e in entries_of(chain)] == [("00_a", ["a=1"]), ("01_b", ["a=1", "b=1"])]
+
+    def test_two_runs_of_one_name_are_refused(self):
+        with pytest.raises(InputError, match="two runs named a"):
+            read_entries([{"name": "a", "overrides": [], "seconds": 1}] * 2)
+
+
+class TestMake:
+    @pytest.fixture
+    def children(self, monkeypatch):
+        made = []
+
+        def child(overrides, folder: Path, *, run_seconds, echo):
+            entry = next(entry for entry in ENTRIES if entry.overrides == overrides)
+            made.append((entry.name, run_seconds))
+            folder.mkdir(parents=True, exist_ok=True)
+            record = record_of(entry, "timed_out" if entry.name == "b" else "ok")
+            (folder / "record.json").write_text(json.dumps(record))
+            return record
+
+        monkeypatch.setattr(suite, "run_child", child)
+        return made
+
+    def test_what_came_to_a_result_is_kept_the_rest_is_made_again(self, children, tmp_path, capsys):
+        assert make(ENTRIES[:3], tmp_path, 1000) == ["ok", "timed_out", "ok"]
+        assert make(ENTRIES[:3], tmp_path, 1000) == ["ok", "timed_out", "ok"]
+        assert [name for name, _ in children] == ["a", "b", "c", "b"]
+        assert all(seconds <= 1000 for _, seconds in children)
+        assert capsys.readouterr().out.count("kept") == 2
+
+    def test_a_run_that_does_not_fit_any_more_is_left(self, children, tmp_path, monkeypatch, caplog):
+        clock = iter([0, 0, 60, 120])
+        monkeypatch.setattr(suite.time, "monotonic", lambda: next(clock))
+        make(ENTRIES[:3], tmp_path, 150)
+        assert [name for name, _ in children] == ["a"]
+        assert "b is left for another time" in caplog.text
+
+    def test_other_settings_in_the_folder_are_not_taken_for_it(self, children, tmp_path):
+        make(ENTRIES[:1], tmp_path, 1000)
+        assert done(ENTRIES[0], tmp_path / "a")["status"] == "ok"
+        assert done(Entry("a", ["data.num_frames=9"], 1), tmp_path / "a") is None
+
+    def test_records_and_previews_are_packed(self, children, tmp_path):
+        make(ENTRIES[:2], tmp_path, 1000)
+        (tmp_path / "a" / "preview").mkdir()
+        (tmp_path / "a" / "preview" / "00000_result.png").touch()
+        with tarfile.open(pack(tmp_path)) as tar:
+            assert tar.getnames() == ["a/record.json", "a/preview/00000_result.png", "b/record.json"]
+
+
+@pytest.mark.parametrize("name", ["gpu_suite", "waterfall"])
+def test_the_suites_fit_their_time(name):
+    node = yaml.safe_load((ROOT / f"conf/experiment/{name}.yaml").read_text())
+    task, limits = node["task"], node["suite"]
+    entries = read_entries(task.get("entries") or entries_of(task["chain"]))
+    assert max(entry.seconds for entry in entries) <= limits["slice_minutes"] * 60
+    assert fitting(entries, limits["minutes"] * 60)[0].name.endswith(("published", "published_240p"))
