@@ -69,7 +69,7 @@ BAD_DATA = {
     "device": (["device=quantum"], [], "device is 'quantum'"),
     "group taken out": (["~attention"], [], "the config has no attention"),
     "device by number": (["device=0"], [], "device is '0'"),
-    "samples": (["measure.samples=many"], [], "measure.samples is 'many'"),
+    "samples": (["measure.max_samples=many"], [], "measure.max_samples is 'many'"),
     "cache size": (["cache.max_gb=-1"], [], "cache.max_gb is -1"),
     "weights": (["weights.source=guessed"], [], "weights.source is 'guessed'"),
 }
