@@ -1,5 +1,7 @@
 # make demo    set up, then a sweep of four variants on the built-in sample, and its report
 # make test    set up, then lint and test
+# make gate    set up, then check the accuracy of some variants against baselines/
+# make bless   make that baseline anew, where a shift is wanted
 # make setup   the environment alone, in .venv
 #
 # PYTHON=python3.12 chooses the interpreter. Versions are those of constraints.txt where the interpreter is new enough
@@ -34,3 +36,20 @@ test: setup
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+# The accuracy gate: variants of a small sample against the baseline that is kept here. On another processor or torch
+# the reference may differ by rounding (--tolerant).
+GATE := attention=manual,sdpa precision=fp32,amp reuse=none,exact weights=seeded quality.lpips=false \
+	data.num_frames=4 data.height=128 data.width=136 schedule.raft_iterations=4 \
+	measure.min_samples=1 measure.max_samples=1 measure.max_warmups=0 measure.flops=false report=false
+
+.PHONY: gate gate-sweep bless
+gate-sweep: setup
+	rm -rf .gate
+	$(BIN)/python run.py -m $(GATE) hydra.sweep.dir=.gate
+
+gate: gate-sweep
+	$(BIN)/python -m analysis check .gate --baseline baselines/amd-epyc/sample.json --tolerant --accuracy-only
+
+bless: gate-sweep
+	$(BIN)/python -m analysis bless .gate -o baselines/amd-epyc/sample.json
