@@ -10,9 +10,6 @@ from experiments.paired import bounds
 from experiments.statistics import count_outliers, log_t_interval
 from propainter import STAGES
 
-STAGE_GAP = 0.02
-"""Stages whose times miss the whole by more than this share are worth a sentence."""
-
 
 def describe_cost(
     measured: Measurement,
@@ -21,7 +18,7 @@ def describe_cost(
     ceilings: Mapping[str, Any] | None = None,
     limit_bytes: int | None = None,
 ) -> dict[str, Any]:
-    """The record's sections on cost; adds to `disturbed` where the stages do not add up.
+    """The record's sections on cost.
 
     Args:
         num_frames: of the clip.
@@ -29,19 +26,14 @@ def describe_cost(
         ceilings: of the device (see `ceilings.ceilings`).
         limit_bytes: what the run was held to.
     """
-    latency = describe_latency(measured, num_frames)
-    disturbed = list(measured.disturbed)
-    gap = latency["stage_gap"]
-    if gap is not None and gap > STAGE_GAP:
-        disturbed.append(f"the stages' times miss the whole by {gap:.1%}")
     return {
-        "latency": latency,
+        "latency": describe_latency(measured, num_frames),
         "speedup": measured.paired.describe() if measured.paired else None,
         "memory": describe_memory(measured, limit_bytes),
         "stages": {stage: describe_stage(measured, stage, flops, ceilings) for stage in STAGES},
         "energy": {"joules_per_run": measured.joules},
         "effective": measured.effective,
-        "disturbed": disturbed,
+        "disturbed": list(measured.disturbed),
         "machine": {**measured.machine, "ceilings": ceilings},
     }
 

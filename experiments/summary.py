@@ -4,6 +4,9 @@ from typing import Any
 
 from propainter import STAGES
 
+STAGE_GAP = 0.02
+"""Stages whose times miss the whole by more than this share are worth a sentence."""
+
 
 def summary(record: dict[str, Any]) -> str:
     """Variant, data, a table of stages, quality and weights, as text."""
@@ -23,6 +26,7 @@ def summary(record: dict[str, Any]) -> str:
     ]
     lines += [
         _how_timed(latency),
+        *gap_note(latency["stage_gap"]),
         f"memory is {_MEMORY[memory['kind']]}, in the first run",
         *_speedup(record["speedup"]),
         "",
@@ -43,6 +47,11 @@ def _how_timed(latency: dict[str, Any]) -> str:
         f"times are medians of {len(latency['samples_s'])} run(s), stopped by {target}{width}; "
         f"{latency['frames_per_s']:.2f} frames/s"
     )
+
+
+def gap_note(gap: float | None) -> list[str]:
+    """A line where the stages do not add up to the whole; `gap` as the record's `stage_gap`."""
+    return [f"NOTE: the stages' times miss the whole by {gap:.1%}"] if gap is not None and gap > STAGE_GAP else []
 
 
 def _speedup(speedup: dict[str, Any] | None) -> list[str]:
