@@ -189,5 +189,5 @@ def load_networks(options: Mapping[str, Any]) -> tuple[Networks, dict[str, str]]
             )
             source = "seeded"
     if source == "seeded":
-        load_seeded(networks, options["salt"])
+        load_seeded(networks, options["salt"], options["flow_scale"])
     return networks, {"source": source, "fingerprint": fingerprint(networks), **described}

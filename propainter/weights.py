@@ -80,9 +80,25 @@ def load_pretrained(networks: Networks, directory: str | Path | None = None, url
             raise InputError(f"{paths[name]}: {error}") from None
 
 
-def load_seeded(networks: Networks, salt: str = "golden") -> None:
-    """Load the seeded stand-in weights into all three networks."""
+def load_seeded(networks: Networks, salt: str = "golden", flow_scale: float = 1.0) -> None:
+    """Load the seeded stand-in weights into all three networks.
+
+    Args:
+        salt: another salt gives other weights.
+        flow_scale: factor on the last layer of RAFT's flow head. At 1 twenty updates of an untrained RAFT add up to
+            flows of ten and more pixels everywhere, and over long or large clips the untrained flow completion then
+            amplifies rounding without bound; at 0.1 flows are about a pixel, as trained weights give them, and
+            differences between variants mean something.
+
+    Raises:
+        InputError: `flow_scale` is not above 0.
+    """
+    if not flow_scale > 0:
+        raise InputError(f"weights.flow_scale is {flow_scale}; give a factor above 0, 1 for the plain seeded weights")
     load_weights(networks, **{name: seeded_state_dict(name, salt) for name in NETWORKS})
+    with torch.no_grad():
+        for parameter in networks.raft.update_block.flow_head.conv2.parameters():
+            parameter.mul_(flow_scale)
 
 
 def find(filename: str, folders: Sequence[Path]) -> Path | None:

@@ -191,3 +191,19 @@ class TestReadCheckpoint:
             (mixed / file).symlink_to(released / source)
         with pytest.raises(InputError, match=r"mixed/ProPainter.pth: these are not weights of the generator"):
             load_pretrained(build_networks(), mixed, url=NOWHERE)
+
+
+def test_scale_of_seeded_flow():
+    plain, small = build_networks(), build_networks()
+    load_seeded(plain)
+    load_seeded(small, flow_scale=0.5)
+    changed = [
+        name
+        for (name, a), b in zip(plain.raft.state_dict().items(), small.raft.state_dict().values(), strict=True)
+        if not torch.equal(a, b)
+    ]
+    assert changed == ["update_block.flow_head.conv2.weight", "update_block.flow_head.conv2.bias"]
+    head, halved = (networks.raft.update_block.flow_head.conv2.weight for networks in (plain, small))
+    assert torch.equal(head, 2 * halved)
+    with pytest.raises(InputError, match="weights.flow_scale is 0"):
+        load_seeded(plain, flow_scale=0)
