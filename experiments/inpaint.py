@@ -2,10 +2,12 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -14,27 +16,32 @@ from omegaconf import DictConfig
 from experiments.baseline import compose_baseline
 from experiments.cache import ArrayCache
 from experiments.cost import describe_cost
-from experiments.data import load
+from experiments.data import Clip, LoadedClip, load, survey
 from experiments.environment import choose_device, describe
 from experiments.first_run import NonFinite
 from experiments.limits import apply_limits
 from experiments.looks import Looks
-from experiments.measure import Options, measure
+from experiments.measure import Measurement, Options, measure
 from experiments.outputs import clear_outputs, write_preview, write_result
 from experiments.quality import compare, hole_of
 from experiments.record import describe_data, empty_record, run_section, variant, write_record
 from experiments.reference import reference_frames
 from experiments.settings import check_settings
 from experiments.steadiness import seams_of
+from experiments.stream import copy_frames, describe_clip, only_the_video, stream
 from experiments.summary import summary
-from propainter import InputError, Networks, Pipeline, build_networks
+from propainter import InputError, Networks, Pipeline, Schedule, build_networks
 from propainter.errors import is_out_of_memory
 from propainter.weights import Unreachable, fingerprint, load_pretrained, load_seeded
 from variants import PUBLISHED, Unsupported, apply
+from variants.streaming import frame_by_frame
 
 log = logging.getLogger(__name__)
 
 _WEIGHTS = {"pretrained": "released weights", "seeded": "SEEDED weights: the hole is filled with no meaning"}
+
+_NO_HOLE = "the masks have no hole: the output is the input, and nothing was run or measured"
+_NO_REFERENCE = "left out by measure.reference=false"
 
 
 def run(cfg: DictConfig) -> str:
@@ -91,24 +98,24 @@ def _run(cfg: DictConfig, folder: Path, record: dict[str, Any]) -> None:
     check_settings(cfg)
     limit_bytes = apply_limits(cfg, device)
     schedule = instantiate(cfg.schedule)
-    clip = load(instantiate(cfg.data))
+    source = instantiate(cfg.data)
+    build = partial(_build, device, schedule)
+    if only_the_video(cfg.measure):
+        _inpaint_once(cfg, folder, record, source, build, limit_bytes)
+        return
+    clip = load(source)
     record["data"] = describe_data(clip)
     if not clip.masks.any():
         write_result(folder, clip.frames, clip.fps, frames=cfg.output.frames)
-        record["reason"] = "the masks have no hole: the output is the input, and nothing was run or measured"
+        record["reason"] = _NO_HOLE
         return
     networks, record["weights"] = load_networks(cfg.weights)
     same_weights = {**cfg.weights, "source": record["weights"]["source"]}
-
-    def build(groups: DictConfig, networks: Networks) -> Pipeline:
-        pipeline = Pipeline(networks.to(device), schedule)
-        return apply(pipeline, {group: instantiate(groups[group]) for group in PUBLISHED})
-
-    pipeline = build(cfg, networks)
+    pipeline = build(networks, cfg)
     make_baseline, baseline = None, None
     if cfg.measure.baseline is not None:
         groups, baseline = compose_baseline(cfg)
-        make_baseline = lambda: build(groups, load_networks(same_weights)[0])  # noqa: E731
+        make_baseline = lambda: build(load_networks(same_weights)[0], groups)  # noqa: E731
     looks = Looks(cfg, pipeline, clip, record["variant"]["id"], folder)
     measured = measure(pipeline, clip, Options.of(cfg.measure), make_baseline, looks)
     record |= describe_cost(measured, len(clip.frames), looks.flops, looks.ceilings, limit_bytes)
@@ -120,13 +127,11 @@ def _run(cfg: DictConfig, folder: Path, record: dict[str, Any]) -> None:
     seams = seams_of(measured.effective)
     del pipeline, networks, looks
 
-    start = time.perf_counter()
-    write_result(folder, measured.result, clip.fps, frames=cfg.output.frames)
-    written_s = time.perf_counter() - start
+    written_s = _written_s(cfg, folder, measured, clip)
     record["latency"]["end_to_end_s"] = clip.read_s + (measured.median_s or measured.first_s) + written_s
 
     if not cfg.measure.reference:
-        record["quality_reason"] = "left out by measure.reference=false"
+        record["quality_reason"] = _NO_REFERENCE
         return
     try:
         reference = reference_frames(
@@ -159,6 +164,50 @@ def _run(cfg: DictConfig, folder: Path, record: dict[str, Any]) -> None:
     )
     caption = f"{record['variant']['id']}, {_WEIGHTS[record['weights']['source']]}"
     write_preview(folder, clip, measured.result, reference.frames, count=cfg.output.preview_frames, caption=caption)
+
+
+def _inpaint_once(
+    cfg: DictConfig,
+    folder: Path,
+    record: dict[str, Any],
+    source: Clip,
+    build: Callable[[Networks, DictConfig], Pipeline],
+    limit_bytes: int | None,
+) -> None:
+    """The video and what the one run cost; frame by frame where the variant can, else with the clip in memory."""
+    known = survey(source)
+    record["data"] = describe_clip(source, known)
+    if known.first_hole is None:
+        record["data"]["fingerprint"] = copy_frames(source, folder, frames=cfg.output.frames)
+        record["reason"] = _NO_HOLE
+        return
+    networks, record["weights"] = load_networks(cfg.weights)
+    pipeline = build(networks, cfg)
+    record["quality_reason"] = _NO_REFERENCE
+    streaming, why_not = frame_by_frame(pipeline)
+    if streaming is not None:
+        record |= stream(source, known, pipeline, streaming, folder, frames=cfg.output.frames, limit_bytes=limit_bytes)
+        return
+    if why_not is not None:
+        log.warning("the whole clip is read into memory: %s", why_not)
+    clip = load(source)
+    record["data"] = describe_data(clip)
+    measured = measure(pipeline, clip, Options.of(cfg.measure))
+    record |= describe_cost(measured, len(clip.frames), limit_bytes=limit_bytes)
+    record["latency"]["end_to_end_s"] = clip.read_s + measured.first_s + _written_s(cfg, folder, measured, clip)
+
+
+def _build(device: torch.device, schedule: Schedule, networks: Networks, groups: DictConfig) -> Pipeline:
+    """The pipeline on the device with these groups' options applied."""
+    pipeline = Pipeline(networks.to(device), schedule)
+    return apply(pipeline, {group: instantiate(groups[group]) for group in PUBLISHED})
+
+
+def _written_s(cfg: DictConfig, folder: Path, measured: Measurement, clip: LoadedClip) -> float:
+    """Write the result; the seconds that took."""
+    start = time.perf_counter()
+    write_result(folder, measured.result, clip.fps, frames=cfg.output.frames)
+    return time.perf_counter() - start
 
 
 def load_networks(options: Mapping[str, Any]) -> tuple[Networks, dict[str, str]]:

@@ -1,12 +1,16 @@
 """What a run leaves to look at: the video, frames on request, and a preview of a few frames."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from experiments.data import LoadedClip
+from propainter.growing_video import GrowingVideoWriter, partial_path
 from propainter.video import VideoWriter, write_png
+
+VIDEO = "inpainted.mp4"
 
 AMPLIFY = 10
 """Difference to the reference is shown this many times as strong."""
@@ -20,7 +24,7 @@ _LABEL_HEIGHT = 14
 
 def clear_outputs(folder: Path) -> None:
     """Remove what an earlier run left in this folder, so that nothing of it stands beside a new record."""
-    for name in ("record.json", "inpainted.mp4", "preview.png"):
+    for name in ("record.json", VIDEO, partial_path(Path(VIDEO)).name, "preview.png"):
         (folder / name).unlink(missing_ok=True)
     for image in [*folder.glob("preview/*.png"), *folder.glob("frames/*.png")]:
         image.unlink()
@@ -34,12 +38,31 @@ def write_result(folder: Path, result: np.ndarray, fps: float, *, frames: bool) 
         fps: frames per second.
     """
     height, width = result.shape[1:3]
-    with VideoWriter(folder / "inpainted.mp4", fps, height, width) as video:
+    with VideoWriter(folder / VIDEO, fps, height, width) as video:
         for image in result:
             video.write(image)
     if frames:
         for number, image in enumerate(result):
-            write_png(folder / "frames" / f"{number:05d}.png", image)
+            write_frame(folder, number, image)
+
+
+def write_growing_result(
+    folder: Path, images: Iterable[np.ndarray], fps: float, height: int, width: int, *, frames: bool
+) -> None:
+    """As `write_result`, of images that come one by one.
+
+    `inpainted.partial.mp4` can be played meanwhile, and stays with the images so far where an error ends this.
+    """
+    with GrowingVideoWriter(folder / VIDEO, fps, height, width) as video:
+        for number, image in enumerate(images):
+            video.write(image)
+            if frames:
+                write_frame(folder, number, image)
+
+
+def write_frame(folder: Path, number: int, image: np.ndarray) -> None:
+    """Write `frames/NNNNN.png`."""
+    write_png(folder / "frames" / f"{number:05d}.png", image)
 
 
 def write_preview(

@@ -26,12 +26,17 @@ def propagate_pixels(frames: Tensor, flows: Flows, masks: Tensor, subvideo_lengt
     filled, remaining = [], []
     for start, stop, keep in plan_subvideos(frames.shape[1], length, PIXEL_PADDING):
         flow_f, flow_b = (flow[:, start : stop - 1] for flow in flows)
-        part, left = frames[:, start:stop], masks[:, start:stop]
-        part, left = _propagate(part, left, flow_f, flow_b, backward=True)
-        part, left = _propagate(part, left, flow_b, flow_f, backward=False)
+        part, left = propagate_subvideo(frames[:, start:stop], (flow_f, flow_b), masks[:, start:stop])
         filled.append(part[:, keep])
         remaining.append(left[:, keep])
     return torch.cat(filled, 1), torch.cat(remaining, 1)
+
+
+def propagate_subvideo(frames: Tensor, flows: Flows, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Both passes over frames that are done in one go; shapes as in `propagate_pixels`."""
+    flow_f, flow_b = flows
+    frames, masks = _propagate(frames, masks, flow_f, flow_b, backward=True)
+    return _propagate(frames, masks, flow_b, flow_f, backward=False)
 
 
 def _propagate(frames: Tensor, masks: Tensor, flows: Tensor, checks: Tensor, backward: bool) -> tuple[Tensor, Tensor]:

@@ -230,7 +230,7 @@ class VideoWriter:
 
     @contextmanager
     def _open(self) -> Iterator[None]:
-        with _libav_as_oserror(self.path), written_whole(self.path) as temporary:
+        with libav_as_oserror(self.path), written_whole(self.path) as temporary:
             container = av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"})
             try:
                 self._container, self._stream, self._count = container, self._add_stream(container), 0
@@ -267,7 +267,7 @@ class VideoWriter:
 
 
 @contextmanager
-def _libav_as_oserror(path: Path):
+def libav_as_oserror(path: Path):
     try:
         yield
     except FFmpegError as error:

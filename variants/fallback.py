@@ -12,7 +12,7 @@ from torch import Tensor
 from propainter.errors import InputError, is_out_of_memory
 from propainter.memory import give_back_unused
 from propainter.networks import NETWORKS, Networks
-from propainter.pipeline import Clip, Pipeline
+from propainter.pipeline import Clip, OverTime, Pipeline
 from propainter.raft import Flows
 from variants.chunking import check_sizes, in_chunks_of
 from variants.raft_scale import ScaledFlow, scale_by_pixels
@@ -69,6 +69,11 @@ class Ladder:
     def _remember(self, stage: str) -> Iterator[None]:
         self._stage = stage
         yield
+
+    @property
+    def inner(self) -> OverTime:
+        """What was in the pipeline's `over_time` before."""
+        return self._over_time
 
     # In both loops the error is let go (with its traceback, and so with every tensor of the attempt) before the next
     # attempt begins: `except ... as` forgets it at its end.

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from propainter.pipeline import Pipeline
 from propainter.storage import Resident
+from propainter.streaming import Streaming
 
 
 def lean(pipeline: Pipeline) -> Pipeline:
@@ -20,6 +21,18 @@ def offload(pipeline: Pipeline) -> Pipeline:
     On the CPU that is where they are anyway: `moved_bytes` in `effective` stays 0.
     """
     return _use(pipeline, Offload, "offload")
+
+
+def streaming(pipeline: Pipeline) -> Pipeline:
+    """Over a sliding span of the video: each step as soon as what it reads is there, each intermediate let go when its
+    last reader is done, so that memory does not grow with the video.
+
+    `effective["residency"]` says how much was held at once: see `Streaming`.
+    """
+    said = {"kind": "streaming"}
+    pipeline.effective["residency"] = said
+    pipeline.over_stages = Streaming(said)
+    return pipeline
 
 
 def _use(pipeline: Pipeline, kind: type["Lean"], name: str) -> Pipeline:

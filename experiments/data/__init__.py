@@ -1,6 +1,6 @@
 """Clips to inpaint: drawn on the spot, from a folder of images, from a video; each may be outpainted."""
 
-from experiments.data.clip import Clip, LoadedClip, load
+from experiments.data.clip import Clip, Fingerprint, LoadedClip, Survey, load, survey
 from experiments.data.folder import folder_clip
 from experiments.data.outpaint import outpaint_clip, outpaint_scales
 from experiments.data.sample import sample_clip
@@ -8,11 +8,14 @@ from experiments.data.video import video_clip
 
 __all__ = [
     "Clip",
+    "Fingerprint",
     "LoadedClip",
+    "Survey",
     "folder_clip",
     "load",
     "outpaint_clip",
     "outpaint_scales",
     "sample_clip",
+    "survey",
     "video_clip",
 ]

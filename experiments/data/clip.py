@@ -90,6 +90,58 @@ def load(clip: Clip) -> LoadedClip:
     frame is hole. A clip without any hole is loaded, with a warning.
     """
     start = time.perf_counter()
+    check_size(clip)
+    # The masks first: they are read fastest, and most of what can be wrong is wrong with them.
+    masks = _stack(clip, clip.masks())
+    holes = np.count_nonzero(masks)
+    _check_holes(clip, holes, masks.size)
+    flow_masks = _stack(clip, clip.flow_masks())
+    frames = _stack(clip, clip.frames(), channels=(3,))
+    truth = _stack(clip, clip.truth(), channels=(3,))
+    fingerprint = Fingerprint(frames.shape)
+    for part in (frames, masks, flow_masks):
+        if part is not None:
+            fingerprint.add(part)
+    read_s = time.perf_counter() - start
+    return LoadedClip(
+        name=clip.name,
+        fps=clip.fps,
+        frames=frames,
+        masks=masks,
+        flow_masks=flow_masks,
+        truth=truth,
+        hole_fraction=holes / masks.size,
+        fingerprint=str(fingerprint),
+        read_s=read_s,
+    )
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the masks of a clip are like, without the frames: `hole_fraction` and `read_s` as in `LoadedClip`, and the
+    first mask with a hole, uint8 {0, 1} [H, W], None where there is none."""
+
+    hole_fraction: float
+    first_hole: np.ndarray | None
+    read_s: float
+
+
+def survey(clip: Clip) -> Survey:
+    """Reads the masks of a clip one by one, and keeps none of them; errors and warning as in `load`."""
+    start = time.perf_counter()
+    check_size(clip)
+    holes, size, first = 0, 0, None
+    for mask in clip.masks():
+        count = np.count_nonzero(mask)
+        if count and first is None:
+            first = mask.copy()
+        holes, size = holes + count, size + mask.size
+    _check_holes(clip, holes, size)
+    return Survey(holes / size, first, time.perf_counter() - start)
+
+
+def check_size(clip: Clip) -> None:
+    """Raises InputError for a clip that is too short or too small, before anything of it is read."""
     if clip.num_frames < 2:
         raise InputError(
             f"{clip.name} has {clip.num_frames} frame, and flow needs at least two: "
@@ -100,31 +152,16 @@ def load(clip: Clip) -> LoadedClip:
             f"{clip.name} is {clip.height} pixels high and {clip.width} wide, and both must be at least "
             f"{MIN_SIDE}: give a larger data.height or data.width."
         )
-    # The masks first: they are read fastest, and most of what can be wrong is wrong with them.
-    masks = _stack(clip, clip.masks())
-    holes = np.count_nonzero(masks)
-    if holes == masks.size:
+
+
+def _check_holes(clip: Clip, holes: int, size: int) -> None:
+    if holes == size:
         raise InputError(
             f"the masks of {clip.name} are hole everywhere, and nothing is left to fill from: "
             "check that they are zero where the video is to be kept."
         )
     if not holes:
         log.warning("the masks of %s have no hole: the output will equal the input", clip.name)
-    flow_masks = _stack(clip, clip.flow_masks())
-    frames = _stack(clip, clip.frames(), channels=(3,))
-    truth = _stack(clip, clip.truth(), channels=(3,))
-    read_s = time.perf_counter() - start
-    return LoadedClip(
-        name=clip.name,
-        fps=clip.fps,
-        frames=frames,
-        masks=masks,
-        flow_masks=flow_masks,
-        truth=truth,
-        hole_fraction=holes / masks.size,
-        fingerprint=_fingerprint(frames, masks, flow_masks),
-        read_s=read_s,
-    )
 
 
 def _stack(clip: Clip, images: Iterator[np.ndarray] | None, channels: tuple[int, ...] = ()) -> np.ndarray | None:
@@ -136,9 +173,16 @@ def _stack(clip: Clip, images: Iterator[np.ndarray] | None, channels: tuple[int,
     return stacked
 
 
-def _fingerprint(frames: np.ndarray, masks: np.ndarray, flow_masks: np.ndarray | None) -> str:
-    digest = hashlib.sha256(str(frames.shape).encode())
-    for array in (frames, masks, flow_masks):
-        if array is not None:
-            digest.update(array)
-    return digest.hexdigest()[:16]
+class Fingerprint:
+    """Of a clip with frames of the shape [T, H, W, 3]: frames, masks and flow masks are added in this order, one by one
+    or all at once."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._digest = hashlib.sha256(str(tuple(shape)).encode())
+
+    def add(self, images: np.ndarray) -> None:
+        """Take the next images."""
+        self._digest.update(np.ascontiguousarray(images))
+
+    def __str__(self) -> str:
+        return self._digest.hexdigest()[:16]

@@ -1,0 +1,82 @@
+"""A video file that can be played while it is written, and whatever happens to the one who writes it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.error import FFmpegError
+
+from propainter.files import written_whole
+from propainter.video import VideoWriter, libav_as_oserror
+
+
+class GrowingVideoWriter(VideoWriter):
+    """As `VideoWriter`, under the name `partial` until the video is complete.
+
+    The file is a fragmented mp4, a fragment and a key frame for each second. On an error (Ctrl-C is one) it is ended
+    properly and stays, with every frame written so far; without any frame it is removed. Where the process is killed,
+    the fragments that were written can be played. At the end it becomes an ordinary mp4 under its own name, by a copy
+    that encodes nothing again.
+
+    Attributes:
+        partial: NAME.partial.mp4 beside NAME.mp4.
+    """
+
+    def __init__(self, path: Path, fps: float | Fraction, height: int, width: int) -> None:
+        super().__init__(path, fps, height, width)
+        self.partial = partial_path(self.path)
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        with libav_as_oserror(self.path):
+            self.partial.parent.mkdir(parents=True, exist_ok=True)
+            options = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
+            container = av.open(str(self.partial), "w", format="mp4", options=options)
+            self._container, self._stream, self._count = container, self._add_stream(container), 0
+            try:
+                yield
+                if not self._count:
+                    raise ValueError(f"no frame was written to {self.path}")
+                self._end()
+            except BaseException:
+                with suppress(FFmpegError):
+                    self._end()
+                if not self._count:
+                    self.partial.unlink(missing_ok=True)
+                raise
+            _copy_packets(self.partial, self.path)
+            os.unlink(self.partial)
+
+    def _add_stream(self, container):
+        stream = super()._add_stream(container)
+        # Without frames that wait for later ones, so that times begin at 0 in fragments too.
+        stream.codec_context.max_b_frames = 0
+        stream.codec_context.gop_size = max(1, round(self.fps))
+        return stream
+
+    def _end(self) -> None:
+        with self._container:
+            if self._count:
+                self._container.mux(self._stream.encode(None))
+
+
+def partial_path(path: Path) -> Path:
+    """Where a video is as long as it is not complete."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+def _copy_packets(source: Path, target: Path) -> None:
+    """The same packets in a plain mp4, its index at the front."""
+    with (
+        written_whole(target) as temporary,
+        av.open(str(source)) as fragments,
+        av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as whole,
+    ):
+        stream = whole.add_stream_from_template(fragments.streams.video[0])
+        for packet in fragments.demux(video=0):
+            if packet.dts is not None:  # the last one only says that there are no more
+                packet.stream = stream
+                whole.mux(packet)

@@ -1,0 +1,272 @@
+"""The published inference over a sliding span of a video: the same computations in another order.
+
+Each is done as soon as a window needs what it gives, and every intermediate is let go when its last reader is done, so
+that memory is bounded by the schedule's sub-videos and windows, however long the video is.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from propainter.compositing import Compositor, prepare_frames, prepare_masks, process_size, resize_back
+from propainter.errors import InputError
+from propainter.flow_completion import complete_flow
+from propainter.memory import give_back_unused
+from propainter.propagation import propagate_subvideo
+from propainter.schedule import (
+    FLOW_PADDING,
+    MAX_PIXEL_SUBVIDEO,
+    PIXEL_PADDING,
+    Window,
+    clip_length,
+    plan_subvideos,
+    plan_windows,
+)
+from propainter.seams import Clip, Scene
+from propainter.span import NumberedFrom, Span, WindowGroups, shifted
+from propainter.stages import as_masks, as_video, predictor
+
+if TYPE_CHECKING:
+    from propainter.pipeline import Pipeline
+
+FLOW_CLIPS = 2
+"""Flow is estimated over this many of RAFT's clips at a time."""
+
+Part = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+"""A frame uint8 [H, W, 3], its mask and its flow mask [H, W], nonzero in the hole; None where that is the mask."""
+
+
+class Streaming:
+    """Takes a video through the stages span by span; fills the seam `OverStages`, and takes frames one by one.
+
+    A sub-video's windows get a scene of their own, numbered from its first frame; the feature provider gets one scene
+    of the whole video, which answers for a window's frames when that window is predicted. The pipeline's `storage` is
+    not used.
+
+    Args:
+        said: `held_frames` (the most between the first and the last frame of which anything is held) and `held_bytes`
+            (the most of frames, masks and flows, on host and device together) are kept here, each the largest so far.
+    """
+
+    def __init__(self, said: dict[str, Any]) -> None:
+        self.said = said
+        said.update(held_frames=0, held_bytes=0)
+
+    def __call__(self, pipeline: "Pipeline", clip: Clip) -> np.ndarray:
+        """A clip that is in memory anyway: uint8 [T, H, W, 3]."""
+        flow_masks = repeat(None) if clip.flow_masks is None else clip.flow_masks
+        parts = zip(clip.frames, clip.masks, flow_masks)  # noqa: B905
+        result = np.empty(clip.frames.shape, np.uint8)
+        images = self.frames(pipeline, len(clip.frames), clip.frames.shape[1:3], parts)
+        for place, image in zip(result, images, strict=True):
+            place[...] = image
+        return result
+
+    @torch.inference_mode()
+    def frames(
+        self, pipeline: "Pipeline", num_frames: int, size: tuple[int, int], parts: Iterable[Part]
+    ) -> Iterator[np.ndarray]:
+        """The finished frames in order, uint8 [H, W, 3], each as soon as no window to come fills it.
+
+        Args:
+            num_frames: at least 2.
+            size: H and W, of at least 128.
+            parts: `num_frames` of them, asked for as they are needed; masks as `Pipeline.__call__` takes them.
+
+        Raises:
+            InputError: there are fewer parts, or a frame has another size.
+        """
+        yield from _Run(pipeline, num_frames, size, iter(parts), self.said).frames()
+
+
+class _Run:
+    """One run: how far each stage is, and what is held.
+
+    What a step needs is made by the step before it, as far as needed: windows ask for filled frames, propagation for
+    completed flow, completion for flow, flow for frames.
+    """
+
+    def __init__(
+        self,
+        pipeline: "Pipeline",
+        num_frames: int,
+        size: tuple[int, int],
+        parts: Iterator[Part],
+        said: dict[str, Any],
+    ) -> None:
+        schedule = pipeline.schedule
+        length = schedule.subvideo_length
+        self.pipeline, self.count, self.parts, self.said = pipeline, num_frames, parts, said
+        self.size, self.small_size = tuple(size), process_size(*size)
+        self.device = pipeline.networks.device
+        self.span = Span(pipeline.dtype)
+        self.completions = deque(plan_subvideos(num_frames - 1, length, FLOW_PADDING))
+        self.propagations = deque(plan_subvideos(num_frames, min(MAX_PIXEL_SUBVIDEO, length), PIXEL_PADDING))
+        self.subvideos = {"completion": len(self.completions), "propagation": len(self.propagations)}
+        self.windows = plan_windows(num_frames, schedule.neighbor_length, schedule.ref_stride, length)
+        self.groups = WindowGroups(self.windows, [part.start + part.keep.stop for part in self.propagations])
+        self.features: Callable[[Window], Tensor] | None = None
+        # Of each: how many entries have been made. Flow t joins frames t and t + 1.
+        self.read = self.estimated = self.completed = self.filled = self.predicted = 0
+        self.group = 0
+        self.unfinished = np.empty((0, *self.small_size, 3), np.uint8)
+
+    def frames(self) -> Iterator[np.ndarray]:
+        for windows in self.groups:
+            self._propagate_until(1 + max(number for window in windows for number in window.frames))
+            yield from self._generate(windows)
+
+    def _generate(self, windows: Sequence[Window]) -> np.ndarray:
+        """Predict a group of windows; the frames that none to come fills, at the video's size."""
+        first = min(number for window in windows for number in window.frames)
+        begin, end = windows[0].local[0], windows[-1].local[-1] + 1
+        finished = self.groups.first_local(self.group + 1) - begin
+        pipeline, generator = self.pipeline, self.pipeline.networks.generator
+        with pipeline.stage("generation", len(self.windows), self.predicted):
+            if self.features is None:
+                self.features = pipeline.feature_provider(generator, Scene(self.span, self.windows))
+            scene = Scene(NumberedFrom(self.span, first), [shifted(window, -first) for window in windows])
+            predict = predictor(pipeline, scene, lambda window: self.features(shifted(window, first)))
+            originals, holes = (self.span.images(name, range(begin, end)) for name in ("images", "holes"))
+            compositor = pipeline.compositor(originals, holes)
+            if len(self.unfinished):
+                compositor.add(range(len(self.unfinished)), as_prediction(self.unfinished, self.device))
+            for done in pipeline.window_loop(scene.windows, predict, _CompositorFrom(compositor, begin - first)):
+                pipeline.observer.progress("generation", self.predicted + done, len(self.windows))
+            images = compositor.result()
+            self.unfinished = images[finished:].copy()
+            images = resize_back(images[:finished], self.size)
+        self.predicted += len(windows)
+        self.group += 1
+        self._let_go()
+        return images
+
+    def _propagate_until(self, stop: int) -> None:
+        while self.filled < stop:
+            start, end, keep = self.propagations[0]
+            self._complete_until(end - 1)
+            with self._subvideo("propagation", self.propagations):
+                frames = as_video(self.span.images("images", range(start, end)), self.device).to(self.pipeline.dtype)
+                masks = self.span.get("masks", range(start, end))
+                flows = tuple(self.span.get(name, range(start, end - 1)) for name in ("completed_f", "completed_b"))
+                masked = frames * (1 - masks)
+                del frames
+                self._let_go()
+                filled, remaining = propagate_subvideo(masked, flows, masks)
+                filled = (masked + filled * masks)[:, keep]
+                remaining = remaining[:, keep]
+                self.pipeline.observer.tensors("propagation", frames=filled, remaining_masks=remaining)
+                self.span.put("filled", self.filled, filled)
+                self.span.put("remaining_masks", self.filled, remaining.to(torch.uint8))
+                self.filled += filled.shape[1]
+
+    def _complete_until(self, stop: int) -> None:
+        while self.completed < stop:
+            start, end, keep = self.completions[0]
+            self._estimate_until(end)
+            if self.device.type == "cpu":
+                give_back_unused()  # what the C library kept of the windows before would add to this peak
+            with self._subvideo("completion", self.completions):
+                flows = tuple(self.span.get(name, range(start, end)) for name in ("flow_f", "flow_b"))
+                masks = self.span.get("flow_masks", range(start, end + 1))
+                self._let_go()
+                flows = complete_flow(self.pipeline.networks.flow_completion, flows, masks, end - start)
+                flow_f, flow_b = (flow[:, keep] for flow in flows)
+                del flows, masks
+                self.pipeline.observer.tensors("completion", flow_f=flow_f, flow_b=flow_b)
+                self.span.put("completed_f", self.completed, flow_f)
+                self.span.put("completed_b", self.completed, flow_b)
+                self.completed += flow_f.shape[1]
+
+    def _estimate_until(self, stop: int) -> None:
+        pipeline, together = self.pipeline, FLOW_CLIPS * clip_length(self.small_size[1])
+        while self.estimated < stop:
+            first = self.estimated
+            end = min(stop + 1, first + together)
+            with pipeline.stage("flow", self.count, first + 1 if first else 0):
+                self._read_until(end)
+                video = as_video(self.span.images("images", range(first, end)), self.device)
+
+                def report(done: int, total: int, first: int = first) -> None:
+                    pipeline.observer.progress("flow", first + done, self.count)
+
+                flow_f, flow_b = pipeline.flow_estimator(video, report)
+                pipeline.observer.tensors("flow", flow_f=flow_f, flow_b=flow_b)
+                self.span.put("flow_f", first, flow_f.to(pipeline.dtype))
+                self.span.put("flow_b", first, flow_b.to(pipeline.dtype))
+                self.estimated += flow_f.shape[1]
+
+    def _read_until(self, stop: int) -> None:
+        dilation = self.pipeline.schedule.mask_dilation
+        while self.read < stop:
+            part = next(self.parts, None)
+            if part is None:
+                raise InputError(f"the clip ends after {self.read} frames of {self.count}; give all of them")
+            frame, mask, flow_mask = part
+            if frame.shape != (*self.size, 3) or frame.dtype != np.uint8:
+                raise InputError(
+                    f"frame {self.read} is {frame.dtype} {list(frame.shape)}; give uint8 {[*self.size, 3]}, as promised"
+                )
+            hole = prepare_masks(mask[None] != 0, self.small_size, dilation if flow_mask is None else 0)
+            masks = flow_masks = as_masks(hole, self.device, torch.uint8)
+            if flow_mask is not None:
+                flow_hole = prepare_masks(flow_mask[None] != 0, self.small_size, dilation=0)
+                flow_masks = as_masks(flow_hole, self.device, torch.uint8)
+            self.span.put_one("images", self.read, prepare_frames(frame[None], self.small_size)[0])
+            self.span.put_one("holes", self.read, hole[0])
+            self.span.put_one("masks", self.read, masks[:, 0])
+            self.span.put_one("flow_masks", self.read, flow_masks[:, 0])
+            self.read += 1
+
+    @contextmanager
+    def _subvideo(self, stage: str, left: deque) -> Iterator[None]:
+        """The stage's next sub-video inside the block, taken from those that are left."""
+        total = self.subvideos[stage]
+        with self.pipeline.stage(stage, total, total - len(left)):
+            left.popleft()
+            yield
+            if total > 1:
+                self.pipeline.observer.progress(stage, total - len(left), total)
+
+    def _let_go(self) -> None:
+        """Note what is held, and drop what no step to come reads."""
+        frames, size = self.span.size()
+        self.said["held_frames"] = max(self.said["held_frames"], frames)
+        self.said["held_bytes"] = max(self.said["held_bytes"], size)
+        to_complete = self.completions[0].start if self.completions else self.count
+        to_propagate = self.propagations[0].start if self.propagations else self.count
+        to_fill, to_look_at = self.groups.first_local(self.group), self.groups.first_frame(self.group)
+        for names, needed in (
+            (("flow_f", "flow_b", "flow_masks"), to_complete),
+            (("completed_f", "completed_b"), min(to_propagate, to_fill)),
+            (("images",), min(to_propagate, to_fill)),
+            (("holes",), to_fill),
+            (("masks",), min(to_propagate, to_look_at)),
+            (("filled", "remaining_masks"), to_look_at),
+        ):
+            for name in names:
+                self.span.drop_before(name, needed)
+
+
+class _CompositorFrom:
+    """A compositor whose frame 0 has the number `first`."""
+
+    def __init__(self, inner: Compositor, first: int) -> None:
+        self._inner, self._first = inner, first
+
+    def add(self, numbers: Sequence[int], prediction: Tensor) -> None:
+        self._inner.add([number - self._first for number in numbers], prediction)
+
+
+def as_prediction(images: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 [L, h, w, 3] -> [L, 3, h, w], which a compositor turns into the same numbers.
+
+    It truncates; each value is the middle of those that become its number.
+    """
+    return ((torch.from_numpy(images).to(device).float() + 0.5) / 255 * 2 - 1).permute(0, 3, 1, 2)
