@@ -15,7 +15,7 @@ from analysis.outcome import Bounds, Finding, Outcome
 from analysis.records import load_some
 from analysis.variants import STATUSES, Row, decibel, name
 
-RSS_NOISE_BYTES = 32 * 2**20
+RSS_NOISE_BYTES = 64 * 2**20
 """A resident set must have grown by more than this as well, to count as bigger."""
 
 

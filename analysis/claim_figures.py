@@ -17,7 +17,10 @@ CONFIRMED, PARTLY, CONTRADICTED, INCONCLUSIVE, NOT_MEASURED = (
 )
 
 RSS_SHARE = 0.05
-"""A resident set's peak is known to this share either way; torch's own count of VRAM is exact."""
+"""A resident set's peak is known to this share and `RSS_NOISE_BYTES` either way; torch's own count of VRAM is exact."""
+
+RSS_NOISE_BYTES = 20 * 2**20
+"""What the peak of equal processes differs by, whatever their size: half the 40 MiB seen between them."""
 
 _NO_EFFECT = {"speedup": 1.0, "micro_speedup": 1.0, "saving": 0.0, "micro_saving": 0.0}
 
@@ -121,8 +124,9 @@ def _peaks(part: dict[str, Any], row: Row) -> list[float] | None:
     if not peak:
         return None
     low, high = row.get("memory.peak_range_bytes", [peak, peak]) if part["of"] == "memory" else (peak, peak)
-    share = RSS_SHARE if row.get("memory.kind") == "rss" else 0.0
-    return [low * (1 - share), high * (1 + share)]
+    if row.get("memory.kind") != "rss":
+        return [low, high]
+    return [low * (1 - RSS_SHARE) - RSS_NOISE_BYTES, high * (1 + RSS_SHARE) + RSS_NOISE_BYTES]
 
 
 def _alone(part: dict[str, Any], row: Row) -> Measured | None:

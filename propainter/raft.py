@@ -178,6 +178,10 @@ class ClipFlow:
         raft: the network.
         iterations: its updates per pair.
         correlation: see `match_flow`.
+
+    Attributes:
+        identity: what shapes the flow beside frames and weights, in words. None where this class does not know it,
+            with a correlation of one's own and in a subclass: to be set by those who made them.
     """
 
     def __init__(
@@ -186,6 +190,8 @@ class ClipFlow:
         self.raft = raft
         self.iterations = iterations
         self.correlation = correlation
+        known = correlation is None and type(self) is ClipFlow
+        self.identity: str | None = f"raft(iterations={iterations})" if known else None
 
     def estimate(self, frames: Tensor) -> Flows:
         """Flow of one clip; see `estimate_flow`."""

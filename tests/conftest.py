@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from propainter import Networks, build_networks
+from propainter.networks import NETWORKS, _seeded_tensor
 from propainter.weights import load_seeded
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +31,21 @@ def networks() -> Networks:
     """All three networks with the seeded weights; tests must not change them."""
     networks = build_networks()
     load_seeded(networks)
+    return networks
+
+
+@pytest.fixture(scope="session")
+def narrow() -> Networks:
+    """Networks of the published form and few channels, with seeded weights; tests must not change them."""
+    networks = build_networks(
+        raft=dict(encoder_layers=(16, 16, 24, 32, 64), hidden_size=32, corr_layers=(32, 24), flow_layers=(16, 8)),
+        flow_completion=dict(channels=16),
+        generator=dict(channels=32, hidden=64, depth=3, heads=2, mlp_hidden=98),
+    )
+    for name in NETWORKS:
+        for key, weight in getattr(networks, name).state_dict().items():
+            if weight.is_floating_point():
+                weight.copy_(_seeded_tensor(key, tuple(weight.shape), "narrow"))
     return networks
 
 

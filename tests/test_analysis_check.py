@@ -104,7 +104,7 @@ class TestRed:
             ({"status": "failed", "reason": "killed"}, "status: ok -> failed: killed"),
             ({"quality": None}, "quality.psnr_hole_db: 85.0 dB -> unknown"),
             ({"seconds": 6.9}, "latency.median_s: 6.00 s (5.82 to 6.18) -> 6.90 s (6.69 to 7.11)"),
-            ({"peak_bytes": 420 * MIB}, "memory.peak_bytes: 352 MiB -> 420 MiB"),
+            ({"peak_bytes": 440 * MIB}, "memory.peak_bytes: 352 MiB -> 440 MiB"),
         ],
     )
     def test_a_variant(self, blessed, change, expected):

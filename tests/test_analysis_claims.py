@@ -66,7 +66,7 @@ class TestVerdicts:
         [(0.60, CONFIRMED), (0.80, PARTLY), (1.2, CONTRADICTED), (1.0, CONTRADICTED), (0.70, INCONCLUSIVE)],
     )
     def test_a_saving_of_resident_memory_by_its_uncertainty(self, verdict, share, expected):
-        peaks = GIB, int(GIB * share)
+        peaks = 4 * GIB, int(4 * GIB * share)
         records = make_record(peak_bytes=peaks[0]), make_record(precision="amp", peak_bytes=peaks[1])
         assert verdict("amp_memory", *records)["verdict"] == expected
 

@@ -234,7 +234,7 @@ for number in range(60):
         assert len(list((tmp_path / "flows").iterdir())) == 1
 
     def test_an_estimator_without_identity_is_refused(self, networks, cached):
-        for estimator in (lambda frames, report: None, ClipFlow(networks.raft)):
+        for estimator in (lambda frames, report: None, ClipFlow(networks.raft, correlation=lambda: None)):
             with pytest.raises(Unsupported, match="`identity`"):
                 cached(estimator=estimator)
             with pytest.raises(Unsupported, match="`identity`"):

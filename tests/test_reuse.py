@@ -1,23 +1,16 @@
-"""`reuse`: the published output, without computing anything twice."""
+"""`reuse`: the published output, without computing anything twice; and its flow."""
 
 import copy
 import itertools
-from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from torchvision.ops import deform_conv2d
+from reusing import clip, counting, hole_psnr, video_tensor
 
-from propainter import InputError, Networks, Pipeline, Schedule, build_networks, plan_windows
-from propainter.attention import PublishedWindowAttention, SparseWindowAttention, WindowPlan, manual_attention
-from propainter.compositing import Compositor, prepare_masks
-from propainter.transformer import FusionFeedForward, TemporalSparseTransformer, grid_size
+from propainter import InputError, Pipeline, Schedule
 from variants import Unsupported, attention, correlation, flow_cache, precision, raft_scale, reuse
-from variants.reuse_attention import PlannedWindowAttention, WindowGrid, mixed, mixed_by_convolution, run_blocks_once
-from variants.reuse_deform import sampled_deform_conv
 from variants.reuse_flow import FlowOnce
-from variants.reuse_generator import DeviceCompositor, KeptFrames
 
 QUICK = Schedule(raft_iterations=3, neighbor_length=4, ref_stride=3)
 PARTS = {name: getattr(reuse, name) for name in ("flow", "features", "attention", "exact")}
@@ -27,42 +20,6 @@ PARTS = {name: getattr(reuse, name) for name in ("flow", "features", "attention"
 def _inference():
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(scope="module")
-def narrow() -> Networks:
-    """Networks of the published form and few channels, all of whose weights count; tests must not change them."""
-    torch.manual_seed(0)
-    networks = build_networks(
-        raft=dict(encoder_layers=(16, 16, 24, 32, 64), hidden_size=32, corr_layers=(32, 24), flow_layers=(16, 8)),
-        flow_completion=dict(channels=16),
-        generator=dict(channels=32, hidden=64, depth=3, heads=2, mlp_hidden=98),
-    )
-    for name in ("raft", "flow_completion", "generator"):
-        for weight in getattr(networks, name).parameters():
-            if not weight.any():
-                torch.nn.init.normal_(weight, std=0.02)
-    return networks
-
-
-def clip(frames: int = 8, height: int = 128, width: int = 136, hole: range | None = None):
-    """A drifting picture, with a square hole that moves in the frames of `hole` (all)."""
-    picture = (
-        np.random.default_rng(0).integers(0, 256, (height // 8 + 1, width // 8 + frames, 3)).repeat(8, 0).repeat(8, 1)
-    )
-    video = np.stack([picture[:height, 3 * t : 3 * t + width] for t in range(frames)]).astype(np.uint8)
-    masks = np.zeros((frames, height, width), np.uint8)
-    for t in range(frames) if hole is None else hole:
-        masks[t, 40 + t : 60 + t, 50:80] = 1
-    return video, masks
-
-
-def hole_psnr(got: np.ndarray, expected: np.ndarray, masks: np.ndarray) -> float:
-    """dB in the dilated hole, 200 where equal; outside both must be equal."""
-    hole = prepare_masks(masks > 0, masks.shape[1:], dilation=4) > 0
-    assert np.array_equal(got[~hole], expected[~hole])
-    error = np.square(got[hole].astype(float) - expected[hole]).mean()
-    return 200.0 if error == 0 else 10 * np.log10(255**2 / error)
 
 
 @pytest.fixture(scope="module")
@@ -216,158 +173,3 @@ class TestFlow:
         assert isinstance(estimator, FlowOnce)
         with pytest.raises(ValueError, match="one video at a time"):
             estimator(torch.zeros(2, 2, 3, 128, 128))
-
-
-class TestGenerator:
-    def test_each_frame_is_encoded_and_each_reference_cut_once(self, narrow):
-        networks = copy.deepcopy(narrow)
-        pipeline = reuse.exact(Pipeline(networks, QUICK))
-        windows = plan_windows(8, QUICK.neighbor_length, QUICK.ref_stride)
-        references = [window.references for window in windows]
-        local = sum(len(window.local) for window in windows)
-        generator = networks.generator
-        blocks = generator.transformers.transformer
-        with counting(
-            generator.encoder, generator.ss.embedding, blocks[0].attention.proj, blocks[-1].attention.proj
-        ) as counts:
-            pipeline(*clip())
-        everything = sum(len(window.frames) for window in windows)
-        distinct = len({t for numbers in references for t in numbers})
-        assert counts == [8, local + distinct, everything, local]
-        assert pipeline.effective["reuse"]["features"]["made"] == 8
-        assert pipeline.effective["reuse"]["tokens"]["made"] == distinct < sum(map(len, references))
-
-    def test_kernel_runs_twice_per_block(self, narrow):
-        shapes = []
-
-        def counted(q, k, v):
-            shapes.append((q.shape, k.shape))
-            return manual_attention(q, k, v)
-
-        pipeline = attention.use_kernel(Pipeline(copy.deepcopy(narrow), QUICK), counted)
-        reuse.attention(pipeline)(*clip(3))
-        # 3 frames, 2 windows of the schedule, all frames local in both; 3 blocks; 15 x 18 tokens in 3 x 2 windows.
-        windows = plan_windows(3, QUICK.neighbor_length, QUICK.ref_stride)
-        assert len(shapes) == 2 * 3 * len(windows)
-        (masked, keys), (others, _) = shapes[:2]
-        assert masked[2] == 3 * 45
-        assert keys[2] == 2 * (45 + 148 + 12)
-        assert masked[0] + others[0] / 3 == 6
-        assert pipeline.effective["reuse"]["attention"]["windows"] == 6 * len(windows)
-
-    @pytest.mark.parametrize("count", [24, 400])
-    def test_only_what_is_still_needed_is_kept(self, count):
-        said = {}
-        windows = plan_windows(count)
-        kept, made = KeptFrames((window.frames for window in windows), said), Counter()
-
-        def make(numbers):
-            made.update(numbers)
-            return torch.tensor(numbers, dtype=torch.int16)[None]
-
-        for window in windows:
-            assert kept.take(window.frames, make)[0].tolist() == window.frames
-        assert set(made.values()) == {1}
-        assert said["made"] == len(made) == count
-        # A window's local frames and references, and what was local and will be a reference again.
-        assert said["kept_bytes"] <= 2 * (11 + 16 + 1)
-        assert not kept._kept
-
-    def test_compositor_is_the_published(self):
-        frames = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
-        masks = np.random.default_rng(1).integers(0, 2, (3, 8, 8), dtype=np.uint8)
-        one, other = Compositor(frames, masks), DeviceCompositor(frames, masks)
-        for numbers in ([0, 1], [1, 2], [0, 1, 2]):
-            prediction = torch.rand(len(numbers), 3, 8, 8) * 2 - 1
-            one.add(numbers, prediction)
-            other.add(numbers, prediction)
-        assert np.array_equal(one.result(), other.result())
-
-    def test_no_kernel_no_reuse_of_attention(self, narrow):
-        pipeline = Pipeline(narrow, window_attention=lambda *args: None)
-        with pytest.raises(Unsupported, match="inner kernel"):
-            reuse.attention(pipeline)
-
-
-@pytest.mark.parametrize("masked", ["none", "some", "all"])
-@pytest.mark.parametrize("grid", [(10, 18), (11, 12), (15, 20)])
-def test_attention_is_the_published(grid, masked):
-    torch.manual_seed(1)
-    layers, tokens = SparseWindowAttention(32, 2), torch.randn(1, 5, *grid, 32)
-    mask = {"none": torch.zeros, "all": torch.ones}.get(masked, lambda *size: (torch.rand(size) > 0.98).float())
-    token_mask = mask(1, 3, *grid)
-    published = WindowPlan(token_mask)
-    plan = WindowGrid((3 * grid[0], 3 * grid[1]), grid).plan(token_mask, published.masked_windows()[0].numpy(), 3)
-    own = PlannedWindowAttention(manual_attention)
-    for start in (0, 1):
-        frames = slice(start, None, 2)
-        expected = PublishedWindowAttention()(layers, tokens, published, frames)
-        assert torch.allclose(
-            PlannedWindowAttention(manual_attention)(layers, tokens, plan, frames), expected, atol=2e-6
-        )
-        local = own(layers, tokens, plan.last, frames)
-        assert torch.allclose(local, expected[:, :3], atol=2e-6)
-
-
-def test_transformer_compiles_in_one_graph():
-    """No step of it asks the device: nothing breaks the graph."""
-    torch.manual_seed(0)
-    transformer = TemporalSparseTransformer(32, 2, 2, 98, (5, 9), 4)
-    size, mask = (32, 34), torch.zeros(1, 2, 11, 12)
-    mask[..., 3:5, 4:6] = 1
-    masked = WindowPlan(mask).masked_windows()[0].numpy()
-    plan = WindowGrid(size, grid_size(size)).plan(mask, masked, 2)
-    tokens, planned = torch.randn(1, 3, 11, 12, 32), PlannedWindowAttention(manual_attention)
-    expected = transformer(tokens, size, WindowPlan(mask))[:, :2]
-    compiled = torch.compile(transformer.forward, backend="eager", fullgraph=True)
-    output = compiled(tokens, size, plan, planned, run_blocks_once)
-    assert torch.allclose(output, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("mix", [mixed, mixed_by_convolution])
-@pytest.mark.parametrize("size", [(32, 34), (33, 36), (31, 32)])
-def test_mlp_is_the_published(mix, size):
-    torch.manual_seed(0)
-    mlp = FusionFeedForward(32, 98)
-    grid = grid_size(size)
-    tokens = torch.randn(1, 3, *grid, 32)
-    assert torch.allclose(mix(mlp, tokens, size, WindowGrid(size, grid).overlap), mlp(tokens, size), atol=2e-6)
-
-
-@pytest.mark.parametrize(("groups", "size"), [(16, (12, 15)), (2, (1, 7)), (1, (9, 1))])
-def test_deformable_convolution_is_torchvisions(groups, size):
-    torch.manual_seed(0)
-    x, offset = torch.randn(2, 32, *size), 6 * torch.randn(2, 18 * groups, *size)
-    weight, bias, mask = torch.randn(8, 32, 3, 3), torch.randn(8), torch.rand(2, 9 * groups, *size)
-    expected = deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
-    output = sampled_deform_conv(x, offset, weight, bias, padding=1, mask=mask)
-    assert (output - expected).abs().max() < 2e-5 * expected.abs().max()
-    low = sampled_deform_conv(x.bfloat16(), offset, weight, bias, padding=1, mask=mask)
-    assert low.dtype == torch.float32
-
-
-def video_tensor(frames: int, height: int = 128, width: int = 136) -> torch.Tensor:
-    """[1, T, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(clip(frames, height, width)[0]).permute(0, 3, 1, 2)[None].float() / 127.5 - 1
-
-
-class counting:
-    """Rows of the first input that went through each module inside the block."""
-
-    def __init__(self, *modules):
-        self.modules = modules
-
-    def __enter__(self) -> list[int]:
-        self.counts = [0] * len(self.modules)
-        self.hooks = [m.register_forward_pre_hook(self._count(i)) for i, m in enumerate(self.modules)]
-        return self.counts
-
-    def _count(self, i):
-        def hook(module, inputs):
-            self.counts[i] += len(inputs[0])
-
-        return hook
-
-    def __exit__(self, *error):
-        for hook in self.hooks:
-            hook.remove()

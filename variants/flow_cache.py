@@ -108,7 +108,9 @@ class CachedFlow:
         """Hex digits over all that shapes the flow of these frames, in the contexts that are entered now."""
         device = frames.device
         autocast = torch.is_autocast_enabled(device.type) and str(torch.get_autocast_dtype(device.type))
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        # On the CPU the last bits go with the instructions it has, and with how a sum is split over threads.
+        on_cpu = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else (device.type, *on_cpu)
         tf32 = [backend.fp32_precision for backend in TF32_BACKENDS]
         if self._weights is None:
             self._weights = _weights(self.network)
