@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.record import variant
 from propainter import InputError
 from variants import PUBLISHED
+from variants.presets import composing_for
 
 
 def compose_baseline(cfg: DictConfig) -> tuple[DictConfig, dict[str, Any]]:
@@ -37,7 +38,8 @@ def compose_baseline(cfg: DictConfig) -> tuple[DictConfig, dict[str, Any]]:
             "'measure.baseline={attention:manual}'"
         )
     try:
-        whole = compose(config_name="config", overrides=overrides, return_hydra_config=True)
+        with composing_for(cfg.device):
+            whole = compose(config_name="config", overrides=overrides, return_hydra_config=True)
     except HydraException as error:
         said = " ".join(str(error).split()) or " ".join(str(error.__cause__).split())
         raise InputError(f"measure.baseline is {asked!r}, which can't be composed: {said}") from error

@@ -22,6 +22,7 @@ from experiments.record import empty_record
 from experiments.resume import resumed_arguments
 from experiments.sweep import Sweep, finish
 from propainter.errors import InputError
+from variants.presets import compose_for
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ def guarded(job: Callable[[], None]) -> int:
     logging.raiseExceptions = False
     try:
         check_overrides(sys.argv[1:])
+        compose_for(asked_device(sys.argv[1:]))
         job()
     except KeyboardInterrupt:
         if not _sweeps:
@@ -148,9 +150,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
         OverrideParseException: with the override as it should be typed.
     """
     parser = OverridesParser.create()
-    for argument in arguments:
-        if argument.startswith("-") or "=" not in argument:
-            continue
+    for argument in overrides_in(arguments):
         key, value = argument.split("=", 1)
         try:
             parser.parse_override(argument)
@@ -160,3 +160,31 @@ def check_overrides(arguments: Sequence[str]) -> None:
                 f"pairs of quotes, one for the shell and one for Hydra: '{key}=\"{value}\"'"
             )
             raise OverrideParseException(override=argument, message=message) from None
+
+
+def asked_device(arguments: Sequence[str]) -> str:
+    """The device that the command line asks for; auto where it does not say.
+
+    Raises:
+        OverrideParseException: `preset=fast`, which is another preset on each device, is to be swept over devices.
+    """
+    parser = OverridesParser.create()
+    given = {item.key_or_group: item for item in map(parser.parse_override, overrides_in(arguments))}
+    device, preset = given.get("device"), given.get("preset")
+    if device is None:
+        return "auto"
+    if not device.is_sweep_override():
+        return str(device.value())
+    names = preset.value().list if preset is not None and preset.is_choice_sweep() else [preset and preset.value()]
+    if "fast" in map(str, names):
+        raise OverrideParseException(
+            override=device.input_line,
+            message=f"preset=fast is another preset on each device, and {device.input_line} sweeps them; sweep "
+            "preset=fast_cpu and preset=fast_cuda one device at a time",
+        )
+    return "auto"
+
+
+def overrides_in(arguments: Sequence[str]) -> list[str]:
+    """Those of the command line's arguments that are overrides."""
+    return [argument for argument in arguments if not argument.startswith("-") and "=" in argument]

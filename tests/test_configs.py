@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+import variants.presets  # noqa: F401  (registers what preset=fast is)
 from propainter import Schedule
 from variants import PUBLISHED
 

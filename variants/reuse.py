@@ -80,6 +80,8 @@ def exact(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
     pipeline.compositor = DeviceCompositor
     if pipeline.networks.device.type == "cpu":
         _said(pipeline, "deform_conv2d").update(by="grid_sample")
+        in_fp32 = pipeline.effective.get("ops_in_fp32", {})
+        in_fp32.update((name, "its sampling; the product is in half precision") for name in list(in_fp32))
         for network in (pipeline.networks.flow_completion, pipeline.networks.generator):
             for module in network.modules():
                 if hasattr(module, "deform_conv"):

@@ -8,10 +8,10 @@ from torch import Tensor
 def sampled_deform_conv(
     x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, *, padding: int, mask: Tensor
 ) -> Tensor:
-    """What `torchvision.ops.deform_conv2d` gives (stride 1), by grid sampling and one matrix product, in float32.
+    """What `torchvision.ops.deform_conv2d` gives (stride 1), by grid sampling and one matrix product.
 
     torchvision's CPU kernel fetches the samples one after the other on one core; `grid_sample` is vectorised and
-    runs on all.
+    runs on all. It samples in float32; under autocast the product is in autocast's dtype.
 
     Args:
         x: [N, C, H, W].
@@ -21,8 +21,10 @@ def sampled_deform_conv(
         mask: [N, groups * taps, H, W], the modulation.
 
     Returns:
-        [N, O, H, W] in float32.
+        [N, O, H, W] in the product's dtype.
     """
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     with torch.autocast(x.device.type, enabled=False):
         x, offset, weight, bias, mask = (tensor.float() for tensor in (x, offset, weight, bias, mask))
         (batch, channels, height, width), (rows, columns) = x.shape, weight.shape[-2:]
@@ -33,7 +35,8 @@ def sampled_deform_conv(
         sampled = F.grid_sample(x.reshape(shape), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         sampled = sampled.view(batch, groups, -1, taps, height * width)
         sampled *= mask.view(batch, groups, 1, taps, height * width)
-        output = weight.flatten(1) @ sampled.view(batch, channels * taps, height * width)
+        patches = sampled.view(batch, channels * taps, height * width).to(dtype)
+        output = weight.flatten(1).to(dtype) @ patches
         return output.add_(bias[:, None]).view(batch, -1, height, width)
 
 

@@ -40,7 +40,8 @@ class FlowOnce:
         self.batch_bytes = batch_bytes
         self.said = said
         inner = getattr(published, "identity", None)
-        self.identity = inner and f"{inner}, nothing computed twice"
+        together = f"batches of {batch_bytes} bytes" if batch_bytes else "usual batches"
+        self.identity = inner and f"{inner}, nothing computed twice, {together}"
 
     def __call__(self, frames: Tensor, report: Callable[[int, int], None] = lambda done, total: None) -> Flows:
         """[1, T, 3, H, W] in [-1, 1] -> flow_f and flow_b, each [1, T-1, 2, H, W] in pixels.

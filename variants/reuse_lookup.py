@@ -22,7 +22,8 @@ class BothDirections:
         pixels = finest.shape[-2] * finest.shape[-1]
         backward = finest.view(-1, pixels, pixels).transpose(1, 2).reshape(finest.shape)
         for level, forward in enumerate(block.corr_pyramid):
-            block.corr_pyramid[level] = torch.cat([forward, backward])
+            # Under autocast grid_sample would copy a half-precision volume to float32 in every update.
+            block.corr_pyramid[level] = torch.cat([forward, backward]).float()
             if level + 1 < block.num_levels:
                 backward = F.avg_pool2d(backward, kernel_size=2, stride=2)
         if isinstance(block, AllPairs):
