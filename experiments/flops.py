@@ -28,21 +28,24 @@ _SAMPLING = frozenset({aten.grid_sampler_2d, aten._grid_sampler_2d_cpu_fallback,
 
 
 @contextmanager
-def counting(pipeline: Pipeline) -> Iterator[Flops]:
+def counting(pipeline: Pipeline, counter: "Counter | None" = None) -> Iterator[Flops]:
     """Count what the pipeline computes inside the block: stage -> dtype -> operations.
 
     The dtype is that of an operation's first tensor as it is really computed with, under autocast too; "tf32" stands
     for float32 in matrix products and convolutions of CUDA where TF32 is allowed. What is compiled runs eagerly inside
     the block, where every operation can be seen. Counting costs microseconds an operation: for a run that is not timed.
     Stages that ran several times (chunks) add up.
+
+    Args:
+        pipeline: whose stages are told apart.
+        counter: another one than `Counter`, to see more of the operations.
     """
-    counts: Flops = {}
-    counter = _Counter(counts)
+    counter = counter or Counter()
     observer = pipeline.observer
     pipeline.observer = _StageNames(observer, counter)
     try:
         with _eagerly(), counter:
-            yield counts
+            yield counter.counts
     finally:
         pipeline.observer = observer
 
@@ -118,33 +121,52 @@ def _formulas() -> dict[Any, Formula]:
     }
 
 
-class _Counter(TorchDispatchMode):
-    """Adds up the operations inside it under the name of the stage."""
+class Counter(TorchDispatchMode):
+    """Adds up the operations inside it under the name of the stage.
 
-    def __init__(self, counts: Flops) -> None:
+    Attributes:
+        counts: stage -> dtype -> operations.
+        stage: the present one; None where nothing is counted.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        self.counts = counts
+        self.counts: Flops = {}
         self.stage: str | None = None
         self._formulas = _formulas()
         self._composite: dict[Any, bool] = {}
 
+    def saw(self, func: Any, args: Any, output: Any, operations: int, dtype: str | None) -> None:
+        """Called after each operation of a stage that torch does not take apart; for counters that count more.
+
+        Args:
+            func, args, output: the operation.
+            operations: that it counts for, in `dtype`; 0 and None where none.
+        """
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func.namespace == "prim":  # asks what a tensor is, and computes nothing
+            return func(*args, **kwargs)
         formula = self._formulas.get(func.overloadpacket)
-        if formula is not None:
-            output = func(*args, **kwargs)
-            if self.stage is not None:
-                self._add(func.overloadpacket, args, formula(*args, **kwargs, out_val=output))
-            return output
         # Under inference mode an operation arrives here before torch has taken it apart.
         if func not in self._composite:
-            self._composite[func] = func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
-        if self._composite[func]:
+            composite = func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+            # Interpolation is one kernel, which torch would take apart into indexing.
+            self._composite[func] = composite and not func.overloadpacket.__name__.startswith("upsample")
+        if formula is None and self._composite[func]:
             with self:
                 return func.decompose(*args, **kwargs)
-        return func(*args, **kwargs)
+        output = func(*args, **kwargs)
+        if self.stage is not None:
+            operations = formula(*args, **kwargs, out_val=output) if formula else 0
+            self.saw(func, args, output, operations, self._add(func.overloadpacket, args, operations))
+        return output
 
-    def _add(self, packet: Any, args: Any, operations: int) -> None:
+    def _add(self, packet: Any, args: Any, operations: int) -> str | None:
+        """Add to the stage's counts; the dtype that the operation counts as, None where it counts nothing."""
+        if not operations:
+            return None
         tensor = next(x for x in args if isinstance(x, Tensor))
         name = str(tensor.dtype).removeprefix("torch.")
         if tensor.is_cuda and tensor.dtype == torch.float32 and packet not in _SAMPLING:
@@ -153,12 +175,13 @@ class _Counter(TorchDispatchMode):
                 name = "tf32"
         of_stage = self.counts.setdefault(self.stage, {})
         of_stage[name] = of_stage.get(name, 0) + operations
+        return name
 
 
 class _StageNames(Observer):
     """Hands everything on, and tells the counter which stage it is."""
 
-    def __init__(self, inner: Observer, counter: _Counter) -> None:
+    def __init__(self, inner: Observer, counter: Counter) -> None:
         self.inner = inner
         self.counter = counter
         self.progress = inner.progress

@@ -26,6 +26,17 @@ from propainter.files import written_whole
 log = logging.getLogger(__name__)
 
 
+TINY = (
+    "data.num_frames=3",
+    "data.height=128",
+    "data.width=128",
+    "schedule.raft_iterations=2",
+    "measure.max_seconds=1",
+    "measure.max_warmups=1",
+)
+"""What `suite.tiny=true` makes of every run."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One run: its folder's name, what is typed for it, and about how many seconds it takes on the suite's device."""
@@ -42,7 +53,7 @@ def run(
     slice_minutes: float,
     slice: int | None = None,
     common: Sequence[str] = (),
-    tiny: Sequence[str] | None = None,
+    tiny: bool | str | Sequence[str] = False,
 ) -> str:
     """Make the suite's runs, or one slice of them; returns a status. Writes a record each, and `records.tar`.
 
@@ -52,14 +63,15 @@ def run(
         slice_minutes: longest that a slice takes; no run is started that does not fit into what is left of it.
         slice: which slice, from 1; None makes all.
         common: overrides of every run, before its own.
-        tiny: overrides after a run's own, to try a suite at a small size.
+        tiny: true makes every run small (`TINY`), to try a suite; or overrides of one's own, which come after a run's.
 
     Raises:
         InputError: a slice that does not exist, or settings that are no numbers.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        chosen = [with_overrides(entry, common, tiny or ()) for entry in fitting(read_entries(entries), minutes * 60)]
+        small = tiny_overrides(tiny)
+        chosen = [with_overrides(entry, common, small) for entry in fitting(read_entries(entries), minutes * 60)]
         slices = cut(chosen, slice_minutes * 60)
         if slice is not None and not (isinstance(slice, int) and 1 <= slice <= len(slices)):
             raise InputError(f"suite.slice is {slice!r}; give a number from 1 to {len(slices)}, or null for all")
@@ -69,12 +81,34 @@ def run(
     statuses = []
     for number, part in enumerate(slices, 1):
         if slice in (None, number):
-            print(f"slice {number} of {len(slices)}: {', '.join(entry.name for entry in part)}")
+            minutes_needed = sum(entry.seconds for entry in part) / 60
+            names = ", ".join(entry.name for entry in part)
+            print(f"slice {number} of {len(slices)}, about {minutes_needed:.0f} min: {names}", flush=True)
             statuses += make(part, folder, slice_minutes * 60)
-    pack(folder)
+    tar = pack(folder)
+    open_runs = [entry.name for entry in chosen if done(entry, folder / entry.name) is None]
+    print(f"{len(chosen) - len(open_runs)} of {len(chosen)} runs have a result; all records: {tar}")
+    if open_runs:
+        print(f"without one: {', '.join(open_runs)}; the same command, with their slice or without, makes these")
     reported = finish(folder, report=bool(cfg.report))
     print(f"suite folder: {folder}")
     return "ok" if reported and all(status in RESULTS for status in statuses) else "failed"
+
+
+def tiny_overrides(tiny: bool | str | Sequence[str] | None) -> list[str]:
+    """The overrides that `suite.tiny` stands for: true, a list, or a text of overrides with spaces between.
+
+    Raises:
+        InputError: anything else, or an override without "=".
+    """
+    if tiny in (None, False, True):
+        return list(TINY) if tiny else []
+    items = tiny.split() if isinstance(tiny, str) else [str(item) for item in tiny]
+    if any("=" not in item for item in items):
+        raise InputError(
+            f"suite.tiny is {tiny!r}; give true, or overrides, as in 'suite.tiny=\"data.num_frames=3 data.width=128\"'"
+        )
+    return items
 
 
 def read_entries(entries: Iterable[Mapping[str, Any]]) -> list[Entry]:

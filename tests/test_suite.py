@@ -10,7 +10,18 @@ from conftest import ROOT
 
 from experiments import suite
 from experiments.record import command
-from experiments.suite import Entry, cut, done, entries_of, fitting, make, pack, read_entries, with_overrides
+from experiments.suite import (
+    Entry,
+    cut,
+    done,
+    entries_of,
+    fitting,
+    make,
+    pack,
+    read_entries,
+    tiny_overrides,
+    with_overrides,
+)
 from propainter import InputError
 
 ENTRIES = [Entry(name, [f"data.num_frames={n}"], 100.0) for n, name in enumerate("abcde", 2)]
@@ -38,6 +49,13 @@ class TestPlan:
     def test_a_waterfall_adds_up(self):
         chain = [{"name": n, "overrides": [f"{n}=1"], "seconds": 1} for n in "ab"]
         assert [(e["name"], e["overrides"]) for e in entries_of(chain)] == [("00_a", ["a=1"]), ("01_b", ["a=1", "b=1"])]
+
+    def test_tiny_is_true_a_list_or_a_text(self):
+        assert tiny_overrides(True) == list(suite.TINY) and tiny_overrides(False) == tiny_overrides(None) == []
+        assert tiny_overrides("data.num_frames=3 data.width=128") == ["data.num_frames=3", "data.width=128"]
+        assert tiny_overrides(["data.num_frames=3"]) == ["data.num_frames=3"]
+        with pytest.raises(InputError, match="suite.tiny is 'small'"):
+            tiny_overrides("small")
 
     def test_two_runs_of_one_name_are_refused(self):
         with pytest.raises(InputError, match="two runs named a"):
@@ -93,4 +111,9 @@ def test_the_suites_fit_their_time(name):
     task, limits = node["task"], node["suite"]
     entries = read_entries(task.get("entries") or entries_of(task["chain"]))
     assert max(entry.seconds for entry in entries) <= limits["slice_minutes"] * 60
-    assert fitting(entries, limits["minutes"] * 60)[0].name.endswith(("published", "published_240p"))
+    chosen = fitting(entries, limits["minutes"] * 60)
+    assert chosen == entries
+    slices = cut(chosen, limits["slice_minutes"] * 60)
+    assert len(slices) <= -(-limits["minutes"] // limits["slice_minutes"])
+    assert all(sum(entry.seconds for entry in part) <= limits["slice_minutes"] * 60 for part in slices)
+    assert chosen[0].name.endswith(("published", "published_240p"))
