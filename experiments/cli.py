@@ -22,7 +22,7 @@ from experiments.record import empty_record
 from experiments.resume import resumed_arguments
 from experiments.sweep import Sweep, finish
 from propainter.errors import InputError
-from variants.presets import compose_for
+from variants.fast_here import compose_for
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,9 @@ def guarded(job: Callable[[], None]) -> int:
     logging.raiseExceptions = False
     try:
         check_overrides(sys.argv[1:])
-        compose_for(asked_device(sys.argv[1:]))
+        device = asked_device(sys.argv[1:])
+        if may_compose_fast(sys.argv[1:]):
+            compose_for(device)
         job()
     except KeyboardInterrupt:
         if not _sweeps:
@@ -183,6 +185,15 @@ def asked_device(arguments: Sequence[str]) -> str:
             "preset=fast_cpu and preset=fast_cuda one device at a time",
         )
     return "auto"
+
+
+def may_compose_fast(arguments: Sequence[str]) -> bool:
+    """Whether `preset=fast` can come in by this command line; where not, nobody need ask torch for the device."""
+    if any(argument.startswith(("-c", "--config")) for argument in arguments):
+        return True
+    parser = OverridesParser.create()
+    keys = {parser.parse_override(argument).key_or_group for argument in overrides_in(arguments)}
+    return bool(keys & {"preset", "experiment", "hydra.searchpath"})
 
 
 def overrides_in(arguments: Sequence[str]) -> list[str]:

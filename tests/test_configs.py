@@ -8,9 +8,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-import variants.presets  # noqa: F401  (registers what preset=fast is)
 from propainter import Schedule
 from variants import PUBLISHED
+from variants.fast_here import compose_for
 
 CONF = ROOT / "conf"
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
@@ -18,6 +18,7 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
 
 
 def composed(*overrides: str):
+    compose_for("auto")
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("config", list(overrides), return_hydra_config=True)
 

@@ -12,11 +12,12 @@ from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
 from experiments.baseline import compose_baseline
-from experiments.cli import asked_device
+from experiments.cli import asked_device, may_compose_fast
 from experiments.record import variant
 from propainter import InputError, Pipeline, Schedule
 from variants import PUBLISHED
-from variants.presets import CONF, compose_for, composed, composing_for, fast, preset
+from variants.fast_here import compose_for, composing_for
+from variants.presets import CONF, composed, fast, preset
 
 
 @pytest.fixture
@@ -82,6 +83,19 @@ class TestCommandLine:
     )
     def test_asked_device(self, arguments, device):
         assert asked_device(arguments) == device
+
+    @pytest.mark.parametrize(
+        ("arguments", "may"),
+        [
+            (["-m", "attention=sdpa,manual", "precision=amp"], False),
+            (["+preset=fast"], True),
+            (["experiment=gpu_suite"], True),
+            (["--config-dir", "mine", "attention=sdpa"], True),
+            (["hydra.searchpath=[file:///mine]"], True),
+        ],
+    )
+    def test_may_compose_fast(self, arguments, may):
+        assert may_compose_fast(arguments) == may
 
     @pytest.mark.parametrize("given", ["preset=fast", "preset=published,fast"])
     def test_a_sweep_over_devices_is_refused(self, given):

@@ -1,17 +1,9 @@
-"""Presets from Python, and what `preset=fast` is on each device.
+"""Presets from Python; they stand in their YAML alone."""
 
-The presets stand in their YAML alone. conf/preset/fast.yaml includes `fast_here`, an entry of Hydra's config store that
-this module puts there when it is imported: `fast_cpu` or `fast_cuda`. Hydra can't choose by a setting's value itself:
-when it gathers the groups, no setting has a value yet.
-"""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.utils import instantiate
@@ -19,36 +11,9 @@ from omegaconf import DictConfig
 
 from propainter import InputError, Networks, Pipeline, Schedule
 from variants import PUBLISHED, apply
+from variants.fast_here import composing_for
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-
-
-def kind_of(device: str | torch.device) -> str:
-    """`cuda` or `cpu`, of a device as in the setting `device`: auto (CUDA where there is one), cpu, cuda or cuda:N."""
-    asked = str(device).partition(":")[0]
-    return "cuda" if asked == "cuda" or (asked == "auto" and torch.cuda.is_available()) else "cpu"
-
-
-def compose_for(device: str | torch.device) -> str:
-    """From now on `preset=fast` is what it is on this device. Returns the kind of device that it was for until now."""
-    global _kind
-    before, _kind = _kind, kind_of(device)
-    ConfigStore.instance().store(group="preset", name="fast_here", node={"defaults": [f"fast_{_kind}"]})
-    return before
-
-
-@contextmanager
-def composing_for(device: str | torch.device) -> Iterator[None]:
-    """Inside the block `preset=fast` is what it is on this device."""
-    before = compose_for(device)
-    try:
-        yield
-    finally:
-        compose_for(before)
-
-
-_kind = kind_of("auto")
-compose_for("auto")
 
 
 def fast(networks: Networks, schedule: Schedule | None = None) -> Pipeline:
