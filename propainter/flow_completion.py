@@ -1,5 +1,7 @@
 """Recurrent flow completion: fills the flow inside the hole (spec section 2)."""
 
+from collections.abc import Callable
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -10,6 +12,9 @@ from propainter.schedule import FLOW_PADDING, plan_subvideos
 from propainter.warp import pass_order
 
 DIRECTIONS = ("backward_", "forward_")
+
+Decode = Callable[[Tensor, Tensor], Tensor]
+"""`FlowCompletion.decode`."""
 
 
 class P3D(nn.Module):
@@ -84,6 +89,9 @@ class FlowCompletion(nn.Module):
 
     Args:
         channels: width of the first level; the others are twice and four times as wide (published: 32).
+
+    Attributes:
+        over_frames: calls `decode`, whose frames do not see each other, with the features of all of them (seam).
     """
 
     def __init__(self, channels: int = 32) -> None:
@@ -108,6 +116,7 @@ class FlowCompletion(nn.Module):
         self.decoder1 = nn.Sequential(conv3x3(c2, c2), leaky(), UpConv(c2, c1), leaky())
         self.upsample = nn.Sequential(conv3x3(c1, c1), leaky(), UpConv(c1, 2))
         self.edgeDetector = EdgeDetector()
+        self.over_frames: Callable[[Decode, Tensor, Tensor], Tensor] = all_together
 
     def forward(self, masked_flow: Tensor, masks: Tensor) -> Tensor:
         """Flow predicted at every pixel.
@@ -125,9 +134,17 @@ class FlowCompletion(nn.Module):
         quarter = self.encoder1(half)
         eighth = self.mid_dilation(self.encoder2(quarter))
         eighth = self.feat_prop_module(rearrange(eighth, "b c t h w -> b t c h w"))
-        features = self.decoder2(eighth.flatten(0, 1)) + rearrange(quarter, "b c t h w -> (b t) c h w")
-        flow = self.upsample(self.decoder1(features))
+        flow = self.over_frames(self.decode, eighth.flatten(0, 1), rearrange(quarter, "b c t h w -> (b t) c h w"))
         return rearrange(flow, "(b t) c h w -> b t c h w", b=batch)
+
+    def decode(self, eighth: Tensor, quarter: Tensor) -> Tensor:
+        """Features at an eighth and a quarter of the size, [N, C, H/8, W/8] and [N, C/2, H/4, W/4] -> [N, 2, H, W]."""
+        return self.upsample(self.decoder1(self.decoder2(eighth) + quarter))
+
+
+def all_together(decode: Decode, eighth: Tensor, quarter: Tensor) -> Tensor:
+    """The published way over frames: all at once."""
+    return decode(eighth, quarter)
 
 
 def predict_flow(flow_completion: nn.Module, flows: Flows, masks: Tensor) -> Flows:

@@ -6,7 +6,7 @@ that memory is bounded by the schedule's sub-videos and windows, however long th
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +128,7 @@ class _Run:
         begin, end = windows[0].local[0], windows[-1].local[-1] + 1
         finished = self.groups.first_local(self.group + 1) - begin
         pipeline, generator = self.pipeline, self.pipeline.networks.generator
-        with pipeline.stage("generation", len(self.windows), self.predicted):
+        with self._stage("generation", len(self.windows), self.predicted):
             if self.features is None:
                 self.features = pipeline.feature_provider(generator, Scene(self.span, self.windows))
             scene = Scene(NumberedFrom(self.span, first), [shifted(window, -first) for window in windows])
@@ -170,8 +170,6 @@ class _Run:
         while self.completed < stop:
             start, end, keep = self.completions[0]
             self._estimate_until(end)
-            if self.device.type == "cpu":
-                give_back_unused()  # what the C library kept of the windows before would add to this peak
             with self._subvideo("completion", self.completions):
                 flows = tuple(self.span.get(name, range(start, end)) for name in ("flow_f", "flow_b"))
                 masks = self.span.get("flow_masks", range(start, end + 1))
@@ -189,7 +187,7 @@ class _Run:
         while self.estimated < stop:
             first = self.estimated
             end = min(stop + 1, first + together)
-            with pipeline.stage("flow", self.count, first + 1 if first else 0):
+            with self._stage("flow", self.count, first + 1 if first else 0):
                 self._read_until(end)
                 video = as_video(self.span.images("images", range(first, end)), self.device)
 
@@ -224,11 +222,17 @@ class _Run:
             self.span.put_one("flow_masks", self.read, flow_masks[:, 0])
             self.read += 1
 
+    def _stage(self, name: str, total: int, done: int) -> AbstractContextManager[None]:
+        """The pipeline's stage, begun with what the C library kept of the one before given back: else peaks add up."""
+        if self.device.type == "cpu":
+            give_back_unused()
+        return self.pipeline.stage(name, total, done)
+
     @contextmanager
     def _subvideo(self, stage: str, left: deque) -> Iterator[None]:
         """The stage's next sub-video inside the block, taken from those that are left."""
         total = self.subvideos[stage]
-        with self.pipeline.stage(stage, total, total - len(left)):
+        with self._stage(stage, total, total - len(left)):
             left.popleft()
             yield
             if total > 1:

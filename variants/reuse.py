@@ -9,6 +9,7 @@ from propainter.pipeline import Pipeline
 from propainter.raft import ClipFlow
 from variants import Unsupported
 from variants.reuse_attention import PlannedWindowAttention
+from variants.reuse_batches import FewTogether
 from variants.reuse_deform import sampled_deform_conv
 from variants.reuse_flow import FlowOnce
 from variants.reuse_generator import DeviceCompositor, EncodedOnce, predictor
@@ -64,8 +65,8 @@ def attention(pipeline: Pipeline) -> Pipeline:
 
 
 def exact(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
-    """All of it; and only what lies around the hole is decoded, the result is composited on the device, and on the CPU
-    deformable convolution runs on all cores.
+    """All of it; and only what lies around the hole is decoded, completed flow a few frames at a time, the result is
+    composited on the device, and on the CPU deformable convolution runs on all cores.
 
     Args:
         batch_mb: see `flow`.
@@ -78,6 +79,7 @@ def exact(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
     _plan_attention(pipeline)
     pipeline.predictor = predictor(_said(pipeline, "tokens"), _said(pipeline, "attention"), around_hole=True)
     pipeline.compositor = DeviceCompositor
+    pipeline.networks.flow_completion.over_frames = FewTogether(_said(pipeline, "completion"))
     if pipeline.networks.device.type == "cpu":
         _said(pipeline, "deform_conv2d").update(by="grid_sample")
         in_fp32 = pipeline.effective.get("ops_in_fp32", {})
