@@ -33,8 +33,11 @@ TINY = (
     "schedule.raft_iterations=2",
     "measure.max_seconds=1",
     "measure.max_warmups=1",
+    "limits.vram_gb=null",
+    "compile.components=[decoder]",
 )
-"""What `suite.tiny=true` makes of every run."""
+"""What `suite.tiny=true` makes of every run; without the GPU's limit, and of those that compile only the component that
+is soonest compiled, so that a CPU can try the suite too."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,15 @@ def read_entries(entries: Iterable[Mapping[str, Any]]) -> list[Entry]:
 
 
 def with_overrides(entry: Entry, common: Sequence[str], tiny: Sequence[str]) -> Entry:
-    """The entry with overrides before and after its own: of a key the last counts, a group ends what is under it."""
+    """The entry with overrides before and after its own: of a key the last counts, a group ends what is under it.
+
+    Of those after it, what is under `compile` goes only to an entry that says `compile=...`; elsewhere there is no such
+    key.
+    """
     by_key: dict[str, str] = {}
-    for item in [*common, *entry.overrides, *tiny]:
+    compiles = any(item.startswith("compile=") for item in entry.overrides)
+    after = [item for item in tiny if compiles or not item.startswith("compile.")]
+    for item in [*common, *entry.overrides, *after]:
         key = item.split("=", 1)[0]
         for other in [other for other in by_key if other == key or other.startswith(f"{key}.")]:
             del by_key[other]

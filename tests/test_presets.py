@@ -67,7 +67,7 @@ class TestFastByDevice:
             again = compose("config", ["preset=fast"], return_hydra_config=True)
         assert again.hydra.runtime.choices == cfg.hydra.runtime.choices
         described = variant(OmegaConf.masked_copy(cfg, [*PUBLISHED, "schedule"]), cfg.hydra.runtime.choices)
-        assert (described["reuse"], described["precision"], described["attention"]) == ("exact", "amp", "sdpa")
+        assert (described["reuse"], described["precision"], described["attention"]) == ("exact", "amp_all", "sdpa")
 
 
 class TestCommandLine:

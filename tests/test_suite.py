@@ -46,6 +46,12 @@ class TestPlan:
             *("weights=pretrained", "a.b=1", "c=2")
         ]
 
+    def test_tiny_compiles_little_where_it_compiles(self):
+        small = ["compile.components=[decoder]"]
+        assert with_overrides(Entry("x", ["a=1"], 1), [], small).overrides == ["a=1"]
+        compiled = Entry("x", ["compile=default", "compile.components=[raft,decoder]"], 1)
+        assert with_overrides(compiled, [], small).overrides == ["compile=default", *small]
+
     def test_a_waterfall_adds_up(self):
         chain = [{"name": n, "overrides": [f"{n}=1"], "seconds": 1} for n in "ab"]
         assert [(e["name"], e["overrides"]) for e in entries_of(chain)] == [("00_a", ["a=1"]), ("01_b", ["a=1", "b=1"])]
