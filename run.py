@@ -9,13 +9,11 @@ Exit code of a single run: 0 ok, 3 unsupported, 1 anything else. A sweep: 0 wher
 of memory, and its table and report came about, else 1. 2: the command line could not be understood. 130: interrupted.
 """
 
-import sys
-
 import hydra
 from omegaconf import DictConfig
 
 from experiments.cli import command_line, run_job
-from experiments.process import die_with_parent
+from experiments.process import die_with_parent, leave
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -26,4 +24,4 @@ def job(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     die_with_parent()
-    sys.exit(command_line(job))
+    leave(command_line(job))

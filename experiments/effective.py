@@ -1,7 +1,8 @@
 """What really ran: seen on the modules, the attention kernel and torch's flags, not read from the config."""
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from typing import Any
 
@@ -64,6 +65,11 @@ def look_eagerly(pipeline: Pipeline, clip: LoadedClip, frames: int = 3) -> dict[
     return seen
 
 
+def eagerly() -> AbstractContextManager[Any]:
+    """Nothing compiled inside; where nothing can have been compiled, torch's compiler is not even loaded."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
 def _noting_dtype(seen: dict[str, set[str]], component: str) -> Any:
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor):
@@ -78,7 +84,7 @@ def _noting_operations(seen: list[str], kernel: Any) -> Any:
     def noted(*tensors: Tensor) -> Tensor:
         if seen:
             return kernel(*tensors)
-        with _Operations() as operations:
+        with eagerly(), _Operations() as operations:
             output = kernel(*tensors)
         seen.extend(operations.names)
         return output
@@ -93,15 +99,20 @@ class _Operations(TorchDispatchMode):
         super().__init__()
         self.names: list[str] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Else torch loads its compiler, seconds and memory of the first run, to keep it from compiling this class.
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # Under inference mode an operation arrives here before torch has taken it apart.
         name = func.overloadpacket.__name__
         composite = func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
-        if not func.is_view and (not composite or name.startswith("_scaled_dot_product")):
+        if not func.is_view and name != "_unsafe_view" and (not composite or name.startswith("_scaled_dot_product")):
             self._note(name, args)
         if composite:
             with self:
-                return func.decompose(*args, **(kwargs or {}))
+                return _taken_apart(func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
     def _note(self, name: str, args: Any) -> None:
@@ -109,6 +120,14 @@ class _Operations(TorchDispatchMode):
         full = ".".join([name, *dtypes[:1]])
         if full not in self.names:
             self.names.append(full)
+
+
+def _taken_apart(func: Any, args: Any, kwargs: Any) -> Any:
+    """By the kernel that runs outside of this, too; torch's own stand-in in Python, for some, loads sympy."""
+    composite = torch._C.DispatchKey.CompositeImplicitAutograd
+    if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), composite):
+        return func._op_dk(composite, *args, **kwargs)
+    return func.decompose(*args, **kwargs)
 
 
 class _FlagWatcher(Observer):

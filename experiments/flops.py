@@ -6,9 +6,8 @@ Elementwise operations, norms, softmax and copies are not: their time goes to me
 dispatch as one of these operations (Triton's, say) counts nothing.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 
+from experiments.effective import eagerly
 from propainter import Observer, Pipeline
 
 Formula = Callable[..., int]
@@ -44,7 +44,7 @@ def counting(pipeline: Pipeline, counter: "Counter | None" = None) -> Iterator[F
     observer = pipeline.observer
     pipeline.observer = _StageNames(observer, counter)
     try:
-        with _eagerly(), counter:
+        with eagerly(), counter:
             yield counter.counts
     finally:
         pipeline.observer = observer
@@ -144,6 +144,10 @@ class Counter(TorchDispatchMode):
             operations: that it counts for, in `dtype`; 0 and None where none.
         """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # see experiments.effective
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.namespace == "prim":  # asks what a tensor is, and computes nothing
@@ -195,8 +199,3 @@ class _StageNames(Observer):
                 yield
             finally:
                 self.counter.stage = before
-
-
-def _eagerly() -> AbstractContextManager[Any]:
-    """Nothing compiled inside; where nothing can have been compiled, torch's compiler is not even loaded."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

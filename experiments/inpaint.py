@@ -30,9 +30,9 @@ from experiments.settings import check_settings
 from experiments.steadiness import seams_of
 from experiments.stream import copy_frames, describe_clip, only_the_video, stream
 from experiments.summary import summary
-from propainter import InputError, Networks, Pipeline, Schedule, build_networks
+from propainter import InputError, Networks, Pipeline, Schedule
 from propainter.errors import is_out_of_memory
-from propainter.weights import Unreachable, fingerprint, load_pretrained, load_seeded
+from propainter.weights import Unreachable, empty_networks, fingerprint, load_pretrained, load_seeded
 from variants import PUBLISHED, Unsupported, apply
 from variants.streaming import frame_by_frame
 
@@ -219,7 +219,7 @@ def load_networks(options: Mapping[str, Any]) -> tuple[Networks, dict[str, str]]
     Raises:
         InputError: weights that are damaged, or, with source "pretrained", not to be had.
     """
-    networks = build_networks()
+    networks = empty_networks()
     source = options["source"]
     described = {}
     if source in ("auto", "pretrained"):

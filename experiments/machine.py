@@ -11,8 +11,7 @@ import torch
 
 from experiments.nvml import FIGURES, Gpu, NoNvml
 
-LOOK_S = 0.15
-"""How long `snapshot` looks at what other processes do."""
+LOOK_S = 0.15  # for how long `snapshot` looks at what other processes do, at least
 
 OTHER_LOAD = 0.05
 LEAST_OTHER_CORES = 0.2
@@ -42,20 +41,20 @@ HARMLESS_REASONS = frozenset({"gpu_idle", "application_clocks", "display_clocks"
 _SYSFS = Path("/sys")
 
 
-def snapshot(device: torch.device) -> dict[str, Any]:
-    """What the machine is doing now, in strict JSON; None for what it does not tell. Takes about 0.2 s.
+def snapshot(device: torch.device, since: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What the machine is doing now, in strict JSON; None for what it does not tell.
 
-    Host: `load_per_core` (1-minute load, own threads included), `other_cpu_cores` (cores that other processes kept
-    busy during a short look), `cpu_count`, `cpu_clock_mhz`, `max_cpu_clock_mhz`, `cpu_temperature_c`,
-    `cpu_temperature_limit_c`, `available_host_bytes`, `swap_used_bytes`. Counters that mean something by their growth
-    between two snapshots: `monotonic_s`, `cpu_busy_s`, `cpu_own_s` (this process and its children), `cpu_stolen_s`
-    (by a hypervisor), `quota_throttled_s` (by a container's CPU quota), `cpu_throttle_count` (for heat).
-
+    Host: `load_per_core` (1-minute load, own threads included), `other_cpu_cores` (cores that other processes kept busy
+    since `since`, an earlier snapshot or `cpu_counters()`; without one, during `LOOK_S`, which it then takes),
+    `cpu_count`, `cpu_clock_mhz`, `max_cpu_clock_mhz`, `cpu_temperature_c`, `cpu_temperature_limit_c`,
+    `available_host_bytes`, `swap_used_bytes`. Counters that mean something by their growth between two snapshots:
+    `monotonic_s`, `cpu_busy_s`, `cpu_own_s` (this process and its children), `cpu_stolen_s` (by a hypervisor),
+    `quota_throttled_s` (by a container's CPU quota), `cpu_throttle_count` (for heat).
     GPU: the keys of `experiments.nvml.FIGURES`; `nvml` says in one sentence why they are None, and is None otherwise.
     """
-    start = _cpu_counters()
-    time.sleep(LOOK_S)
-    now = _cpu_counters()
+    start = cpu_counters() if since is None else since
+    time.sleep(max(0.0, LOOK_S - (time.monotonic() - start["monotonic_s"])))
+    now = cpu_counters()
     memory, swap = psutil.virtual_memory(), _swap_used_bytes()
     temperature, limit = _cpu_temperature()
     clock, highest = _cpu_clock()
@@ -154,7 +153,8 @@ def other_cores(start: dict[str, Any], end: dict[str, Any]) -> float | None:
     return max(0.0, (busy - own) / elapsed) if elapsed > 0 and busy > 0 else None
 
 
-def _cpu_counters() -> dict[str, float | None]:
+def cpu_counters() -> dict[str, float | None]:
+    """The counters of a snapshot that say what keeps the CPU busy, in seconds; None for what is not told."""
     times = psutil.cpu_times()._asdict()
     # Linux counts a guest's time in user time too.
     resting = ("idle", "iowait", "steal", "guest", "guest_nice")

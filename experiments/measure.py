@@ -18,7 +18,7 @@ from tqdm import tqdm
 from experiments.data import LoadedClip
 from experiments.effective import collecting, look_eagerly
 from experiments.first_run import FirstRun, Memory
-from experiments.machine import Energy, disturbances, snapshot
+from experiments.machine import Energy, cpu_counters, disturbances, snapshot
 from experiments.paired import Paired, in_turn
 from experiments.statistics import Sampling, agree
 from experiments.timing import TimedRun, observed, timed, timed_run
@@ -123,7 +123,7 @@ def measure(
     Raises:
         NonFinite: naming the first stage whose output is not finite.
     """
-    began = time.perf_counter()
+    began, counters = time.perf_counter(), cpu_counters()
     inputs = clip.frames, clip.masks, clip.flow_masks
     measured = first_run(pipeline, clip)
     device = pipeline.networks.device
@@ -133,7 +133,7 @@ def measure(
         if baseline is not None:
             warm_up(baseline, inputs, options)
         measured.warmup_s = warm_up(pipeline, inputs, options, measured.first_s)
-        before, energy = snapshot(device), Energy(device)
+        before, energy = snapshot(device, since=counters), Energy(device)
         joules = energy.joules()
         if baseline is None:
             time_runs(measured, pipeline, inputs, options)
@@ -143,7 +143,7 @@ def measure(
         else:
             measured.paired = in_turn(baseline, pipeline, inputs, options)
             measured.runs, measured.sampling = measured.paired.runs, measured.paired.of_variant
-        after = snapshot(device)
+        after = snapshot(device, since=before)
         measured.machine = {"before": before, "after": after}
         measured.disturbed = disturbances(before, after)
     measured.wall_s = time.perf_counter() - began

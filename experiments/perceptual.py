@@ -8,10 +8,12 @@ are never compared with those of the other.
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,23 +37,39 @@ class Perceptual:
 
     Attributes:
         net: "alex" or "st_alex".
-        module: (a, b), each [N, 3, H, W] in [-1, 1] -> a distance for each of N; 0 = alike.
+        module: has `features`, [N, 3, H, W] in [-1, 1] -> [N, C, h, w] of each layer, and `between`, two of these -> a
+            distance for each of N; 0 = alike.
     """
 
     net: str
     module: nn.Module
 
-    @torch.inference_mode()
     def distances(self, result: np.ndarray, reference: np.ndarray, device: torch.device | None = None) -> list[float]:
         """LPIPS of each frame, uint8 [T, H, W, 3] twice, H and W at least 32; in float32 on the device (the CPU)."""
+        return self.among((result, reference), [(0, 1)], device)[0]
+
+    @torch.inference_mode()
+    def among(
+        self, stacks: Sequence[np.ndarray], pairs: Sequence[tuple[int, int]], device: torch.device | None = None
+    ) -> list[list[float]]:
+        """As `distances` for several pairs of the stacks, given by their numbers; equal pictures go through once."""
         module = self.module.to(device or "cpu")
-        distances = []
+        distances: list[list[float]] = [[] for _ in pairs]
         with tf32_flags(False):
-            for pair in zip(result, reference, strict=True):
-                a, b = (torch.from_numpy(np.ascontiguousarray(image)).to(device or "cpu") for image in pair)
-                a, b = (image.permute(2, 0, 1)[None].float() / 127.5 - 1 for image in (a, b))
-                distances.append(float(module(a, b)))
+            for images in zip(*stacks, strict=True):
+                features: list[Any] = []
+                for number, image in enumerate(images):
+                    twin = next((other for other in range(number) if np.array_equal(images[other], image)), None)
+                    features.append(module.features(_as_input(image, device)) if twin is None else features[twin])
+                for (a, b), of_pair in zip(pairs, distances, strict=True):
+                    of_pair.append(float(module.between(features[a], features[b])))
         return distances
+
+
+def _as_input(image: np.ndarray, device: torch.device | None) -> Tensor:
+    """uint8 [H, W, 3] -> float32 [1, 3, H, W] in [-1, 1]."""
+    tensor = torch.from_numpy(np.ascontiguousarray(image)).to(device or "cpu")
+    return tensor.permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 @cache
@@ -90,7 +108,24 @@ def build_lpips(alexnet: dict[str, Tensor]) -> nn.Module:
     # lpips cuts AlexNet's features into slices, in which the layers keep their numbers.
     names = {name: "features." + name.split(".", 1)[1] for name in network.net.state_dict()}
     network.net.load_state_dict({name: alexnet[source] for name, source in names.items()})
-    return network.eval()
+    return _Published(network.eval())
+
+
+class _Published(nn.Module):
+    """lpips' network, taken apart into its two halves."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        return list(self.network.net(self.network.scaling_layer(x)))
+
+    def between(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+        distance = a[0].new_zeros(len(a[0]))
+        for layer, x, y in zip(self.network.lins, a, b, strict=True):
+            distance += layer((_unit(x) - _unit(y)).square()).mean(dim=(1, 2, 3))
+        return distance
 
 
 def st_weights() -> Path | None:
@@ -123,10 +158,10 @@ class ShiftTolerant(nn.Module):
             nn.Parameter(state[f"lin{number}.model.1.weight"], requires_grad=False) for number in range(5)
         )
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        # a, b: [N, 3, H, W] in [-1, 1] -> [N]
-        distance = a.new_zeros(len(a))
-        for weight, x, y in zip(self.weights, self.features(a), self.features(b), strict=True):
+    def between(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+        """The distance of each picture of one batch from that of the other, by their features: [N]."""
+        distance = a[0].new_zeros(len(a[0]))
+        for weight, x, y in zip(self.weights, a, b, strict=True):
             difference = (_unit(x) - _unit(y)).square()
             distance += F.conv2d(difference, weight).mean(dim=(1, 2, 3))
         return distance

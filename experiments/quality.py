@@ -1,6 +1,7 @@
 """How far a result is from the fp32 reference, and both from the truth where the data knows it."""
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,10 @@ def compare(
         named `reference_...`, those of the reference; `steadiness`, see `experiments.steadiness.steadiness`.
     """
     network, reason = perceptual.lpips_network() if with_lpips else (None, "left out by quality.lpips=false")
-    figures = _Figures(result, reference, hole, network, device)
+    stacks = [result, reference] if truth is None else [result, reference, truth]
+    pairs = list(combinations(range(len(stacks)), 2))
+    distances = network.among(stacks, pairs, device) if network else [None] * len(pairs)
+    figures = _Figures(result, reference, hole, distances[0])
     compared = {
         "identical": not max(figures.max_abs_error),
         **figures.overall(),
@@ -78,8 +82,8 @@ def compare(
         "truth": None,
     }
     if truth is not None:
-        of_reference = _Figures(reference, truth, hole, network, device).overall()
-        compared["truth"] = _Figures(result, truth, hole, network, device).overall() | {
+        of_reference = _Figures(reference, truth, hole, distances[2]).overall()
+        compared["truth"] = _Figures(result, truth, hole, distances[1]).overall() | {
             f"reference_{name}": value for name, value in of_reference.items()
         }
     if flows is None:
@@ -96,13 +100,12 @@ class _Figures:
         result: np.ndarray,
         reference: np.ndarray,
         hole: np.ndarray,
-        network: perceptual.Perceptual | None,
-        device: torch.device | None,
+        lpips: list[float] | None,
     ) -> None:
         self.max_abs_error: list[int] = []
         self.ssim: list[float] = []
         self.psnr_hole_db: list[float | None] = []
-        self.lpips = network.distances(result, reference, device) if network else None
+        self.lpips = lpips
         self._squares, self._squares_hole, self._ssim_hole, errors = [], [], 0.0, 0
         for image, wanted, inside in zip(result, reference, hole, strict=True):
             error = np.abs(image.astype(np.int16) - wanted.astype(np.int16))

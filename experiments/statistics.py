@@ -13,7 +13,7 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 LEVEL = 0.95
 """What an interval states: the share of measurements whose interval holds the true value."""
@@ -183,4 +183,4 @@ def _logs(samples: Sequence[float]) -> np.ndarray:
 @cache
 def _quantile(level: float, freedom: int) -> float:
     """Student's t that leaves half of 1 - level at either end."""
-    return float(stats.t.ppf((1 + level) / 2, freedom))
+    return float(stdtrit(freedom, (1 + level) / 2))

@@ -3,7 +3,8 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
+
+from propainter.light_torchvision import deform_conv2d
 
 
 def leaky(slope: float = 0.2) -> nn.LeakyReLU:

@@ -3,6 +3,7 @@
 import math
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +112,7 @@ def _checked(networks: Networks, network: str, state: Mapping[str, Tensor]) -> d
     wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     if not any(wrong.values()):
         wrong = {
-            "not finite": [n for n, x in state.items() if x.is_floating_point() and not x.isfinite().all()],
+            "not finite": [n for n, x in state.items() if x.is_floating_point() and not _is_finite(x)],
             "another index than this architecture's": [
                 n for n in expected if n.endswith(_COMPUTED) and n in state and not state[n].equal(expected[n].cpu())
             ],
@@ -127,6 +128,11 @@ def _checked(networks: Networks, network: str, state: Mapping[str, Tensor]) -> d
             f"these are not weights of the {network} network: {found}; give the released checkpoint of that network"
         )
     return dict(state)
+
+
+def _is_finite(x: Tensor) -> bool:
+    # A finite sum has finite terms, and is quicker to have; an infinite one may have overflowed.
+    return bool(x.sum().isfinite() or x.isfinite().all())
 
 
 def _few(names: list[str], count: int = 3) -> str:
@@ -151,11 +157,10 @@ def seeded_state_dict(network: str, salt: str = "golden") -> dict[str, Tensor]:
     with torch.device("meta"):
         module = _BUILDERS[network]()
     shapes = published_state_dict(module) if network == "raft" else module.state_dict()
-    return {
-        name: _seeded_tensor(name, tuple(tensor.shape), salt)
-        for name, tensor in shapes.items()
-        if not name.endswith(_COMPUTED)
-    }
+    wanted = {name: tuple(tensor.shape) for name, tensor in shapes.items() if not name.endswith(_COMPUTED)}
+    with ThreadPoolExecutor() as pool:  # numpy draws without holding the interpreter's lock
+        drawn = pool.map(lambda name: _seeded_tensor(name, wanted[name], salt), wanted)
+        return dict(zip(wanted, drawn, strict=True))
 
 
 def _seeded_tensor(name: str, shape: tuple[int, ...], salt: str) -> Tensor:
@@ -176,5 +181,6 @@ def _seeded_tensor(name: str, shape: tuple[int, ...], salt: str) -> Tensor:
         z = 1 + 0.1 * z
     else:
         gain = next((gain for end, gain in _GAINS.items() if name.endswith(end)), 1.0)
-        z = gain * z * math.sqrt(2 / math.prod(shape[1:]))
+        z *= gain
+        z *= math.sqrt(2 / math.prod(shape[1:]))
     return torch.from_numpy(z.astype(np.float32))

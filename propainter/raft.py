@@ -7,9 +7,9 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.optical_flow import raft as blocks
-from torchvision.models.optical_flow._utils import make_coords_grid, upsample_flow
 
+from propainter.light_torchvision import make_coords_grid, upsample_flow
+from propainter.light_torchvision import raft as blocks
 from propainter.schedule import clip_length, plan_clips
 
 Flows = tuple[Tensor, Tensor]

@@ -12,15 +12,25 @@ import warnings
 from collections.abc import Callable, Sequence
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from propainter.errors import InputError
 from propainter.files import written_whole
-from propainter.networks import NETWORKS, Networks, load_weights, published_state, seeded_state_dict
+from propainter.networks import (
+    NETWORKS,
+    Networks,
+    build_networks,
+    load_weights,
+    published_state,
+    seeded_state_dict,
+)
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +57,19 @@ class Unreachable(InputError):
     def __init__(self, message: str, why: str) -> None:
         super().__init__(message)
         self.why = why
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Inside it, random numbers are not filled in: the tensor stays what its memory holds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **(kwargs or {}))
+
+
+def empty_networks() -> Networks:
+    """`build_networks` without drawing random weights: each must be loaded before anything is run."""
+    with _NothingDrawn():
+        return build_networks()
 
 
 def search_folders(directory: str | Path | None = None) -> list[Path]:
@@ -95,7 +118,9 @@ def load_seeded(networks: Networks, salt: str = "golden", flow_scale: float = 1.
     """
     if not flow_scale > 0:
         raise InputError(f"weights.flow_scale is {flow_scale}; give a factor above 0, 1 for the plain seeded weights")
-    load_weights(networks, **{name: seeded_state_dict(name, salt) for name in NETWORKS})
+    with _NothingDrawn():  # of the networks that are made for their shapes
+        states = {name: seeded_state_dict(name, salt) for name in NETWORKS}
+    load_weights(networks, **states)
     with torch.no_grad():
         for parameter in networks.raft.update_block.flow_head.conv2.parameters():
             parameter.mul_(flow_scale)
@@ -208,5 +233,5 @@ def fingerprint(networks: Networks) -> str:
     for network in NETWORKS:
         for name, tensor in published_state(networks, network).items():
             digest.update(f"{network}.{name}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(tensor.detach().cpu().contiguous().flatten().numpy().view(np.uint8))
     return digest.hexdigest()[:16]

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from types import SimpleNamespace
 
@@ -112,6 +113,23 @@ class TestCommand:
         process.kill()
         process.wait()
         assert gone(pid)
+
+    @pytest.mark.parametrize("code", [0, 3])
+    def test_leaves_with_all_that_is_to_be_done_at_the_exit(self, tmp_path, code):
+        told = f"""
+            import atexit, threading, time
+            from experiments.process import leave
+            class Torn:
+                def __del__(self): print("taken apart")
+            kept = Torn()
+            atexit.register(print, "registered")
+            def late(): time.sleep(0.2); print("thread")
+            threading.Thread(target=late).start()
+            print("written", end=" ")
+            leave({code})
+        """
+        done = subprocess.run(python(textwrap.dedent(told)), capture_output=True, text=True, cwd=ROOT)
+        assert (done.returncode, done.stdout, done.stderr) == (code, "written thread\nregistered\n", "")
 
     def test_the_stack_is_asked_for_by_the_user_alone(self, tmp_path, monkeypatch):
         """In this process it is set for Hydra's sake while a sweep runs."""

@@ -121,6 +121,16 @@ class TestSnapshot:
         assert state["available_host_bytes"] > 0 and state["cpu_count"] == os.cpu_count()
         assert all(state[key] is None for key in FIGURES) and "cpu" in state["nvml"]
 
+    def test_since_an_earlier_one_it_waits_for_nothing(self, monkeypatch):
+        waited = []
+        monkeypatch.setattr(machine.time, "sleep", waited.append)
+        start = machine.cpu_counters()
+        state = snapshot(CPU, since={**start, "monotonic_s": start["monotonic_s"] - 10, "cpu_busy_s": 0.0})
+        assert waited == [0]
+        assert state["other_cpu_cores"] > 1
+        snapshot(CPU, since=machine.cpu_counters())
+        assert 0 < waited[1] <= machine.LOOK_S
+
     def test_of_a_gpu(self, nvml):
         nvml.reasons = 0x4 | 0x20
         state = snapshot(CUDA)
@@ -244,12 +254,12 @@ class TestDisturbances:
     def test_own_work_does_not_count_and_that_of_others_does(self):
         if snapshot(CPU)["other_cpu_cores"] is None:
             pytest.skip("this system does not count CPU time")
-        start = machine._cpu_counters()
+        start = machine.cpu_counters()
         spin(0.2)
-        alone = machine._cpu_counters()
+        alone = machine.cpu_counters()
         assert alone["cpu_own_s"] - start["cpu_own_s"] == pytest.approx(0.2, abs=0.1)
         subprocess.run([sys.executable, "-c", SPIN], check=True)
-        end = machine._cpu_counters()
+        end = machine.cpu_counters()
         assert end["cpu_own_s"] - alone["cpu_own_s"] > 0.25, "a child that ended is own work"
         elapsed = end["monotonic_s"] - start["monotonic_s"]
         assert machine.other_cores(start, {**end, "cpu_busy_s": end["cpu_busy_s"] + elapsed}) > 0.5
@@ -265,6 +275,16 @@ def spin(seconds):
 
 
 class TestEnergy:
+    def test_since_an_earlier_one_it_waits_for_nothing(self, monkeypatch):
+        waited = []
+        monkeypatch.setattr(machine.time, "sleep", waited.append)
+        start = machine.cpu_counters()
+        state = snapshot(CPU, since={**start, "monotonic_s": start["monotonic_s"] - 10, "cpu_busy_s": 0.0})
+        assert waited == [0]
+        assert state["other_cpu_cores"] > 1
+        snapshot(CPU, since=machine.cpu_counters())
+        assert 0 < waited[1] <= machine.LOOK_S
+
     def test_of_a_gpu(self, nvml):
         energy = Energy(CUDA)
         assert energy.joules() == 5.0

@@ -49,6 +49,26 @@ def test_it_is_symmetric_and_by_frame(network):
     assert forth[0] == 0 < forth[1]
 
 
+def test_many_pairs_give_what_each_gives_alone_and_each_picture_goes_through_once(network, monkeypatch):
+    stacks = waves(), noisy(waves(), 20), noisy(waves(), 40), waves()
+    pairs = [(0, 1), (0, 2), (1, 2), (0, 3)]
+    alone = [network.distances(stacks[a], stacks[b]) for a, b in pairs]
+    seen, features = [], network.module.features
+    monkeypatch.setattr(network.module, "features", lambda x: seen.append(x) or features(x))
+    assert network.among(stacks, pairs) == alone
+    assert len(seen) == 3  # the fourth is the first
+
+
+def test_alex_gives_what_the_package_gives():
+    torch.manual_seed(0)
+    network = Perceptual("alex", perceptual.build_lpips(torchvision.models.alexnet(weights=None).state_dict()))
+    a, b = (torch.from_numpy(x).permute(0, 3, 1, 2) / 127.5 - 1 for x in (noisy(waves(), 20), waves()))
+    with torch.inference_mode():
+        wanted = float(network.module.network(a, b))
+    assert network.distances(noisy(waves(), 20), waves()) == pytest.approx([wanted], rel=1e-6)
+    assert wanted > 0
+
+
 @needs_st_weights
 def test_shift_tolerant_figures_are_those_of_the_package():
     """The figures are what stlpips_pytorch 0.0.2 itself gives for these pictures."""

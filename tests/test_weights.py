@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from propainter import InputError, build_networks, published_state
+from propainter.networks import NETWORKS
 from propainter.weights import (
     FILES,
     Unreachable,
     download,
+    empty_networks,
     find,
     fingerprint,
     load_pretrained,
@@ -147,6 +149,21 @@ def test_fingerprint_sees_every_network_and_a_single_value():
     with torch.no_grad():
         second.raft.update_block.flow_head.conv2.bias[0] += 1e-6
     assert fingerprint(first) != fingerprint(second)
+
+
+def test_networks_that_were_not_drawn_are_the_same_once_loaded():
+    drawn, empty = build_networks(), empty_networks()
+    for networks in (drawn, empty):
+        load_seeded(networks)
+    for name in NETWORKS:
+        wanted, got = (getattr(networks, name).state_dict() for networks in (drawn, empty))
+        assert wanted.keys() == got.keys()
+        assert all(torch.equal(wanted[key], got[key]) for key in wanted)
+
+
+def test_others_are_drawn_as_before():
+    empty_networks()
+    assert torch.empty(100).normal_().unique().numel() == 100
 
 
 class RunsCode:
