@@ -27,7 +27,8 @@ from experiments.inpaint import classify, load_networks
 from experiments.record import variant
 from propainter import InputError, Pipeline
 from propainter.files import written_whole
-from variants import PUBLISHED, apply, precision
+from propainter.stages import stage_after_stage
+from variants import PUBLISHED, Unsupported, apply, precision
 
 log = logging.getLogger(__name__)
 
@@ -154,9 +155,11 @@ def measure_drift(reference: Pipeline, variant: Pipeline, clip: LoadedClip, boun
         bound: relative error above which a unit is named.
 
     Raises:
-        Unsupported: the variant's tensors have other shapes, as with chunks of the clip.
+        Unsupported: the variant's tensors have other shapes, as with chunks of the clip, or it streams.
         NonFinite: the reference itself has a value that is not finite.
     """
+    if variant.over_stages is not stage_after_stage:
+        raise Unsupported("drift gives each stage the whole clip; leave residency=streaming out, it changes no number")
     leader = ReferenceRun(reference, variant, clip)
     drifts = {unit: Drift(unit, stage) for unit, stage in units_of(variant).items()}
     for which in KINDS:

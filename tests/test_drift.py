@@ -132,9 +132,11 @@ def test_lower_precision_drifts_where_it_is_used(drift):
         assert 0 < units[block].own < units[block].accumulated
 
 
-def test_chunks_of_the_clip_cannot_be_compared(drift):
+def test_other_parts_of_the_clip_cannot_be_compared(drift):
     with pytest.raises(Unsupported, match="leave chunking"):
         drift(lambda pipeline: chunking.fixed(pipeline, size=2, overlap=1))
+    with pytest.raises(Unsupported, match="leave residency=streaming out"):
+        drift(residency.streaming)
 
 
 def test_blocks_that_never_run_by_themselves_are_not_seen(drift):
