@@ -13,7 +13,7 @@ import hydra
 from omegaconf import DictConfig
 
 from experiments.cli import command_line, run_job
-from experiments.process import die_with_parent, leave
+from experiments.process import die_with_parent, leaving
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -24,4 +24,5 @@ def job(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     die_with_parent()
+    leave = leaving()
     leave(command_line(job))

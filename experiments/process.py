@@ -2,6 +2,7 @@
 
 import atexit
 import ctypes
+import logging
 import os
 import re
 import shlex
@@ -115,22 +116,27 @@ def is_child() -> bool:
     return bool(_inherited)
 
 
-def leave(code: int) -> NoReturn:
-    """End the process as `sys.exit(code)` does, but leave its memory to the system.
+def leaving() -> Callable[[int], NoReturn]:
+    """A way to end this process as `sys.exit(code)` does, but with its memory left to the system.
 
-    Threads are waited for, what is registered for the exit is done, and what was written is flushed. Taking torch apart
-    afterwards, object by object, would be a second in which a sweep waits.
+    Threads are waited for, what was registered for the exit after this call is done, and what was written is flushed.
+    Taking torch apart afterwards, object by object, would be a second in which a sweep waits.
     """
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
-    atexit._run_exitfuncs()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:  # the interpreter says so, in its own way
+    codes: list[int] = []
+
+    def last_of_all() -> None:
+        if codes:
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(codes[0])
+
+    def leave(code: int) -> NoReturn:
+        codes.append(code)
         sys.exit(code)
-    os._exit(code)
+
+    atexit.register(last_of_all)
+    return leave
 
 
 def last_lines(output: Path, count: int = 3, length: int = 400) -> str:
