@@ -39,7 +39,7 @@ COMBINATIONS = {
     "exact, amp": ["reuse=exact", "attention=sdpa", "precision=amp"],
     "exact, amp_all": [*FAST],
     "exact, amp_all, CUDA graphs": [*FAST, "compile=reduce_overhead", RECORDED],
-    "small": [*FAST, "residency=offload", "schedule.subvideo_length=20"],
+    "small": [*FAST, "residency=offload", "schedule.subvideo_length=40"],
 }
 """The combinations that the tables have, by name; the first two are what the others are compared with."""
 
