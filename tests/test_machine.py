@@ -275,16 +275,6 @@ def spin(seconds):
 
 
 class TestEnergy:
-    def test_since_an_earlier_one_it_waits_for_nothing(self, monkeypatch):
-        waited = []
-        monkeypatch.setattr(machine.time, "sleep", waited.append)
-        start = machine.cpu_counters()
-        state = snapshot(CPU, since={**start, "monotonic_s": start["monotonic_s"] - 10, "cpu_busy_s": 0.0})
-        assert waited == [0]
-        assert state["other_cpu_cores"] > 1
-        snapshot(CPU, since=machine.cpu_counters())
-        assert 0 < waited[1] <= machine.LOOK_S
-
     def test_of_a_gpu(self, nvml):
         energy = Energy(CUDA)
         assert energy.joules() == 5.0
