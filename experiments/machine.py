@@ -13,6 +13,8 @@ from experiments.nvml import FIGURES, Gpu, NoNvml
 
 LOOK_S = 0.15  # for how long `snapshot` looks at what other processes do, at least
 
+CPU_TICKS_S = 0.05  # a few ticks of a system's CPU counters, which grow by 0.01 s each
+
 OTHER_LOAD = 0.05
 LEAST_OTHER_CORES = 0.2
 """Others may use this share of all cores, or this many cores where that is more."""
@@ -150,7 +152,10 @@ def other_cores(start: dict[str, Any], end: dict[str, Any]) -> float | None:
     if any(reading.get(key) is None for reading in (start, end) for key in needed):
         return None
     elapsed, busy, own = (end[key] - start[key] for key in needed)
-    return max(0.0, (busy - own) / elapsed) if elapsed > 0 and busy > 0 else None
+    # Where CPU time is not counted it stands still even while this process works; at 0 s of both nobody did.
+    if elapsed <= 0 or busy < 0 or (busy == 0 and own > CPU_TICKS_S):
+        return None
+    return max(0.0, (busy - own) / elapsed)
 
 
 def cpu_counters() -> dict[str, float | None]:

@@ -37,7 +37,7 @@ class Perceptual:
 
     Attributes:
         net: "alex" or "st_alex".
-        module: has `features`, [N, 3, H, W] in [-1, 1] -> [N, C, h, w] of each layer, and `between`, two of these -> a
+        module: has `features`, of pictures [N, 3, H, W] in [-1, 1] what it compares, and `between`, two of these -> a
             distance for each of N; 0 = alike.
     """
 
@@ -112,20 +112,17 @@ def build_lpips(alexnet: dict[str, Tensor]) -> nn.Module:
 
 
 class _Published(nn.Module):
-    """lpips' network, taken apart into its two halves."""
+    """lpips' own network, which takes pictures and keeps nothing between two calls."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def features(self, x: Tensor) -> list[Tensor]:
-        return list(self.network.net(self.network.scaling_layer(x)))
+    def features(self, x: Tensor) -> Tensor:
+        return x
 
-    def between(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-        distance = a[0].new_zeros(len(a[0]))
-        for layer, x, y in zip(self.network.lins, a, b, strict=True):
-            distance += layer((_unit(x) - _unit(y)).square()).mean(dim=(1, 2, 3))
-        return distance
+    def between(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.network(a, b).flatten()
 
 
 def st_weights() -> Path | None:

@@ -20,7 +20,8 @@ def fast(networks: Networks, schedule: Schedule | None = None) -> Pipeline:
     """The fastest known pipeline over these networks, for the device they are on: `preset=fast`.
 
     Args:
-        networks: from `build_networks`, with weights loaded, on their device.
+        networks: from `build_networks`, with weights loaded, on their device. They belong to the pipeline from now on:
+            options change dtypes and convolutions in them, so that another pipeline needs networks of its own.
         schedule: the published one by default.
 
     Returns:
