@@ -13,8 +13,8 @@ from propainter.warp import pass_order
 
 DIRECTIONS = ("backward_", "forward_")
 
-Decode = Callable[[Tensor, Tensor], Tensor]
-"""`FlowCompletion.decode`."""
+OverFrames = Callable[[Callable[..., Tensor], tuple[Tensor, ...], int, int], Tensor]
+"""Seam: (layers, inputs, dimension of frames in the inputs, and in the result) -> the layers' result."""
 
 
 class P3D(nn.Module):
@@ -91,7 +91,7 @@ class FlowCompletion(nn.Module):
         channels: width of the first level; the others are twice and four times as wide (published: 32).
 
     Attributes:
-        over_frames: calls `decode`, whose frames do not see each other, with the features of all of them (seam).
+        over_frames: calls `enter` and `decode`, whose frames do not see each other, with all of them (seam).
     """
 
     def __init__(self, channels: int = 32) -> None:
@@ -116,7 +116,7 @@ class FlowCompletion(nn.Module):
         self.decoder1 = nn.Sequential(conv3x3(c2, c2), leaky(), UpConv(c2, c1), leaky())
         self.upsample = nn.Sequential(conv3x3(c1, c1), leaky(), UpConv(c1, 2))
         self.edgeDetector = EdgeDetector()
-        self.over_frames: Callable[[Decode, Tensor, Tensor], Tensor] = all_together
+        self.over_frames: OverFrames = all_together
 
     def forward(self, masked_flow: Tensor, masks: Tensor) -> Tensor:
         """Flow predicted at every pixel.
@@ -129,22 +129,31 @@ class FlowCompletion(nn.Module):
             [B, T, 2, H, W] in pixels.
         """
         batch = masked_flow.shape[0]
-        volume = rearrange(torch.cat([masked_flow, masks], dim=2), "b t c h w -> b c t h w")
-        half = self.downsample(volume)
-        quarter = self.encoder1(half)
+        # What has gone through a layer is not held: all frames at half the size take more than the rest of the run.
+        first, *layers = self.encoder1
+        quarter = first.conv2(self.over_frames(self.enter, (masked_flow, masks), 1, 2))
+        for layer in layers:
+            quarter = layer(quarter)
         eighth = self.mid_dilation(self.encoder2(quarter))
         eighth = self.feat_prop_module(rearrange(eighth, "b c t h w -> b t c h w"))
-        flow = self.over_frames(self.decode, eighth.flatten(0, 1), rearrange(quarter, "b c t h w -> (b t) c h w"))
+        features = eighth.flatten(0, 1), rearrange(quarter, "b c t h w -> (b t) c h w")
+        flow = self.over_frames(self.decode, features, 0, 0)
         return rearrange(flow, "(b t) c h w -> b t c h w", b=batch)
+
+    def enter(self, masked_flow: Tensor, masks: Tensor) -> Tensor:
+        """What the layers before the first convolution over time give: arguments as in `forward` -> [B, channels, T,
+        H/2, W/2]."""
+        volume = torch.cat([masked_flow, masks], dim=2)
+        return self.encoder1[0].conv1(self.downsample(rearrange(volume, "b t c h w -> b c t h w")))
 
     def decode(self, eighth: Tensor, quarter: Tensor) -> Tensor:
         """Features at an eighth and a quarter of the size, [N, C, H/8, W/8] and [N, C/2, H/4, W/4] -> [N, 2, H, W]."""
         return self.upsample(self.decoder1(self.decoder2(eighth) + quarter))
 
 
-def all_together(decode: Decode, eighth: Tensor, quarter: Tensor) -> Tensor:
+def all_together(layers: Callable[..., Tensor], inputs: tuple[Tensor, ...], frames_in: int, frames_out: int) -> Tensor:
     """The published way over frames: all at once."""
-    return decode(eighth, quarter)
+    return layers(*inputs)
 
 
 def predict_flow(flow_completion: nn.Module, flows: Flows, masks: Tensor) -> Flows:

@@ -1,9 +1,9 @@
 """How many frames or windows go through a layer together (for `reuse`)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
-
-from propainter.flow_completion import Decode
 
 TEMPORARY_BYTES = {"cpu": 16 * 2**20}
 """By device type, the bound of one temporary tensor. On the CPU, glibc maps anything over 32 MiB anew each time it is
@@ -17,8 +17,13 @@ def entries_together(device: torch.device, entry_bytes: int) -> int:
     return max(1, TEMPORARY_BYTES.get(device.type, TEMPORARY_BYTES_ELSEWHERE) // entry_bytes)
 
 
+GROWTH = 16
+"""Flow completion's features at full size, 32 channels, against the inputs of the layers that work there: 2 channels of
+flow in twice their precision, and 128 channels at an eighth of the size."""
+
+
 class FewTogether:
-    """Decodes completed flow a few frames at a time: its features at full size take more than all others.
+    """Takes flow into and out of its completion a few frames at a time: at full size its features take the most.
 
     Args:
         said: `frames_together` of the latest call is written there.
@@ -27,8 +32,18 @@ class FewTogether:
     def __init__(self, said: dict[str, int]) -> None:
         self.said = said
 
-    def __call__(self, decode: Decode, eighth: Tensor, quarter: Tensor) -> Tensor:
+    def __call__(
+        self, layers: Callable[..., Tensor], inputs: tuple[Tensor, ...], frames_in: int, frames_out: int
+    ) -> Tensor:
         """Stands in for `propainter.flow_completion.all_together`."""
-        largest = 8 * quarter[0].nbytes
-        step = self.said["frames_together"] = min(len(quarter), entries_together(quarter.device, largest))
-        return torch.cat([decode(*some) for some in zip(eighth.split(step), quarter.split(step), strict=True)])
+        count = inputs[0].shape[frames_in]
+        largest = GROWTH * inputs[0].nbytes // count
+        step = self.said["frames_together"] = min(count, entries_together(inputs[0].device, largest))
+        result, start = None, 0
+        for some in zip(*(x.split(step, frames_in) for x in inputs), strict=True):
+            part = layers(*some)
+            if result is None:
+                result = part.new_empty([*part.shape[:frames_out], count, *part.shape[frames_out + 1 :]])
+            result.narrow(frames_out, start, part.shape[frames_out]).copy_(part)
+            start += part.shape[frames_out]
+        return result
