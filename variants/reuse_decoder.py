@@ -13,6 +13,10 @@ from propainter.pipeline import Scene
 from propainter.transformer import PADDING, PATCH, STRIDE
 from variants.reuse_batches import entries_together
 
+GRID = 16
+"""Regions begin and end at multiples of this many pixels: libraries keep code for each size they have met (oneDNN up to
+1,024 of them), and a hole that moves has another one in each window."""
+
 LARGEST_SHARE = 0.7
 """A region that covers more of the frame than this is not worth its margins: the whole frame is decoded."""
 
@@ -27,6 +31,10 @@ class Span(NamedTuple):
     def wider(self, by: int) -> "Span":
         """With `by` more on both sides, inside the image."""
         return Span(max(0, self.start - by), min(self.size, self.stop + by), self.size)
+
+    def on_grid(self) -> "Span":
+        """Widened to multiples of `GRID`, inside the image."""
+        return Span(self.start // GRID * GRID, min(self.size, -(-self.stop // GRID) * GRID), self.size)
 
     def inside(self, outer: "Span") -> slice:
         """Where this span lies in what covers `outer`."""
@@ -60,13 +68,13 @@ class HoleRegions:
         self._lines = {t: (rows[i], columns[i]) for i, t in enumerate(frames)}
 
     def of(self, numbers: Sequence[int]) -> Region | None:
-        """The smallest region that holds the hole of these frames; None where they have none."""
+        """The smallest region on the grid that holds the hole of these frames; None where they have none."""
         spans = []
         for lines, size in zip(zip(*(self._lines[t] for t in numbers), strict=True), self._size, strict=True):
             hidden = np.flatnonzero(np.any(lines, axis=0))
             if not len(hidden):
                 return None
-            spans.append(Span(int(hidden[0]), int(hidden[-1]) + 1, size))
+            spans.append(Span(int(hidden[0]), int(hidden[-1]) + 1, size).on_grid())
         return tuple(spans)
 
 
