@@ -201,7 +201,7 @@ class Generator(nn.Module):
 
         Args:
             features: [B, L, C, h, w] as `encode` gives them, of the local frames.
-            flows, masks, remaining_masks: as in `generate`.
+            flows, masks, remaining_masks: as in `generate`; flows may be shrunk to h and w (`shrink_flow`).
 
         Returns:
             Features in the same shape, and where the hole lies on the grid of their tokens.
@@ -229,6 +229,8 @@ def shrink_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def shrink_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
-    """Flow [B, T, 2, H, W] in pixels -> [B, T, 2, h, w] in pixels of the smaller size (H = 4h)."""
+    """Flow [B, T, 2, H, W] in pixels -> [B, T, 2, h, w] in pixels of the smaller size (H = 4h, or already h)."""
+    if tuple(flow.shape[-2:]) == size:
+        return flow
     small = F.interpolate(flow.flatten(0, 1), size, mode="bilinear", align_corners=False) / 4
     return small.unflatten(0, flow.shape[:2])

@@ -2,8 +2,11 @@
 
 import ctypes
 import gc
+import platform
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -11,6 +14,11 @@ import torch
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
+
+LARGEST_FROM_HEAP_BYTES = 32 * 2**20
+"""glibc maps larger allocations from the system one by one, always."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 class VramPeak:
@@ -113,6 +121,30 @@ def give_back_unused() -> None:
     gc.collect()
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
+
+
+@contextmanager
+def large_tensors_mapped(from_bytes: int = 4 * 2**20) -> Iterator[int | None]:
+    """Inside, memory of a freed tensor of that size or more goes back to the system at once (glibc).
+
+    glibc raises the size from which it maps memory from the system to that of the largest mapping freed so far, up to
+    32 MiB. Smaller tensors come from its heap, where what a long run holds lies scattered between what it has freed:
+    the heap grows, though what is in use does not. Pages of a mapping are cleared by the kernel each time, which costs
+    time, the more so the smaller `from_bytes` is.
+
+    Yields:
+        `from_bytes`; None where the C library is another one, and nothing was done. Afterwards the size is fixed at
+        32 MiB, where it ends by itself.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
+    if set_option is None or not set_option(_M_MMAP_THRESHOLD, from_bytes):
+        yield None
+        return
+    try:
+        yield from_bytes
+    finally:
+        set_option(_M_MMAP_THRESHOLD, LARGEST_FROM_HEAP_BYTES)
+        set_option(_M_TRIM_THRESHOLD, 2 * LARGEST_FROM_HEAP_BYTES)
 
 
 def memory_peak(device: torch.device) -> MemoryPeak:

@@ -68,7 +68,8 @@ class Scene:
         return self._store.get("remaining_masks", numbers)
 
     def flows(self, numbers: Sequence[int]) -> Flows:
-        """Completed flow_f and flow_b between neighbouring frames, each [1, n-1, 2, H, W] in pixels."""
+        """Completed flow_f and flow_b between neighbouring frames, each [1, n-1, 2, H, W] in pixels, or shrunk
+        already to the size of the generator's features."""
         return self._store.get("completed_f", numbers[:-1]), self._store.get("completed_b", numbers[:-1])
 
 

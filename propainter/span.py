@@ -6,7 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from propainter.raft import Flows
 from propainter.schedule import Window
+from propainter.seams import Scene
+from propainter.stages import as_video
+
+Rectangle = tuple[slice, slice]
+"""Rows and columns of an image."""
 
 
 class Span:
@@ -44,6 +50,15 @@ class Span:
         kept = self._entries[name]
         return np.stack([kept[number] for number in numbers])
 
+    def one(self, name: str, number: int) -> Tensor | np.ndarray:
+        """The entry itself; errors as in `get`."""
+        return self._entries[name][number]
+
+    def rectangle(self, number: int) -> Rectangle:
+        """The smallest one around the frame's hole; empty where it has none. Errors as in `get`."""
+        hole = self.one("holes", number)
+        return tuple(_first_to_last(hole.any(axis)) for axis in (1, 0))
+
     def drop_before(self, name: str, number: int) -> None:
         """Frames before this one are not needed any more."""
         kept = self._entries.get(name, {})
@@ -57,19 +72,49 @@ class Span:
         return (max(numbers) - min(numbers) + 1 if numbers else 0), sum(held_bytes.values())
 
 
+def cut(image: Tensor, rectangle: Rectangle) -> Tensor:
+    """The part of [..., H, W] in a rectangle."""
+    rows, columns = rectangle
+    return image[..., rows, columns]
+
+
+def _first_to_last(lines: np.ndarray) -> slice:
+    found = np.flatnonzero(lines)
+    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
+
+
 def _address(entry: Tensor | np.ndarray) -> int:
     return entry.data_ptr() if isinstance(entry, Tensor) else entry.ctypes.data
 
 
-class NumberedFrom:
-    """A span's tensors under numbers that begin at 0 with the frame `first`: a store for a `Scene`."""
+class SpanScene(Scene):
+    """The scene of some windows over a span, numbered from the frame `first` on; flows are shrunk already.
 
-    def __init__(self, span: Span, first: int) -> None:
-        self._span, self._first = span, first
+    Of a propagated frame the span keeps what lies in the hole's rectangle; the rest is the frame itself.
+    """
 
-    def get(self, name: str, numbers: Sequence[int]) -> Tensor:
-        """See `Span.get`."""
-        return self._span.get(name, [number + self._first for number in numbers])
+    def __init__(self, span: Span, device: torch.device, windows: Sequence[Window], first: int = 0) -> None:
+        super().__init__(span, [shifted(window, -first) for window in windows])
+        self._device, self._first = device, first
+
+    def frames(self, numbers: Sequence[int]) -> Tensor:
+        frames = as_video(self._store.images("images", self._of_span(numbers)), self._device).to(self._store.dtype)
+        for place, number in enumerate(self._of_span(numbers)):
+            cut(frames[0, place], self._store.rectangle(number)).copy_(self._store.one("filled", number)[0])
+        return frames
+
+    def masks(self, numbers: Sequence[int]) -> Tensor:
+        return super().masks(self._of_span(numbers))
+
+    def remaining_masks(self, numbers: Sequence[int]) -> Tensor:
+        return super().remaining_masks(self._of_span(numbers))
+
+    def flows(self, numbers: Sequence[int]) -> Flows:
+        pairs = self._of_span(numbers[:-1])
+        return self._store.get("shrunk_f", pairs), self._store.get("shrunk_b", pairs)
+
+    def _of_span(self, numbers: Sequence[int]) -> list[int]:
+        return [number + self._first for number in numbers]
 
 
 def shifted(window: Window, by: int) -> Window:

@@ -6,7 +6,7 @@ that memory is bounded by the schedule's sub-videos and windows, however long th
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ from torch import Tensor
 from propainter.compositing import Compositor, prepare_frames, prepare_masks, process_size, resize_back
 from propainter.errors import InputError
 from propainter.flow_completion import complete_flow
-from propainter.memory import give_back_unused
+from propainter.generator import shrink_flow
+from propainter.memory import give_back_unused, large_tensors_mapped
 from propainter.propagation import propagate_subvideo
 from propainter.schedule import (
     FLOW_PADDING,
@@ -28,15 +29,12 @@ from propainter.schedule import (
     plan_subvideos,
     plan_windows,
 )
-from propainter.seams import Clip, Scene
-from propainter.span import NumberedFrom, Span, WindowGroups, shifted
+from propainter.seams import Clip
+from propainter.span import Span, SpanScene, WindowGroups, cut, shifted
 from propainter.stages import as_masks, as_video, predictor
 
 if TYPE_CHECKING:
     from propainter.pipeline import Pipeline
-
-FLOW_CLIPS = 2
-"""Flow is estimated over this many of RAFT's clips at a time."""
 
 Part = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 """A frame uint8 [H, W, 3], its mask and its flow mask [H, W], nonzero in the hole; None where that is the mask."""
@@ -51,12 +49,14 @@ class Streaming:
 
     Args:
         said: `held_frames` (the most between the first and the last frame of which anything is held) and `held_bytes`
-            (the most of frames, masks and flows, on host and device together) are kept here, each the largest so far.
+            (the most of frames, masks and flows, on host and device together) are kept here, each the largest so far;
+            and `mapped_from_bytes`: on a CPU with glibc, tensors from this size on have a mapping of their own while
+            it runs (see `large_tensors_mapped`), else None.
     """
 
     def __init__(self, said: dict[str, Any]) -> None:
         self.said = said
-        said.update(held_frames=0, held_bytes=0)
+        said.update(held_frames=0, held_bytes=0, mapped_from_bytes=None)
 
     def __call__(self, pipeline: "Pipeline", clip: Clip) -> np.ndarray:
         """A clip that is in memory anyway: uint8 [T, H, W, 3]."""
@@ -82,7 +82,9 @@ class Streaming:
         Raises:
             InputError: there are fewer parts, or a frame has another size.
         """
-        yield from _Run(pipeline, num_frames, size, iter(parts), self.said).frames()
+        on_cpu = pipeline.networks.device.type == "cpu"
+        with large_tensors_mapped() if on_cpu else nullcontext() as self.said["mapped_from_bytes"]:
+            yield from _Run(pipeline, num_frames, size, iter(parts), self.said).frames()
 
 
 class _Run:
@@ -104,6 +106,7 @@ class _Run:
         length = schedule.subvideo_length
         self.pipeline, self.count, self.parts, self.said = pipeline, num_frames, parts, said
         self.size, self.small_size = tuple(size), process_size(*size)
+        self.feature_size = self.small_size[0] // 4, self.small_size[1] // 4
         self.device = pipeline.networks.device
         self.span = Span(pipeline.dtype)
         self.completions = deque(plan_subvideos(num_frames - 1, length, FLOW_PADDING))
@@ -130,8 +133,8 @@ class _Run:
         pipeline, generator = self.pipeline, self.pipeline.networks.generator
         with self._stage("generation", len(self.windows), self.predicted):
             if self.features is None:
-                self.features = pipeline.feature_provider(generator, Scene(self.span, self.windows))
-            scene = Scene(NumberedFrom(self.span, first), [shifted(window, -first) for window in windows])
+                self.features = pipeline.feature_provider(generator, SpanScene(self.span, self.device, self.windows))
+            scene = SpanScene(self.span, self.device, windows, first)
             predict = predictor(pipeline, scene, lambda window: self.features(shifted(window, first)))
             originals, holes = (self.span.images(name, range(begin, end)) for name in ("images", "holes"))
             compositor = pipeline.compositor(originals, holes)
@@ -162,8 +165,11 @@ class _Run:
                 filled = (masked + filled * masks)[:, keep]
                 remaining = remaining[:, keep]
                 self.pipeline.observer.tensors("propagation", frames=filled, remaining_masks=remaining)
-                self.span.put("filled", self.filled, filled)
+                for number, frame in enumerate(filled.unbind(1), self.filled):
+                    self.span.put_one("filled", number, cut(frame, self.span.rectangle(number)).clone())
                 self.span.put("remaining_masks", self.filled, remaining.to(torch.uint8))
+                for name, flow in zip(("shrunk_f", "shrunk_b"), flows, strict=True):
+                    self.span.put(name, self.filled, shrink_flow(flow[:, keep], self.feature_size))
                 self.filled += filled.shape[1]
 
     def _complete_until(self, stop: int) -> None:
@@ -183,7 +189,7 @@ class _Run:
                 self.completed += flow_f.shape[1]
 
     def _estimate_until(self, stop: int) -> None:
-        pipeline, together = self.pipeline, FLOW_CLIPS * clip_length(self.small_size[1])
+        pipeline, together = self.pipeline, clip_length(self.small_size[1]) + 1  # a clip and the frame before it
         while self.estimated < stop:
             first = self.estimated
             end = min(stop + 1, first + together)
@@ -199,6 +205,7 @@ class _Run:
                 self.span.put("flow_f", first, flow_f.to(pipeline.dtype))
                 self.span.put("flow_b", first, flow_b.to(pipeline.dtype))
                 self.estimated += flow_f.shape[1]
+                del video, flow_f, flow_b  # before the next ones are made
 
     def _read_until(self, stop: int) -> None:
         dilation = self.pipeline.schedule.mask_dilation
@@ -248,10 +255,9 @@ class _Run:
         to_fill, to_look_at = self.groups.first_local(self.group), self.groups.first_frame(self.group)
         for names, needed in (
             (("flow_f", "flow_b", "flow_masks"), to_complete),
-            (("completed_f", "completed_b"), min(to_propagate, to_fill)),
-            (("images",), min(to_propagate, to_fill)),
-            (("holes",), to_fill),
-            (("masks",), min(to_propagate, to_look_at)),
+            (("completed_f", "completed_b"), to_propagate),
+            (("shrunk_f", "shrunk_b"), to_fill),
+            (("images", "holes", "masks"), min(to_propagate, to_look_at)),
             (("filled", "remaining_masks"), to_look_at),
         ):
             for name in names:

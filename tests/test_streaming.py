@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from propainter import Clip, InputError, Observer, Pipeline, Schedule, build_networks, streaming
 from propainter.compositing import Compositor, prepare_masks
+from propainter.generator import shrink_flow
 from propainter.schedule import FLOW_PADDING, PIXEL_PADDING, Window
 from propainter.streaming import Streaming, as_prediction
 from propainter.weights import load_seeded
@@ -63,7 +64,8 @@ def predict_from_everything(generator, scene, features, window_attention):
 
     def predict(window: Window) -> Tensor:
         encoded, local = features(window), window.local
-        flow_f, flow_b = scene.flows(local)
+        size = encoded.shape[-2] // 4, encoded.shape[-1] // 4
+        flow_f, flow_b = (shrink_flow(flow, size) for flow in scene.flows(local))
         surroundings = encoded.mean() + flow_f.mean() - flow_b.max() / 3 + sum(holes[t] for t in window.frames) / 1000
         return torch.tanh(encoded[0, : len(local)] + surroundings + scene.remaining_masks(local)[0] / 5)
 
