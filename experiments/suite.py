@@ -213,21 +213,27 @@ def pack(folder: Path) -> Path:
 
 
 def entries_of(chain: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A waterfall's runs: each step's overrides on top of those of the steps before it.
+    """A waterfall's runs: each step's overrides on top of those of the steps before it; those that stand alone by
+    themselves.
 
     Args:
-        chain: {name, overrides, seconds} by step.
+        chain: {name, overrides, seconds, and perhaps alone: true} by step.
     """
     grown: list[str] = []
     made = []
     for number, step in enumerate(chain):
-        grown = [*grown, *step["overrides"]]
-        made.append({"name": f"{number:02d}_{step['name']}", "overrides": grown, "seconds": step["seconds"]})
+        overrides = list(step["overrides"]) if step.get("alone") else [*grown, *step["overrides"]]
+        grown = grown if step.get("alone") else overrides
+        made.append({"name": f"{number:02d}_{step['name']}", "overrides": overrides, "seconds": step["seconds"]})
     return made
 
 
 def waterfall(cfg: DictConfig, chain: Sequence[Mapping[str, Any]], **settings: Any) -> str:
-    """`experiment=waterfall`: published, then one technique more in each run, paired with published; as `run`."""
+    """`experiment=waterfall`: published, then one technique more in each run, paired with published; as `run`.
+
+    Args:
+        chain: see `entries_of`.
+    """
     steps = OmegaConf.to_container(chain, resolve=True) if OmegaConf.is_config(chain) else chain
     return run(cfg, entries_of(steps), **settings)
 

@@ -56,6 +56,10 @@ class TestPlan:
         chain = [{"name": n, "overrides": [f"{n}=1"], "seconds": 1} for n in "ab"]
         assert [(e["name"], e["overrides"]) for e in entries_of(chain)] == [("00_a", ["a=1"]), ("01_b", ["a=1", "b=1"])]
 
+    def test_a_step_that_stands_alone_adds_nothing(self):
+        chain = [{"name": n, "overrides": [f"{n}=1"], "seconds": 1, "alone": n == "b"} for n in "abc"]
+        assert [e["overrides"] for e in entries_of(chain)] == [["a=1"], ["b=1"], ["a=1", "c=1"]]
+
     def test_tiny_is_true_a_list_or_a_text(self):
         assert tiny_overrides(True) == list(suite.TINY) and tiny_overrides(False) == tiny_overrides(None) == []
         assert tiny_overrides("data.num_frames=3 data.width=128") == ["data.num_frames=3", "data.width=128"]
