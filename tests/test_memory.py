@@ -14,13 +14,13 @@ GLIBC = platform.libc_ver()[0] == "glibc"
 
 
 def resident_after_freeing_under_a_small_one(size_bytes: int) -> int:
-    """Growth of the resident set when many large tensors are freed while a small one above each is kept."""
+    """Growth of the resident set when 40 large tensors are freed and the 40 of 1 MiB made between them are kept."""
     give_back_unused()
     before = psutil.Process().memory_info().rss
     large, small = [], []
     for _ in range(40):
         large.append(torch.ones(size_bytes, dtype=torch.uint8))
-        small.append(torch.ones(64, dtype=torch.uint8))
+        small.append(torch.ones(MIB, dtype=torch.uint8))
     del large
     return psutil.Process().memory_info().rss - before
 
@@ -32,7 +32,7 @@ def test_freed_tensors_go_back_at_once():
     with large_tensors_mapped() as from_bytes:
         assert from_bytes == 4 * MIB
         mapped = resident_after_freeing_under_a_small_one(5 * MIB)
-    assert mapped < 10 * MIB < 100 * MIB < kept
+    assert mapped < 60 * MIB < 140 * MIB < kept  # of 40 MiB in use, and 200 that were freed
 
 
 @pytest.mark.skipif(not GLIBC, reason="needs glibc, whose options are recorded")
