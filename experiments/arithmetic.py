@@ -24,7 +24,7 @@ from experiments.ledger import Ceilings, Cost, Ledger
 from experiments.pretend import KnownMasks, pretended_cuda
 from propainter import STAGES, InputError, Pipeline, Schedule
 from propainter.files import written_whole
-from variants import PUBLISHED, apply
+from variants import PUBLISHED, Unsupported, apply
 from variants.components import COMPONENTS, modules_of
 from variants.presets import composed
 
@@ -184,8 +184,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, overrides in wanted.items():
             print(f"counting {name}: {' '.join(overrides)}", file=sys.stderr, flush=True)
             ledgers[name] = count(overrides, arguments.frames, arguments.height, arguments.width, ceilings)
-    except InputError as error:
+    except (InputError, Unsupported) as error:
         print(error, file=sys.stderr)
+        return 1
+    except RuntimeError as error:  # torch asks the GPU that is not there for more than is pretended
+        first_line = str(error).partition("\n")[0]
+        print(f"{name} can't be counted without a GPU: {first_line}; leave that option out", file=sys.stderr)
         return 1
     text = f"{arguments.frames} frames of {arguments.width}x{arguments.height}; {ceilings.name}\n\n"
     text += f"{stage_table(ledgers, ceilings)}\n\n{ratio_table(ledgers)}\n"

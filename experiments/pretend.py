@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from propainter import Networks, Observer, build_networks
+from propainter import InputError, Networks, Observer, build_networks
 
 DEVICE = torch.device("cuda")
 CAPABILITY = (9, 0)
@@ -138,7 +138,7 @@ def _known(x: Tensor) -> Tensor | None:
 
 def _needed(func: Any, value: Tensor | None) -> Tensor:
     if value is None:
-        raise ValueError(f"{func} needs values that do not follow from the masks: this variant can't be counted")
+        raise InputError(f"{func} needs values that do not follow from the masks: this variant can't be counted")
     return value
 
 

@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.arithmetic import COMBINATIONS, count, ratio_table, stage_table, whole_s
+from experiments import arithmetic
+from experiments.arithmetic import COMBINATIONS, count, main, ratio_table, stage_table, whole_s
 from experiments.data import load, sample_clip
 from experiments.flops import counting
 from experiments.ledger import Ceilings, Cost, Ledger, moved_bytes
 from experiments.pretend import pretended_cuda
-from propainter import Observer, Pipeline, Schedule
+from propainter import InputError, Observer, Pipeline, Schedule
+from variants import Unsupported
 from variants.precision import tf32_flags
 from variants.presets import composed
 
@@ -161,6 +163,26 @@ class TestRun:
         lines = ratio_table(ledgers, [1e9]).splitlines()
         by_launches = sum(c.launches for c in published.costs.values()) / sum(c.launches for c in fast.costs.values())
         assert lines[-1].startswith("| fast |") and lines[-1].endswith(f"s: {by_launches:.1f}, 1.0 |")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (InputError("128 is too small"), "128 is too small"),
+        (Unsupported("not on this device"), "not on this device"),
+        (RuntimeError("no driver\nand more"), "flow_cache=disk can't be counted without a GPU: no driver; leave"),
+    ],
+)
+def test_what_cannot_be_counted_is_one_sentence(monkeypatch, capsys, tmp_path, error, said):
+    def failing(*given):
+        raise error
+
+    monkeypatch.setattr(arithmetic, "count", failing)
+    monkeypatch.setattr(arithmetic, "COMBINATIONS", {})
+    assert main(["--variant", "flow_cache=disk", "-o", str(tmp_path / "table.md")]) == 1
+    counting_it, sentence = capsys.readouterr().err.splitlines()
+    assert counting_it.startswith("counting") and sentence.startswith(said)
+    assert not any(tmp_path.iterdir())
 
 
 def test_every_combination_of_the_tables_can_be_composed():
