@@ -35,25 +35,24 @@ def propagate_pixels(frames: Tensor, flows: Flows, masks: Tensor, subvideo_lengt
 def propagate_subvideo(frames: Tensor, flows: Flows, masks: Tensor) -> tuple[Tensor, Tensor]:
     """Both passes over frames that are done in one go; shapes as in `propagate_pixels`."""
     flow_f, flow_b = flows
-    frames, masks = _propagate(frames, masks, flow_f, flow_b, backward=True)
-    return _propagate(frames, masks, flow_b, flow_f, backward=False)
+    frames, masks = frames.clone(), masks.clone()
+    _propagate(frames, masks, flow_f, flow_b, backward=True)
+    _propagate(frames, masks, flow_b, flow_f, backward=False)
+    return frames, masks
 
 
-def _propagate(frames: Tensor, masks: Tensor, flows: Tensor, checks: Tensor, backward: bool) -> tuple[Tensor, Tensor]:
-    """One pass; `flows` lead from a frame to the one before it in the pass, `checks` the opposite way."""
-    done_frames, done_masks = list(frames.unbind(1)), list(masks.unbind(1))
-    frame = mask = None
+def _propagate(frames: Tensor, masks: Tensor, flows: Tensor, checks: Tensor, backward: bool) -> None:
+    """One pass, in place; `flows` lead from a frame to the one before it in the pass, `checks` the opposite way."""
     for t, pair in pass_order(frames.shape[1], backward):
         if pair is None:
-            frame, mask = frames[:, t], masks[:, t]
+            before = t
             continue
         flow = flows[:, pair]
         valid = consistent(flow, checks[:, pair])
-        source = warp(frame, flow, mode="nearest")
-        hidden = binarise(warp(mask, flow))
+        source = warp(frames[:, before], flow, mode="nearest")
+        hidden = binarise(warp(masks[:, before], flow))
         trusted = valid * (1 - hidden)
         use = binarise(masks[:, t] * trusted)
-        frame = use * source + (1 - use) * frames[:, t]
-        mask = binarise(masks[:, t] * (1 - trusted))
-        done_frames[t], done_masks[t] = frame, mask
-    return torch.stack(done_frames, 1), torch.stack(done_masks, 1)
+        frames[:, t] = use * source + (1 - use) * frames[:, t]
+        masks[:, t] = binarise(masks[:, t] * (1 - trusted))
+        before = t

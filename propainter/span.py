@@ -9,7 +9,7 @@ from torch import Tensor
 from propainter.raft import Flows
 from propainter.schedule import Window
 from propainter.seams import Scene
-from propainter.stages import as_video
+from propainter.stages import as_masks, as_video
 
 Rectangle = tuple[slice, slice]
 """Rows and columns of an image."""
@@ -18,12 +18,10 @@ Rectangle = tuple[slice, slice]
 class Span:
     """Entries by name and frame number; a flow has the number of its first frame.
 
-    Tensors are [1, C, H, W] each, on the device; masks may be uint8, and are given in `dtype`. Images of the host are
-    uint8 arrays.
+    Tensors are [1, C, H, W] each, on the device; images and holes are uint8 arrays of the host.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self) -> None:
         self._entries: dict[str, dict[int, Tensor | np.ndarray]] = {}
 
     def put(self, name: str, first: int, entries: Tensor) -> None:
@@ -35,6 +33,16 @@ class Span:
         """Keep a tensor [1, C, H, W] or an image of the host as it is."""
         self._entries.setdefault(name, {})[number] = entry
 
+    def put_in_holes(self, name: str, first: int, entries: Tensor) -> None:
+        """As `put`, of each entry only what lies in the rectangle of its frame's hole."""
+        for number, entry in enumerate(entries.unbind(1), first):
+            self.put_one(name, number, _cut(entry, self.rectangle(number)).clone())
+
+    def paste_into_holes(self, name: str, numbers: Sequence[int], entries: Tensor) -> None:
+        """Write what `put_in_holes` kept of these frames into entries [1, n, C, H, W], in place. Errors as in `get`."""
+        for place, number in enumerate(numbers):
+            _cut(entries[:, place], self.rectangle(number)).copy_(self.one(name, number))
+
     def get(self, name: str, numbers: Sequence[int]) -> Tensor:
         """[1, n, C, H, W] of these frames, a copy.
 
@@ -42,8 +50,7 @@ class Span:
             KeyError: one of them has not been made, or was let go.
         """
         kept = self._entries[name]
-        entries = torch.stack([kept[number] for number in numbers], dim=1)
-        return entries.to(self.dtype) if entries.dtype == torch.uint8 else entries
+        return torch.stack([kept[number] for number in numbers], dim=1)
 
     def images(self, name: str, numbers: Sequence[int]) -> np.ndarray:
         """[n, ...], a copy; errors as in `get`."""
@@ -72,15 +79,14 @@ class Span:
         return (max(numbers) - min(numbers) + 1 if numbers else 0), sum(held_bytes.values())
 
 
-def cut(image: Tensor, rectangle: Rectangle) -> Tensor:
-    """The part of [..., H, W] in a rectangle."""
-    rows, columns = rectangle
-    return image[..., rows, columns]
-
-
 def _first_to_last(lines: np.ndarray) -> slice:
     found = np.flatnonzero(lines)
     return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
+
+
+def _cut(image: Tensor, rectangle: Rectangle) -> Tensor:
+    rows, columns = rectangle
+    return image[..., rows, columns]
 
 
 def _address(entry: Tensor | np.ndarray) -> int:
@@ -90,24 +96,29 @@ def _address(entry: Tensor | np.ndarray) -> int:
 class SpanScene(Scene):
     """The scene of some windows over a span, numbered from the frame `first` on; flows are shrunk already.
 
-    Of a propagated frame the span keeps what lies in the hole's rectangle; the rest is the frame itself.
+    Of a propagated frame and its remaining mask the span keeps what lies in the hole's rectangle; elsewhere the frame
+    is as it was, and the mask is 0.
     """
 
-    def __init__(self, span: Span, device: torch.device, windows: Sequence[Window], first: int = 0) -> None:
+    def __init__(
+        self, span: Span, device: torch.device, dtype: torch.dtype, windows: Sequence[Window], first: int = 0
+    ) -> None:
         super().__init__(span, [shifted(window, -first) for window in windows])
-        self._device, self._first = device, first
+        self._device, self._dtype, self._first = device, dtype, first
 
     def frames(self, numbers: Sequence[int]) -> Tensor:
-        frames = as_video(self._store.images("images", self._of_span(numbers)), self._device).to(self._store.dtype)
-        for place, number in enumerate(self._of_span(numbers)):
-            cut(frames[0, place], self._store.rectangle(number)).copy_(self._store.one("filled", number)[0])
+        numbers = self._of_span(numbers)
+        frames = as_video(self._store.images("images", numbers), self._device).to(self._dtype)
+        self._store.paste_into_holes("filled", numbers, frames)
         return frames
 
     def masks(self, numbers: Sequence[int]) -> Tensor:
-        return super().masks(self._of_span(numbers))
+        return as_masks(self._store.images("holes", self._of_span(numbers)), self._device, self._dtype)
 
     def remaining_masks(self, numbers: Sequence[int]) -> Tensor:
-        return super().remaining_masks(self._of_span(numbers))
+        masks = torch.zeros_like(self.masks(numbers))
+        self._store.paste_into_holes("remaining", self._of_span(numbers), masks)
+        return masks
 
     def flows(self, numbers: Sequence[int]) -> Flows:
         pairs = self._of_span(numbers[:-1])
@@ -123,21 +134,22 @@ def shifted(window: Window, by: int) -> Window:
 
 
 class WindowGroups:
-    """The windows of a video in groups, each of those that can be predicted once the same sub-video is propagated.
+    """The windows of a video in groups, each of some that can be predicted once the same sub-video is propagated.
 
     Args:
         windows: all of them, in order; not empty.
         ends: for each sub-video of pixel propagation the first frame after what is kept of it.
+        most: windows in a group, at most.
     """
 
-    def __init__(self, windows: Sequence[Window], ends: Sequence[int]) -> None:
+    def __init__(self, windows: Sequence[Window], ends: Sequence[int], most: int) -> None:
         self.count = len(windows)
         self._groups: list[list[Window]] = []
         reached = -1
         for window in windows:
             needed = max(window.frames)
             last = max(reached, next(i for i, end in enumerate(ends) if needed < end))
-            if last > reached:
+            if last > reached or len(self._groups[-1]) == most:
                 self._groups.append([])
             self._groups[-1].append(window)
             reached = last

@@ -108,7 +108,7 @@ def predictor(pipeline: "Pipeline", scene: Scene, features: Callable[[Window], T
 def as_video(frames: np.ndarray, device: torch.device) -> Tensor:
     """uint8 [T, H, W, 3] -> [1, T, 3, H, W] in [-1, 1], on the device."""
     video = torch.from_numpy(_plain(frames)).to(device).permute(0, 3, 1, 2)[None]
-    return video.float() / 255 * 2 - 1
+    return video.float().div_(255).mul_(2).sub_(1)
 
 
 def as_masks(masks: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -30,11 +30,14 @@ from propainter.schedule import (
     plan_windows,
 )
 from propainter.seams import Clip
-from propainter.span import Span, SpanScene, WindowGroups, cut, shifted
+from propainter.span import Span, SpanScene, WindowGroups, shifted
 from propainter.stages import as_masks, as_video, predictor
 
 if TYPE_CHECKING:
     from propainter.pipeline import Pipeline
+
+WINDOWS_TOGETHER = 4
+"""Windows that are predicted before the frames they finish are given out: those frames wait in memory."""
 
 Part = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 """A frame uint8 [H, W, 3], its mask and its flow mask [H, W], nonzero in the hole; None where that is the mask."""
@@ -108,12 +111,14 @@ class _Run:
         self.size, self.small_size = tuple(size), process_size(*size)
         self.feature_size = self.small_size[0] // 4, self.small_size[1] // 4
         self.device = pipeline.networks.device
-        self.span = Span(pipeline.dtype)
+        self.span = Span()
         self.completions = deque(plan_subvideos(num_frames - 1, length, FLOW_PADDING))
         self.propagations = deque(plan_subvideos(num_frames, min(MAX_PIXEL_SUBVIDEO, length), PIXEL_PADDING))
         self.subvideos = {"completion": len(self.completions), "propagation": len(self.propagations)}
         self.windows = plan_windows(num_frames, schedule.neighbor_length, schedule.ref_stride, length)
-        self.groups = WindowGroups(self.windows, [part.start + part.keep.stop for part in self.propagations])
+        self.groups = WindowGroups(
+            self.windows, [part.start + part.keep.stop for part in self.propagations], WINDOWS_TOGETHER
+        )
         self.features: Callable[[Window], Tensor] | None = None
         # Of each: how many entries have been made. Flow t joins frames t and t + 1.
         self.read = self.estimated = self.completed = self.filled = self.predicted = 0
@@ -133,8 +138,10 @@ class _Run:
         pipeline, generator = self.pipeline, self.pipeline.networks.generator
         with self._stage("generation", len(self.windows), self.predicted):
             if self.features is None:
-                self.features = pipeline.feature_provider(generator, SpanScene(self.span, self.device, self.windows))
-            scene = SpanScene(self.span, self.device, windows, first)
+                self.features = pipeline.feature_provider(
+                    generator, SpanScene(self.span, self.device, pipeline.dtype, self.windows)
+                )
+            scene = SpanScene(self.span, self.device, pipeline.dtype, windows, first)
             predict = predictor(pipeline, scene, lambda window: self.features(shifted(window, first)))
             originals, holes = (self.span.images(name, range(begin, end)) for name in ("images", "holes"))
             compositor = pipeline.compositor(originals, holes)
@@ -155,19 +162,16 @@ class _Run:
             start, end, keep = self.propagations[0]
             self._complete_until(end - 1)
             with self._subvideo("propagation", self.propagations):
-                frames = as_video(self.span.images("images", range(start, end)), self.device).to(self.pipeline.dtype)
-                masks = self.span.get("masks", range(start, end))
+                images = self.span.images("images", range(start, end))
+                masks = self._masks("holes", range(start, end))
+                masked = as_video(images, self.device).to(self.pipeline.dtype).mul_(1 - masks)
                 flows = tuple(self.span.get(name, range(start, end - 1)) for name in ("completed_f", "completed_b"))
-                masked = frames * (1 - masks)
-                del frames
                 self._let_go()
                 filled, remaining = propagate_subvideo(masked, flows, masks)
-                filled = (masked + filled * masks)[:, keep]
-                remaining = remaining[:, keep]
+                filled, remaining = filled.mul_(masks).add_(masked)[:, keep], remaining[:, keep]
                 self.pipeline.observer.tensors("propagation", frames=filled, remaining_masks=remaining)
-                for number, frame in enumerate(filled.unbind(1), self.filled):
-                    self.span.put_one("filled", number, cut(frame, self.span.rectangle(number)).clone())
-                self.span.put("remaining_masks", self.filled, remaining.to(torch.uint8))
+                self.span.put_in_holes("filled", self.filled, filled)
+                self.span.put_in_holes("remaining", self.filled, remaining.to(torch.uint8))
                 for name, flow in zip(("shrunk_f", "shrunk_b"), flows, strict=True):
                     self.span.put(name, self.filled, shrink_flow(flow[:, keep], self.feature_size))
                 self.filled += filled.shape[1]
@@ -178,7 +182,7 @@ class _Run:
             self._estimate_until(end)
             with self._subvideo("completion", self.completions):
                 flows = tuple(self.span.get(name, range(start, end)) for name in ("flow_f", "flow_b"))
-                masks = self.span.get("flow_masks", range(start, end + 1))
+                masks = self._masks("flow_holes", range(start, end + 1))
                 self._let_go()
                 flows = complete_flow(self.pipeline.networks.flow_completion, flows, masks, end - start)
                 flow_f, flow_b = (flow[:, keep] for flow in flows)
@@ -218,16 +222,16 @@ class _Run:
                 raise InputError(
                     f"frame {self.read} is {frame.dtype} {list(frame.shape)}; give uint8 {[*self.size, 3]}, as promised"
                 )
-            hole = prepare_masks(mask[None] != 0, self.small_size, dilation if flow_mask is None else 0)
-            masks = flow_masks = as_masks(hole, self.device, torch.uint8)
+            hole = flow_hole = prepare_masks(mask[None] != 0, self.small_size, dilation if flow_mask is None else 0)
             if flow_mask is not None:
                 flow_hole = prepare_masks(flow_mask[None] != 0, self.small_size, dilation=0)
-                flow_masks = as_masks(flow_hole, self.device, torch.uint8)
             self.span.put_one("images", self.read, prepare_frames(frame[None], self.small_size)[0])
             self.span.put_one("holes", self.read, hole[0])
-            self.span.put_one("masks", self.read, masks[:, 0])
-            self.span.put_one("flow_masks", self.read, flow_masks[:, 0])
+            self.span.put_one("flow_holes", self.read, flow_hole[0])
             self.read += 1
+
+    def _masks(self, name: str, numbers: Sequence[int]) -> Tensor:
+        return as_masks(self.span.images(name, numbers), self.device, self.pipeline.dtype)
 
     def _stage(self, name: str, total: int, done: int) -> AbstractContextManager[None]:
         """The pipeline's stage, begun with what the C library kept of the one before given back: else peaks add up."""
@@ -254,11 +258,11 @@ class _Run:
         to_propagate = self.propagations[0].start if self.propagations else self.count
         to_fill, to_look_at = self.groups.first_local(self.group), self.groups.first_frame(self.group)
         for names, needed in (
-            (("flow_f", "flow_b", "flow_masks"), to_complete),
+            (("flow_f", "flow_b", "flow_holes"), to_complete),
             (("completed_f", "completed_b"), to_propagate),
             (("shrunk_f", "shrunk_b"), to_fill),
-            (("images", "holes", "masks"), min(to_propagate, to_look_at)),
-            (("filled", "remaining_masks"), to_look_at),
+            (("images", "holes"), min(to_propagate, to_look_at)),
+            (("filled", "remaining"), to_look_at),
         ):
             for name in names:
                 self.span.drop_before(name, needed)

@@ -66,3 +66,8 @@ def forced_attention(backend: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             raise Unsupported(
                 f"SDPA's {backend} backend can't run on {q.device.type} with {q.dtype}: {' '.join(given)}"
             ) from None
+
+
+def holds_scores(kernel: Kernel) -> bool:
+    """Whether the kernel holds the scores of all queries and keys at once, [N, heads, Q, K]."""
+    return kernel in (manual_attention, upcast_attention)

@@ -21,6 +21,7 @@ from propainter.transformer import (
     key_frames,
     unfold,
 )
+from variants.attention import holds_scores
 from variants.reuse_batches import entries_together
 
 
@@ -109,6 +110,12 @@ class WindowGrid:
         return plan if count is None else replace(plan, last=replace(plan, queries=count))
 
 
+def _gathered(x: Tensor, index: Tensor) -> Tensor:
+    """Heads [n, tokens, c] at index [w, t, k] -> [w, n, t * k, c]."""
+    windows = len(index)
+    return rearrange(x.index_select(1, index.flatten()), "n (w k) c -> w n k c", w=windows)
+
+
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A copy that the host does not wait for."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
@@ -116,7 +123,7 @@ def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 class PlannedWindowAttention:
     """Keys, values and pooled tokens where masked windows need them, at the key frames only; one call of the kernel
-    for all masked windows and one for all others.
+    for all masked windows, or for as many as the bound of a temporary tensor allows, and one for all others.
 
     Fills the seam `WindowAttention` for one clip at a time; the plan is a `KnownPlan`. Tokens come back of the plan's
     `queries` only.
@@ -150,15 +157,24 @@ class PlannedWindowAttention:
         source = torch.cat([grid.flatten(1, 2).index_select(1, plan.needed), pooled], dim=1)
         # Every window's keys frame by frame, as published.
         starts = torch.arange(frames, device=source.device) * source.shape[1]
-        index = (starts[:, None] + plan.keys[:, None]).flatten()
-
-        def gather(x: Tensor) -> Tensor:
-            heads = rearrange(x, "t u (n c) -> n (t u) c", n=layers.heads)
-            return rearrange(heads.index_select(1, index), "n (w k) c -> w n k c", w=plan.masked)
-
+        index = starts[:, None] + plan.keys[:, None]
+        k, v = (
+            rearrange(x, "t u (n c) -> n (t u) c", n=layers.heads) for x in (layers.key(source), layers.value(source))
+        )
         q = rearrange(layers.query(own), "t (w s) (n c) -> w n (t s) c", w=plan.masked, n=layers.heads)
-        attended = self.kernel(q, gather(layers.key(source)), gather(layers.value(source)))
+        step = self._windows_together(q, index[0].numel())
+        attended = torch.cat(
+            [
+                self.kernel(some, _gathered(k, keys), _gathered(v, keys))
+                for some, keys in zip(q.split(step), index.split(step), strict=True)
+            ]
+        )
         return rearrange(attended, "w n (t s) c -> t (w s) (n c)", t=len(own))
+
+    def _windows_together(self, q: Tensor, keys: int) -> int:
+        """How many windows go into one call: by their scores, where the kernel holds them, or by their keys."""
+        per_head = max(q.shape[2], q.shape[3]) if holds_scores(self.kernel) else q.shape[3]
+        return entries_together(q.device, q.shape[1] * keys * per_head * q.element_size())
 
     def _near(self, layers: SparseWindowAttention, own: Tensor, plan: KnownPlan) -> Tensor:
         """Other windows: each frame's tokens attend to those of the same window and frame. [T, others * 45, C]."""
