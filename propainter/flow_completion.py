@@ -195,8 +195,7 @@ def complete_flow(flow_completion: nn.Module, flows: Flows, masks: Tensor, subvi
         forward.append(predicted_f[:, keep])
         backward.append(predicted_b[:, keep])
     masks_f, masks_b = masks[:, :-1], masks[:, 1:]
-    return _combined(forward, flow_f, masks_f), _combined(backward, flow_b, masks_b)
-
-
-def _combined(predicted: list[Tensor], flow: Tensor, masks: Tensor) -> Tensor:
-    return torch.cat(predicted, 1).mul_(masks).add_(flow * (1 - masks))
+    return (
+        torch.cat(forward, 1) * masks_f + flow_f * (1 - masks_f),
+        torch.cat(backward, 1) * masks_b + flow_b * (1 - masks_b),
+    )

@@ -16,7 +16,8 @@ def warp(x: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
         mode: "bilinear" or "nearest".
 
     Returns:
-        [N, C, H, W] in x's dtype; positions are computed, and x is sampled, in the flow's.
+        [N, C, H, W] in x's dtype; positions are computed, and x is sampled, in the flow's (on the CPU always float32:
+        torch's kernel there counts pixels in as many bits as the dtype has, and reads elsewhere from 32,768 on).
     """
     height, width = flow.shape[-2:]
     rows = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None]
@@ -24,6 +25,8 @@ def warp(x: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
     grid_x = 2 * (columns + flow[:, 0]) / max(width - 1, 1) - 1
     grid_y = 2 * (rows + flow[:, 1]) / max(height - 1, 1) - 1
     grid = torch.stack((grid_x, grid_y), dim=-1)
+    if grid.device.type == "cpu":
+        grid = grid.float()
     sampled = F.grid_sample(x.to(grid.dtype), grid, mode=mode, padding_mode="zeros", align_corners=True)
     return sampled.to(x.dtype)
 

@@ -291,6 +291,14 @@ def test_warp_by_whole_pixels_shifts(shift, seed):
     assert torch.equal(consistent(flow, -flow) * inside, inside)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_warp_in_half_precision_reads_its_own_pixels(dtype, mode, layout):
+    x = torch.rand(1, 3, 256, 256).to(dtype).to(memory_format=layout)  # more pixels than 15 bits count
+    assert torch.equal(warp(x, torch.zeros(1, 2, 256, 256, dtype=dtype), mode)[..., ::255, ::255], x[..., ::255, ::255])
+
+
 @settings(max_examples=10, deadline=None)
 @given(motion=st.tuples(st.integers(-4, 4), st.integers(-4, 4)), seed=st.integers(0, 99))
 def test_propagation_fills_from_where_the_flow_points(motion, seed):

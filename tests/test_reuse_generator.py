@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from reusing import clip, counting
 from torchvision.ops import deform_conv2d
 
@@ -13,7 +14,8 @@ from propainter import Pipeline, Schedule, plan_windows
 from propainter.attention import PublishedWindowAttention, SparseWindowAttention, WindowPlan, manual_attention
 from propainter.compositing import Compositor
 from propainter.transformer import FusionFeedForward, TemporalSparseTransformer, grid_size
-from variants import Unsupported, attention, reuse
+from variants import Unsupported, attention, reuse, reuse_attention, reuse_batches
+from variants.attention import holds_scores
 from variants.reuse_attention import PlannedWindowAttention, WindowGrid, mixed, mixed_by_convolution, run_blocks_once
 from variants.reuse_deform import sampled_deform_conv
 from variants.reuse_generator import DeviceCompositor, KeptFrames
@@ -116,6 +118,25 @@ def test_attention_is_the_published(grid, masked):
         )
         local = own(layers, tokens, plan.last, frames)
         assert torch.allclose(local, expected[:, :3], atol=2e-6)
+
+
+@pytest.mark.parametrize(("kernel", "most"), [(manual_attention, 1), (F.scaled_dot_product_attention, 6)])
+def test_few_windows_attend_together_where_a_temporary_tensor_would_be_too_large(monkeypatch, kernel, most):
+    torch.manual_seed(1)
+    layers, tokens, windows = SparseWindowAttention(32, 2), torch.randn(1, 5, 15, 20, 32), []
+    published = WindowPlan(torch.ones(1, 5, 15, 20))  # 9 windows of 225 queries and 1,065 keys, 2 heads of 16 channels
+    plan = WindowGrid((45, 60), (15, 20)).plan(published.token_mask, published.masked_windows()[0].numpy())
+    keys = 5 * plan.keys.shape[1]
+
+    def counted(q, k, v):
+        windows.append(len(q))
+        return kernel(q, k, v)
+
+    monkeypatch.setitem(reuse_batches.TEMPORARY_BYTES, "cpu", 6 * 2 * 16 * keys * 4)
+    monkeypatch.setattr(reuse_attention, "holds_scores", lambda _: holds_scores(kernel))
+    output = PlannedWindowAttention(counted)(layers, tokens, plan, slice(None))
+    assert sum(windows) == 9 and max(windows) == most
+    assert torch.allclose(output, PublishedWindowAttention()(layers, tokens, published, slice(None)), atol=2e-6)
 
 
 def test_transformer_compiles_in_one_graph():

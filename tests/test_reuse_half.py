@@ -9,6 +9,7 @@ from torchvision.models.optical_flow.raft import CorrBlock
 from torchvision.ops import deform_conv2d
 
 from propainter import Networks, Pipeline, Schedule, build_networks
+from propainter.flow_completion import complete_flow
 from variants import precision, reuse
 from variants.reuse_deform import sampled_deform_conv
 from variants.reuse_flow import Updates
@@ -99,3 +100,11 @@ def test_whole(narrow, everything):
     output = reuse.exact(precision.amp(Pipeline(copy.deepcopy(narrow), QUICK), everything=everything))(video, masks)
     assert hole_psnr(output, plain, masks) > 40
     assert hole_psnr(output, reference, masks) > 40
+
+
+def test_completed_flow_keeps_its_precision_outside_the_hole():
+    flows = tuple(torch.randn(1, 2, 2, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    masks = torch.zeros(1, 3, 1, 16, 16)
+    masks[..., 8:, :] = 1
+    for flow, given in zip(complete_flow(lambda flow, masks: flow.bfloat16(), flows, masks), flows, strict=True):
+        assert torch.equal(flow[..., :8, :], given[..., :8, :])

@@ -112,8 +112,7 @@ class WindowGrid:
 
 def _gathered(x: Tensor, index: Tensor) -> Tensor:
     """Heads [n, tokens, c] at index [w, t, k] -> [w, n, t * k, c]."""
-    windows = len(index)
-    return rearrange(x.index_select(1, index.flatten()), "n (w k) c -> w n k c", w=windows)
+    return rearrange(x.index_select(1, index.flatten()), "n (w k) c -> w n k c", w=len(index))
 
 
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
