@@ -172,8 +172,10 @@ class PlannedWindowAttention:
 
     def _windows_together(self, q: Tensor, keys: int) -> int:
         """How many windows go into one call: by their scores, where the kernel holds them, or by their keys."""
-        per_head = max(q.shape[2], q.shape[3]) if holds_scores(self.kernel) else q.shape[3]
-        return entries_together(q.device, q.shape[1] * keys * per_head * q.element_size())
+        held = q.shape[3] * q.element_size()
+        if holds_scores(self.kernel):
+            held = max(held, q.shape[2] * torch.float32.itemsize)  # autocast takes their softmax in float32
+        return entries_together(q.device, q.shape[1] * keys * held)
 
     def _near(self, layers: SparseWindowAttention, own: Tensor, plan: KnownPlan) -> Tensor:
         """Other windows: each frame's tokens attend to those of the same window and frame. [T, others * 45, C]."""
