@@ -1,14 +1,16 @@
-"""What keeps memory from growing: large tensors in mappings of their own."""
+"""What keeps memory from growing: large tensors in mappings of their own, few kernels kept."""
 
+import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from propainter import memory
-from propainter.memory import LARGEST_FROM_HEAP_BYTES, large_tensors_mapped
+from propainter import InputError, memory
+from propainter.memory import KERNELS_KEPT, LARGEST_FROM_HEAP_BYTES, keep_few_kernels, large_tensors_mapped
 
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 2**20
@@ -67,3 +69,34 @@ def test_another_c_library_is_left_alone(monkeypatch, library):
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: library)
     with large_tensors_mapped() as from_bytes:
         assert from_bytes is None
+
+
+KERNELS = """
+import os, sys, torch
+from propainter.memory import keep_few_kernels
+
+print("kept", keep_few_kernels(2) if sys.argv[1] == "few" else None)
+for side in (64, 72, 80, 64, 72, 80):
+    torch.conv2d(torch.rand(1, 16, side, side), torch.rand(16, 16, 3, 3))
+"""
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs a torch built with oneDNN")
+def test_onednn_drops_kernels_and_makes_them_anew():
+    environment = {key: value for key, value in os.environ.items() if key != KERNELS_KEPT}
+    environment["ONEDNN_VERBOSE"] = "profile_create"
+    made = {}
+    for kept in ("few", "all"):
+        command = [sys.executable, "-c", KERNELS, kept]
+        said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment).stdout
+        assert f"kept {2 if kept == 'few' else None}" in said
+        made[kept] = sum("create:cache_miss" in line and ",convolution," in line for line in said.splitlines())
+    assert made == {"few": 6, "all": 3}
+
+
+def test_what_the_environment_says_wins(monkeypatch):
+    monkeypatch.setenv(KERNELS_KEPT, "500")
+    assert keep_few_kernels() == 500 and os.environ[KERNELS_KEPT] == "500"
+    monkeypatch.setenv(KERNELS_KEPT, "many")
+    with pytest.raises(InputError, match="is 'many' in the environment; give a whole number"):
+        keep_few_kernels()

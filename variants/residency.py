@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from propainter.memory import keep_few_kernels
 from propainter.pipeline import Pipeline
 from propainter.storage import Resident
 from propainter.streaming import Streaming
@@ -27,9 +28,11 @@ def streaming(pipeline: Pipeline) -> Pipeline:
     """Over a sliding span of the video: each step as soon as what it reads is there, each intermediate let go when its
     last reader is done, so that memory does not grow with the video.
 
-    `effective["residency"]` says how much was held at once: see `Streaming`.
+    `effective["residency"]` says how much was held at once: see `Streaming`; and `onednn_kernels`, of how many oneDNN
+    was told to keep the code (see `keep_few_kernels`), None on devices other than the CPU.
     """
-    said = {"kind": "streaming"}
+    on_cpu = pipeline.networks.device.type == "cpu"
+    said = {"kind": "streaming", "onednn_kernels": keep_few_kernels() if on_cpu else None}
     pipeline.effective["residency"] = said
     pipeline.over_stages = Streaming(said)
     return pipeline
