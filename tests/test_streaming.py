@@ -136,6 +136,17 @@ class TestAnySchedule:
         assert held[1]["held_frames"] == held[0]["held_frames"]
         assert held[1]["held_bytes"] == pytest.approx(held[0]["held_bytes"], rel=0.05)
 
+    def test_frames_wait_for_few_windows(self):
+        counts = []
+
+        def counting(frames, masks):
+            counts.append(len(frames))
+            return Compositor(frames, masks)
+
+        schedule = Schedule(1, 10, 10, 80, mask_dilation=0)
+        fake_pipeline(schedule, counting, over_stages=Streaming({})).run(fake_clip(90))
+        assert max(counts) == streaming.WINDOWS_TOGETHER * 5 + 6  # each window begins 5 frames after the one before
+
 
 class TestOnlyWhatIsThere:
     def run(self, parts, count: int = 30) -> list[np.ndarray]:
