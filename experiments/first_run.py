@@ -70,11 +70,13 @@ class FirstRun(StageTimer):
         log.debug("%s: %.3f s, peak %.0f MiB %s; %s", name, self.seconds.get(name, 0), peak, self.watch.kind, level)
 
     def _note(self, name: str) -> None:
-        memory = self.memory
-        memory.peak_bytes[name] = max(memory.peak_bytes.get(name, 0), self.watch.peak_bytes())
+        memory, peak = self.memory, self.watch.peak_bytes()
+        memory.peak_bytes[name] = max(memory.peak_bytes.get(name, 0), peak)
         if isinstance(self.watch, VramPeak):
             memory.reserved_bytes[name] = max(memory.reserved_bytes.get(name, 0), self.watch.reserved_bytes())
-        memory.host_peak_bytes = max(memory.host_peak_bytes, self.host.peak_bytes())
+        # One reading for both figures on the CPU: reading takes memory too.
+        host_peak = peak if self.host is self.watch else self.host.peak_bytes()
+        memory.host_peak_bytes = max(memory.host_peak_bytes, host_peak)
 
     def progress(self, stage: str, done: int, total: int) -> None:
         if self.bar is not None and total > 1:

@@ -1,21 +1,25 @@
 """Measuring one pipeline, and two in turn: what is timed, when, and what is said of it."""
 
+from itertools import count
+
 import numpy as np
 import pytest
 import torch
 from conftest import SMALLEST
 
+from experiments import first_run
 from experiments import measure as measuring
 from experiments import paired as pairing
 from experiments.cost import describe_cost
 from experiments.data import load, sample_clip
-from experiments.first_run import NonFinite
+from experiments.first_run import FirstRun, NonFinite
 from experiments.measure import Measurement, Options, measure, warm_up
 from experiments.paired import in_turn
 from experiments.summary import gap_note
 from experiments.timing import TimedRun
 from experiments.trust import planted
 from propainter import STAGES, Observer, Pipeline, Schedule
+from propainter.memory import RssPeak
 
 QUICK = Schedule(raft_iterations=1)
 ONCE = Options(None, 1, 1, 100, 0)
@@ -26,11 +30,12 @@ def clip():
     return load(sample_clip(num_frames=2, height=128, width=128))
 
 
-class TestOnePipeline:
-    @pytest.fixture(scope="class")
-    def measured(self, networks, clip) -> Measurement:
-        return measure(Pipeline(networks, QUICK), clip, Options(None, 2, 2, 100, 1))
+@pytest.fixture(scope="module")
+def measured(networks, clip) -> Measurement:
+    return measure(Pipeline(networks, QUICK), clip, Options(None, 2, 2, 100, 1))
 
+
+class TestOnePipeline:
     def test_stages_add_up(self, measured):
         assert len(measured.runs) == len(measured.samples_s) == 2
         assert measured.stages == STAGES
@@ -41,6 +46,17 @@ class TestOnePipeline:
     def test_memory_is_the_first_runs(self, measured):
         assert list(measured.memory.ordered(measured.memory.peak_bytes)) == list(STAGES)
         assert max(measured.memory.peak_bytes.values()) == measured.memory.host_peak_bytes > 1e6
+
+    def test_one_reading_gives_the_stage_and_the_whole(self, monkeypatch):
+        readings = count(4096, 4096)
+        monkeypatch.setattr(RssPeak, "peak_bytes", lambda self: next(readings))
+        monkeypatch.setattr(RssPeak, "reset", lambda self: None)
+        monkeypatch.setattr(first_run, "memory_peak", lambda device: RssPeak())
+        watch = FirstRun(torch.device("cpu"))
+        for stage in ("flow", "generation"):
+            with watch.stage(stage):
+                pass
+        assert watch.memory.host_peak_bytes == max(watch.memory.peak_bytes.values()), "reading it takes memory too"
 
     def test_the_harness_takes_next_to_nothing_of_it(self, measured):
         assert all(0 < run.harness_s < 0.01 * run.seconds for run in measured.runs)
