@@ -204,12 +204,17 @@ class TestTroubleWithTheOutput:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            # Tests that a script runs in the background are told to ignore it, and so is what they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         # Well inside the run, however slowly the machine got there: everything before it takes less.
         while process.poll() is None and psutil.Process(process.pid).cpu_times().user < 10:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
         assert process.returncode == 130, out + err
         assert "interrupted" in err
         assert "Traceback" not in out + err
