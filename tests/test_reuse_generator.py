@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from propainter import Pipeline, Schedule, plan_windows
 from propainter.attention import PublishedWindowAttention, SparseWindowAttention, WindowPlan, manual_attention
 from propainter.compositing import Compositor
 from propainter.transformer import FusionFeedForward, TemporalSparseTransformer, grid_size
-from variants import Unsupported, attention, reuse, reuse_attention, reuse_batches
-from variants.attention import holds_scores
+from variants import Unsupported, attention, reuse, reuse_batches
+from variants.attention import forced_attention, upcast_attention
 from variants.reuse_attention import PlannedWindowAttention, WindowGrid, mixed, mixed_by_convolution, run_blocks_once
 from variants.reuse_deform import sampled_deform_conv
 from variants.reuse_generator import DeviceCompositor, KeptFrames
@@ -120,7 +121,15 @@ def test_attention_is_the_published(grid, masked):
         assert torch.allclose(local, expected[:, :3], atol=2e-6)
 
 
-@pytest.mark.parametrize(("kernel", "most"), [(manual_attention, 1), (F.scaled_dot_product_attention, 6)])
+@pytest.mark.parametrize(
+    ("kernel", "most"),
+    [
+        (manual_attention, 1),
+        (upcast_attention, 1),
+        (partial(forced_attention, "math"), 1),
+        (F.scaled_dot_product_attention, 6),
+    ],
+)
 def test_few_windows_attend_together_where_a_temporary_tensor_would_be_too_large(monkeypatch, kernel, most):
     torch.manual_seed(1)
     layers, tokens, windows = SparseWindowAttention(32, 2), torch.randn(1, 5, 15, 20, 32), []
@@ -133,8 +142,9 @@ def test_few_windows_attend_together_where_a_temporary_tensor_would_be_too_large
         return kernel(q, k, v)
 
     monkeypatch.setitem(reuse_batches.TEMPORARY_BYTES, "cpu", 6 * 2 * 16 * keys * 4)
-    monkeypatch.setattr(reuse_attention, "holds_scores", lambda _: holds_scores(kernel))
-    output = PlannedWindowAttention(counted)(layers, tokens, plan, slice(None))
+    planned = PlannedWindowAttention(kernel)
+    planned.kernel = counted  # as the first run does, whose memory counts
+    output = planned(layers, tokens, plan, slice(None))
     assert sum(windows) == 9 and max(windows) == most
     assert torch.allclose(output, PublishedWindowAttention()(layers, tokens, published, slice(None)), atol=2e-6)
 

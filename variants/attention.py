@@ -70,4 +70,5 @@ def forced_attention(backend: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def holds_scores(kernel: Kernel) -> bool:
     """Whether the kernel holds the scores of all queries and keys at once, [N, heads, Q, K]."""
-    return kernel in (manual_attention, upcast_attention)
+    by_math = isinstance(kernel, partial) and kernel.func is forced_attention and kernel.args == ("math",)
+    return by_math or kernel in (manual_attention, upcast_attention)

@@ -128,11 +128,12 @@ class PlannedWindowAttention:
     `queries` only.
 
     Args:
-        kernel: the inner kernel.
+        kernel: the inner kernel; another that is put in its place, to watch it, gets as many windows together.
     """
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
+        self._holds_scores = holds_scores(kernel)
 
     def __call__(self, layers: SparseWindowAttention, tokens: Tensor, plan: KnownPlan, key_frames: slice) -> Tensor:
         """tokens [1, T, fh, fw, C] -> [1, queries, fh, fw, C]."""
@@ -173,7 +174,7 @@ class PlannedWindowAttention:
     def _windows_together(self, q: Tensor, keys: int) -> int:
         """How many windows go into one call: by their scores, where the kernel holds them, or by their keys."""
         held = q.shape[3] * q.element_size()
-        if holds_scores(self.kernel):
+        if self._holds_scores:
             held = max(held, q.shape[2] * torch.float32.itemsize)  # autocast takes their softmax in float32
         return entries_together(q.device, q.shape[1] * keys * held)
 
