@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-TEMPORARY_BYTES = {"cpu": 16 * 2**20}
+TEMPORARY_BYTES = {"cpu": 8 * 2**20}
 """By device type, the bound of one temporary tensor. On the CPU, glibc maps anything over 32 MiB anew each time it is
-allocated, and the kernel clears every page of it again."""
+allocated, and the kernel clears every page of it again; 4 and 16 MiB were no faster than 8 (docs/performance.md)."""
 
 TEMPORARY_BYTES_ELSEWHERE = 512 * 2**20
 
