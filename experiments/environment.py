@@ -3,7 +3,6 @@
 import hashlib
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -12,11 +11,9 @@ from typing import Any
 
 import torch
 
+from experiments.checkout import commit
 from experiments.nvml import Gpu, NoNvml
 from propainter import InputError
-
-_ROOT = Path(__file__).resolve().parent.parent
-_DIRTY = "-dirty"
 
 
 def choose_device(name: str) -> torch.device:
@@ -65,7 +62,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     this process may use, `threads` those that torch uses. `commit` is the project's, `dirty` whether tracked files
     differ from it. Times of records with equal `fingerprint` may be compared.
     """
-    committed = commit()
+    committed, dirty = commit()
     described = {
         "device": device_name(device),
         "device_type": device.type,
@@ -77,8 +74,8 @@ def describe(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "commit": None if committed is None else committed.removesuffix(_DIRTY),
-        "dirty": None if committed is None else committed.endswith(_DIRTY),
+        "commit": committed,
+        "dirty": dirty,
         "packages": {package: _version(package) for package in PACKAGES},
     }
     return {**described, "fingerprint": fingerprint(described)}
@@ -88,16 +85,6 @@ def fingerprint(described: Mapping[str, Any]) -> str:
     """16 hex digits over what makes times comparable: device, threads, torch, CUDA, cuDNN and driver."""
     keys = ("device", "device_type", "threads", "torch", "cuda", "cudnn", "driver")
     return hashlib.sha256(repr([described[key] for key in keys]).encode()).hexdigest()[:16]
-
-
-@cache
-def commit() -> str | None:
-    """The project's git commit, with "-dirty" where tracked files differ; None outside a checkout."""
-    command = ["git", "-C", str(_ROOT), "describe", "--always", "--abbrev=12", f"--dirty={_DIRTY}", "--match="]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _cuda(device: torch.device) -> dict[str, str | int | None]:

@@ -16,6 +16,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.checkout import commit
 from experiments.isolate import run_child
 from experiments.record import command
 from experiments.resume import RESULTS
@@ -69,7 +70,7 @@ def run(
         tiny: true makes every run small (`TINY`), to try a suite; or overrides of one's own, which come after a run's.
 
     Raises:
-        InputError: a slice that does not exist, or settings that are no numbers.
+        InputError: a slice that does not exist, settings that are no numbers, or a folder with results of other runs.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
@@ -78,6 +79,7 @@ def run(
         slices = cut(chosen, slice_minutes * 60)
         if slice is not None and not (isinstance(slice, int) and 1 <= slice <= len(slices)):
             raise InputError(f"suite.slice is {slice!r}; give a number from 1 to {len(slices)}, or null for all")
+        check_folder(chosen, folder)
     except InputError as error:
         log.error("%s", error)
         return "failed"
@@ -185,18 +187,44 @@ def make(entries: Sequence[Entry], folder: Path, seconds: float) -> list[str]:
                 continue
             record = run_child(entry.overrides, folder / entry.name, run_seconds=left, echo=False)
         statuses.append(record["status"])
-        print(f"{number}/{len(entries)}  {entry.name}  {progress_line(record, 'kept, ' if kept else '')}", flush=True)
+        print(
+            f"{number}/{len(entries)}  {entry.name}  {progress_line(record, _kept(record) if kept else '')}", flush=True
+        )
     return statuses
 
 
 def done(entry: Entry, folder: Path) -> dict[str, Any] | None:
     """The record that this folder holds of this very run, where it came to a result."""
+    record = _result(folder)
+    return record if record and record["run"]["command"] == command(entry.overrides) else None
+
+
+def check_folder(entries: Iterable[Entry], folder: Path) -> None:
+    """Whether making these runs would overwrite no result.
+
+    Raises:
+        InputError: an entry's folder holds the result of another command.
+    """
+    for entry in entries:
+        record = _result(folder / entry.name)
+        if record and record["run"]["command"] != command(entry.overrides):
+            raise InputError(
+                f"{folder / entry.name} has the result of other settings ({record['run']['command']}); give the suite "
+                "another folder (hydra.run.dir=...), or move this one away"
+            )
+
+
+def _result(folder: Path) -> dict[str, Any] | None:
     try:
         record = json.loads((folder / "record.json").read_text())
     except (OSError, ValueError):
         return None
-    same = record.get("run") and record["run"].get("command") == command(entry.overrides)
-    return record if same and record.get("status") in RESULTS else None
+    return record if record.get("run", {}).get("command") and record.get("status") in RESULTS else None
+
+
+def _kept(record: Mapping[str, Any]) -> str:
+    made_at = (record.get("environment") or {}).get("commit")
+    return "kept, " if made_at in (None, commit()[0]) else f"kept from commit {made_at}, "
 
 
 def pack(folder: Path) -> Path:

@@ -6,18 +6,13 @@ import subprocess
 import pytest
 import torch
 
-from experiments import environment
-from experiments.environment import commit, describe, fingerprint
+from experiments import checkout, environment
+from experiments.checkout import commit
+from experiments.environment import describe, fingerprint
 from experiments.nvml import NoNvml
 
 CPU = torch.device("cpu")
 COMPARABLE = ("device", "device_type", "threads", "torch", "cuda", "cudnn", "driver")
-
-
-@pytest.fixture
-def committed(monkeypatch):
-    """committed(text) makes `commit` give that text."""
-    return lambda text: monkeypatch.setattr(environment, "commit", lambda: text)
 
 
 def test_is_strict_json_with_every_key():
@@ -43,27 +38,25 @@ def test_packages_by_version(monkeypatch):
     assert describe(CPU)["packages"] == {"numpy": packages["numpy"], "no-such-package": None}
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("0123abcd-dirty", ("0123abcd", True)), ("0123abcd", ("0123abcd", False)), (None, (None,) * 2)],
-)
-def test_a_dirty_commit_is_said_apart(committed, text, expected):
-    committed(text)
+@pytest.mark.parametrize("told", [("0123abcd", True), ("0123abcd", False), (None, None)])
+def test_commit_and_dirty_are_said_apart(monkeypatch, told):
+    monkeypatch.setattr(environment, "commit", lambda: told)
     described = describe(CPU)
-    assert (described["commit"], described["dirty"]) == expected
+    assert (described["commit"], described["dirty"]) == told
 
 
 def test_commit_of_a_checkout_and_outside_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(environment, "_ROOT", tmp_path)
-    assert commit.__wrapped__() is None
+    monkeypatch.setattr(checkout, "_ROOT", tmp_path)
+    assert commit.__wrapped__() == (None, None)
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     (tmp_path / "file").write_text("one")
     for command in (["init", "-q"], ["add", "file"], ["commit", "-qm", "one"]):
         subprocess.run([*git, *command], check=True)
-    clean = commit.__wrapped__()
+    clean, dirty = commit.__wrapped__()
+    assert dirty is False
     assert len(clean) == 12 and int(clean, 16) >= 0
     (tmp_path / "file").write_text("two")
-    assert commit.__wrapped__() == f"{clean}-dirty"
+    assert commit.__wrapped__() == (clean, True)
 
 
 @pytest.mark.parametrize("key", COMPARABLE)

@@ -12,6 +12,7 @@ from experiments import suite
 from experiments.record import command
 from experiments.suite import (
     Entry,
+    check_folder,
     cut,
     done,
     entries_of,
@@ -28,7 +29,8 @@ ENTRIES = [Entry(name, [f"data.num_frames={n}"], 100.0) for n, name in enumerate
 
 
 def record_of(entry, status="ok"):
-    return {"status": status, "run": {"command": command(entry.overrides)}, "variant": {"id": entry.name}}
+    run, environment = {"command": command(entry.overrides)}, {"commit": "0123456789ab"}
+    return {"status": status, "run": run, "variant": {"id": entry.name}, "environment": environment}
 
 
 class TestPlan:
@@ -88,12 +90,15 @@ class TestMake:
         monkeypatch.setattr(suite, "run_child", child)
         return made
 
-    def test_what_came_to_a_result_is_kept_the_rest_is_made_again(self, children, tmp_path, capsys):
+    def test_what_came_to_a_result_is_kept_the_rest_is_made_again(self, children, tmp_path, capsys, monkeypatch):
         assert make(ENTRIES[:3], tmp_path, 1000) == ["ok", "timed_out", "ok"]
         assert make(ENTRIES[:3], tmp_path, 1000) == ["ok", "timed_out", "ok"]
         assert [name for name, _ in children] == ["a", "b", "c", "b"]
         assert all(seconds <= 1000 for _, seconds in children)
-        assert capsys.readouterr().out.count("kept") == 2
+        assert capsys.readouterr().out.count("kept from commit 0123456789ab, ok") == 2
+        monkeypatch.setattr(suite, "commit", lambda: ("0123456789ab", True))
+        make(ENTRIES[:1], tmp_path, 1000)
+        assert "kept, ok" in capsys.readouterr().out
 
     def test_a_run_that_does_not_fit_any_more_is_left(self, children, tmp_path, monkeypatch, caplog):
         clock = iter([0, 0, 60, 120])
@@ -105,7 +110,13 @@ class TestMake:
     def test_other_settings_in_the_folder_are_not_taken_for_it(self, children, tmp_path):
         make(ENTRIES[:1], tmp_path, 1000)
         assert done(ENTRIES[0], tmp_path / "a")["status"] == "ok"
-        assert done(Entry("a", ["data.num_frames=9"], 1), tmp_path / "a") is None
+        other = Entry("a", ["data.num_frames=9"], 1)
+        assert done(other, tmp_path / "a") is None
+        check_folder(ENTRIES, tmp_path)
+        with pytest.raises(InputError, match=r"a has the result of other settings \(.*data.num_frames=2\)"):
+            check_folder([other], tmp_path)
+        make(ENTRIES[1:2], tmp_path, 1000)
+        check_folder([Entry("b", ["data.num_frames=9"], 1)], tmp_path)  # it timed out: no result is lost
 
     def test_records_and_previews_are_packed(self, children, tmp_path):
         make(ENTRIES[:2], tmp_path, 1000)
