@@ -56,6 +56,9 @@ class VramPeak:
 class RssPeak:
     """Peak of the resident set since `reset`, above the level at construction, by the kernel's high-water mark.
 
+    Pages of mapped files (the libraries' code) are left out as far as they are resident when the peak is read: the
+    kernel brings them in when they are first used, and may take them back at any time.
+
     Linux only: writing 5 to clear_refs sets the mark back to the present level.
     """
 
@@ -63,7 +66,7 @@ class RssPeak:
 
     def __init__(self) -> None:
         give_back_unused()
-        self.level = psutil.Process().memory_info().rss
+        self.level = _without_files("VmRSS")
 
     @staticmethod
     def available() -> bool:
@@ -71,24 +74,36 @@ class RssPeak:
             _CLEAR_REFS.write_text("5")
         except OSError:
             return False
-        return "VmHWM:" in _STATUS.read_text()
+        return {"VmHWM", "VmRSS", "RssFile"} <= _status().keys()
 
     def reset(self) -> None:
         _CLEAR_REFS.write_text("5")
 
     def peak_bytes(self) -> int:
-        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-        return max(0, int(line.split()[1]) * 1024 - self.level)
+        return max(0, _without_files("VmHWM") - self.level)
 
     def level_bytes(self) -> dict[str, int]:
-        return {"resident": psutil.Process().memory_info().rss}
+        return {"resident": _without_files("VmRSS")}
 
     def close(self) -> None:
         pass
 
 
+def _status() -> dict[str, str]:
+    return dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
+
+
+def _without_files(figure: str) -> int:
+    status = _status()
+    kibibytes = {name: int(status[name].split()[0]) for name in (figure, "RssFile")}
+    return (kibibytes[figure] - kibibytes["RssFile"]) * 1024
+
+
 class SampledRssPeak:
-    """As `RssPeak`, by looking every 5 ms from a thread: for systems without a mark that can be reset."""
+    """As `RssPeak`, by looking every 5 ms from a thread: for systems without a mark that can be reset.
+
+    Pages of mapped files count, since not every system tells them apart.
+    """
 
     kind = "rss"
 

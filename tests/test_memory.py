@@ -1,4 +1,4 @@
-"""What keeps memory from growing: large tensors in mappings of their own, few kernels kept."""
+"""Peak memory, and what keeps it from growing: large tensors in mappings of their own, few kernels kept."""
 
 import os
 import platform
@@ -6,11 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from propainter import InputError, memory
-from propainter.memory import KERNELS_KEPT, LARGEST_FROM_HEAP_BYTES, keep_few_kernels, large_tensors_mapped
+from propainter.memory import KERNELS_KEPT, LARGEST_FROM_HEAP_BYTES, RssPeak, keep_few_kernels, large_tensors_mapped
 
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 2**20
@@ -37,6 +38,19 @@ with large_tensors_mapped() as from_bytes:
 print(from_bytes, mapped, kept())
 """
 """40 tensors of 5 MiB are freed, 40 of 1 MiB made between them are kept; in a process whose heap has no gaps yet."""
+
+
+@pytest.mark.skipif(not RssPeak.available(), reason="needs Linux: its kernel keeps a high-water mark that can be reset")
+def test_peak_is_of_memory_and_not_of_mapped_files(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(64 * MIB))
+    peak = RssPeak()
+    peak.reset()
+    mapped = np.memmap(tmp_path / "file", mode="r")
+    assert mapped.sum() == 0 and peak.peak_bytes() < 16 * MIB
+    torch.ones(64 * MIB, dtype=torch.uint8)  # freed at once
+    assert 56 * MIB < peak.peak_bytes() < 90 * MIB
+    peak.reset()
+    assert peak.peak_bytes() < 16 * MIB
 
 
 @pytest.mark.skipif(not GLIBC, reason="needs glibc, whose heap this is about")
