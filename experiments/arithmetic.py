@@ -39,6 +39,7 @@ COMBINATIONS = {
     "exact, amp": ["reuse=exact", "attention=sdpa", "precision=amp"],
     "exact, amp_all": [*FAST],
     "exact, amp_all, CUDA graphs": [*FAST, "compile=reduce_overhead", RECORDED],
+    "exact, amp_all, offload": [*FAST, "residency=offload"],
     "small": [*FAST, "residency=offload", "schedule.subvideo_length=40"],
 }
 """The combinations that the tables have, by name; the first two are what the others are compared with."""

@@ -171,7 +171,8 @@ def first_run(pipeline: Pipeline, clip: LoadedClip) -> Measurement:
 def warm_up(pipeline: Pipeline, inputs: tuple, options: Options, first_s: float | None = None) -> list[float]:
     """Run until two runs in a row agree within the target, at most `max_warmups` times; seconds of each.
 
-    The first run of a process is not among the two: it compiles, allocates and is watched.
+    Args:
+        first_s: seconds of a run before; where the first one here agrees with it, that is enough.
     """
     within = options.target_relative_ci or 0.1
     seconds: list[float] = []

@@ -13,7 +13,7 @@ def summary(record: dict[str, Any]) -> str:
     data = record["data"]
     lines = [
         f"{record['variant']['id']} on {record['environment']['device']}",
-        f"{data['name']}: {data['frames']} frames, {data['height']}x{data['width']}, hole {data['hole_fraction']:.1%}",
+        f"{data['name']}: {data['frames']} frames, {data['width']}x{data['height']}, hole {data['hole_fraction']:.1%}",
     ]
     if record["latency"] is None:
         return "\n".join([*lines, record["reason"]])
