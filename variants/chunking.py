@@ -11,6 +11,7 @@ from propainter.errors import InputError
 from propainter.memory import give_back_unused
 from propainter.pipeline import Clip, OverTime, Pipeline
 from variants.chunk_size import StagePeaks, choose_size, cut, unobserved
+from variants.settings import above_0, check_number, check_whole
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def long(pipeline: Pipeline, size: int = 50, overlap: int = 2, above: int = 50) 
         InputError: see `fixed`; or `above` is no whole number.
     """
     check_sizes(size, overlap)
-    _check_whole("chunking.above", above, least=0)
+    check_whole("chunking.above", above, least=0)
     chunked = in_chunks_of(pipeline, size, overlap)
 
     def over_time(inpaint: Inpaint, clip: Clip) -> np.ndarray:
@@ -74,13 +75,13 @@ def auto(
     Raises:
         InputError: for options that make no sense.
     """
-    _check_whole("chunking.overlap", overlap, least=0)
-    if len(probe) != 2 or not 2 <= probe[0] < probe[1]:
-        raise InputError(f"chunking.probe is {list(probe)}; give two rising numbers of frames, the first at least 2")
-    if not 0 <= margin < 1:
-        raise InputError(f"chunking.margin is {margin}; give a share from 0 to under 1, such as 0.2")
-    if limit_gb is not None and not limit_gb > 0:
-        raise InputError(f"chunking.limit_gb is {limit_gb}; give a positive number of GiB, or null for what is free")
+    check_whole("chunking.overlap", overlap, least=0)
+    frames = list(probe) if isinstance(probe, Sequence) else [probe]
+    if len(frames) != 2 or not all(isinstance(count, int) for count in frames) or not 2 <= frames[0] < frames[1]:
+        raise InputError(f"chunking.probe is {frames}; give two rising numbers of frames, the first at least 2")
+    check_number("chunking.margin", margin, lambda share: 0 <= share < 1, "a share from 0 to under 1, such as 0.2")
+    if limit_gb is not None:
+        check_number("chunking.limit_gb", limit_gb, above_0, "a positive number of GiB, or null for what is free")
     peaks = StagePeaks()
     pipeline.contexts.append(peaks)
     chosen: dict[tuple, dict[str, Any]] = {}
@@ -208,12 +209,7 @@ def check_sizes(
     """
     if size == 1:
         raise InputError(f"{size_name} is 1: there is no flow in a chunk of one frame; give at least 2")
-    _check_whole(size_name, size, least=2)
-    _check_whole(overlap_name, overlap, least=0)
+    check_whole(size_name, size, least=2)
+    check_whole(overlap_name, overlap, least=0)
     if overlap >= size:
         raise InputError(f"{overlap_name} is {overlap}, with chunks of {size}; give an overlap under the size")
-
-
-def _check_whole(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name} is {value!r}; give a whole number of at least {least} instead")

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.optical_flow.raft import CorrBlock
 
-from propainter import InputError
 from propainter.pipeline import Pipeline
 from propainter.raft import ClipFlow
+from variants.settings import above_0, check_number
 
 WHOLE_LEVEL_POSITIONS = 4096
 """Up to this many positions, a product with a whole level of the pyramid takes less time than fetching the windows'
@@ -40,8 +40,7 @@ def on_demand(pipeline: Pipeline, block_mb: float = 16) -> Pipeline:
     Raises:
         InputError: `block_mb` is not above 0.
     """
-    if not block_mb > 0:
-        raise InputError(f"correlation.block_mb is {block_mb}; give a number of MiB above 0")
+    check_number("correlation.block_mb", block_mb, above_0, "a number of MiB above 0")
     published = pipeline.networks.raft.corr_block
     make = partial(OnDemand, published.num_levels, published.radius, int(block_mb * 2**20))
     return _with_correlation(pipeline, "on_demand", make)

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from propainter.errors import InputError, is_out_of_memory
+from propainter.errors import is_out_of_memory
 from propainter.memory import give_back_unused
 from propainter.networks import NETWORKS, Networks
 from propainter.pipeline import Clip, OverTime, Pipeline
 from propainter.raft import Flows
 from variants.chunking import check_sizes, in_chunks_of
 from variants.raft_scale import ScaledFlow, scale_by_pixels
+from variants.settings import check_number
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,7 @@ def ladder(
     Raises:
         InputError: for options that make no sense.
     """
-    if not 0 < min_scale <= 1:
-        raise InputError(f"fallback.min_scale is {min_scale}; give 1, 0.5, 0.25 or 0.125")
+    check_number("fallback.min_scale", min_scale, lambda number: 0 < number <= 1, "1, 0.5, 0.25 or 0.125")
     check_sizes(min_chunk, overlap, size_name="fallback.min_chunk", overlap_name="fallback.overlap")
     Ladder(pipeline, min_scale, min_chunk, overlap, cpu)
     return pipeline

@@ -14,12 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from propainter import InputError, raft, schedule
+from propainter import raft, schedule
 from propainter.files import BoundedFolder
 from propainter.pipeline import FlowEstimator, Pipeline
 from propainter.raft import Flows
 from variants import Unsupported, correlation, raft_scale, reuse_flow, reuse_lookup
 from variants.precision import TF32_BACKENDS
+from variants.settings import above_0, check_number
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,7 @@ def disk(pipeline: Pipeline, folder: str | Path, max_gb: float = 8) -> Pipeline:
         InputError: `max_gb` is not above 0.
         Unsupported: the estimator does not say what shapes its flow.
     """
-    if not max_gb > 0:
-        raise InputError(f"flow_cache.max_gb is {max_gb}; give a number of GiB above 0")
+    check_number("flow_cache.max_gb", max_gb, above_0, "a number of GiB above 0")
     entries = BoundedFolder(folder, int(max_gb * 2**30), ".safetensors")
     pipeline.flow_estimator = CachedFlow(pipeline.flow_estimator, pipeline.networks.raft, entries, pipeline.effective)
     return pipeline

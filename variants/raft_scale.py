@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from propainter import InputError
 from propainter.pipeline import FlowEstimator, Pipeline
 from propainter.raft import Flows
+from variants.settings import check_number
 
 SMALLEST_SIDE = 128
 """RAFT's least height and width in pixels; both are multiples of 8."""
@@ -27,8 +27,7 @@ def scaled(pipeline: Pipeline, scale: float) -> Pipeline:
     Raises:
         InputError: any other scale.
     """
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale <= 1:
-        raise InputError(f"raft_scale.scale is {scale!r}; give a number above 0, and at most 1")
+    check_number("raft_scale.scale", scale, lambda number: 0 < number <= 1, "a number above 0, and at most 1")
     pipeline.flow_estimator = ScaledFlow(pipeline.flow_estimator, scale, pipeline.effective)
     return pipeline
 

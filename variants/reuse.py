@@ -4,7 +4,6 @@ Applied after `attention`, `precision` and `correlation`, whose choices it keeps
 estimator.
 """
 
-from propainter import InputError
 from propainter.pipeline import Pipeline
 from propainter.raft import ClipFlow
 from variants import Unsupported
@@ -13,6 +12,7 @@ from variants.reuse_batches import FewTogether
 from variants.reuse_deform import sampled_deform_conv
 from variants.reuse_flow import FlowOnce
 from variants.reuse_generator import DeviceCompositor, EncodedOnce, predictor
+from variants.settings import above_0, check_number
 
 
 def flow(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
@@ -28,8 +28,8 @@ def flow(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
         InputError: `batch_mb` is not above 0.
         Unsupported: another flow estimator has taken the published one's place.
     """
-    if batch_mb is not None and not batch_mb > 0:
-        raise InputError(f"reuse.batch_mb is {batch_mb}; give a number of MiB above 0, or null")
+    if batch_mb is not None:
+        check_number("reuse.batch_mb", batch_mb, above_0, "a number of MiB above 0, or null")
     published = pipeline.flow_estimator
     if not isinstance(published, ClipFlow):
         raise Unsupported(
