@@ -4,7 +4,6 @@ The run folder is the suite's: runs that are done there are kept, so that a suit
 after it was stopped.
 """
 
-import json
 import logging
 import tarfile
 import time
@@ -17,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.checkout import commit
-from experiments.isolate import run_child
+from experiments.isolate import read_record, run_child
 from experiments.record import command
 from experiments.resume import RESULTS
 from experiments.sweep import finish, progress_line
@@ -187,9 +186,8 @@ def make(entries: Sequence[Entry], folder: Path, seconds: float) -> list[str]:
                 continue
             record = run_child(entry.overrides, folder / entry.name, run_seconds=left, echo=False)
         statuses.append(record["status"])
-        print(
-            f"{number}/{len(entries)}  {entry.name}  {progress_line(record, _kept(record) if kept else '')}", flush=True
-        )
+        told = progress_line(record, _kept(record) if kept else "")
+        print(f"{number}/{len(entries)}  {entry.name}  {told}", flush=True)
     return statuses
 
 
@@ -215,11 +213,8 @@ def check_folder(entries: Iterable[Entry], folder: Path) -> None:
 
 
 def _result(folder: Path) -> dict[str, Any] | None:
-    try:
-        record = json.loads((folder / "record.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return record if record.get("run", {}).get("command") and record.get("status") in RESULTS else None
+    record = read_record(folder / "record.json") or {}
+    return record if (record.get("run") or {}).get("command") and record.get("status") in RESULTS else None
 
 
 def _kept(record: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
-from propainter.errors import InputError
+from propainter.settings import check_whole
 
 FLOW_PADDING = 5
 """Flows of context on each side of a sub-video in flow completion (spec 4.3)."""
@@ -37,9 +37,7 @@ class Schedule:
     def __post_init__(self) -> None:
         least = {"neighbor_length": 2, "mask_dilation": 0}
         for field in fields(self):
-            value, bound = getattr(self, field.name), least.get(field.name, 1)
-            if not isinstance(value, int) or isinstance(value, bool) or value < bound:
-                raise InputError(f"schedule.{field.name} is {value!r}; give a whole number of at least {bound} instead")
+            check_whole(f"schedule.{field.name}", getattr(self, field.name), least.get(field.name, 1))
 
 
 class Window(NamedTuple):

@@ -31,6 +31,7 @@ from propainter.networks import (
     published_state,
     seeded_state_dict,
 )
+from propainter.settings import above_0, check_number
 
 log = logging.getLogger(__name__)
 
@@ -116,8 +117,7 @@ def load_seeded(networks: Networks, salt: str = "golden", flow_scale: float = 1.
     Raises:
         InputError: `flow_scale` is not above 0.
     """
-    if not flow_scale > 0:
-        raise InputError(f"weights.flow_scale is {flow_scale}; give a factor above 0, 1 for the plain seeded weights")
+    check_number("weights.flow_scale", flow_scale, above_0, "a factor above 0, 1 for the plain seeded weights")
     with _NothingDrawn():  # of the networks that are made for their shapes
         states = {name: seeded_state_dict(name, salt) for name in NETWORKS}
     load_weights(networks, **states)

@@ -96,7 +96,7 @@ class TestCommand:
         pid = int((tmp_path / "output.log").read_text().split(":")[0].removeprefix("process "))
         assert gone(pid)
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own signal")
+    @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: its kernel signals a child whose parent has gone")
     def test_a_child_goes_with_the_process_that_started_it(self, tmp_path):
         child = "from experiments.process import *; import time; die_with_parent(); print('ready', flush=True); "
         child += "time.sleep(600)"
@@ -262,7 +262,7 @@ class TestLimits:
         with pytest.raises(InputError, match=named):
             apply_limits(limited(**limits), CPU)
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="a limit of Linux")
+    @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: its limit on a process's data")
     def test_on_the_host(self):
         """Torch's allocation, numpy's and Python's own fail, as out of memory; without the limit they don't."""
         code = (

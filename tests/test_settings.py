@@ -1,11 +1,13 @@
-"""Numbers that are options of a variant, given as what they can't be."""
+"""Numbers that are options, given as what they can't be."""
 
 import pytest
 
 from propainter import InputError, Pipeline
+from propainter.weights import load_seeded
 from variants import chunking, correlation, fallback, flow_cache, raft_scale, reuse
 
 NUMBERS = {
+    "weights.flow_scale": lambda pipeline, value: load_seeded(pipeline.networks, flow_scale=value),
     "reuse.batch_mb": lambda pipeline, value: reuse.exact(pipeline, batch_mb=value),
     "correlation.block_mb": lambda pipeline, value: correlation.on_demand(pipeline, block_mb=value),
     "flow_cache.max_gb": lambda pipeline, value: flow_cache.disk(pipeline, "unused", max_gb=value),

@@ -117,6 +117,9 @@ class TestMake:
             check_folder([other], tmp_path)
         make(ENTRIES[1:2], tmp_path, 1000)
         check_folder([Entry("b", ["data.num_frames=9"], 1)], tmp_path)  # it timed out: no result is lost
+        for damaged in ("{", "[]", '{"status": "ok", "run": null}'):
+            (tmp_path / "a" / "record.json").write_text(damaged)
+            check_folder([other], tmp_path)
 
     def test_records_and_previews_are_packed(self, children, tmp_path):
         make(ENTRIES[:2], tmp_path, 1000)

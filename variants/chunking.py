@@ -10,8 +10,8 @@ import numpy as np
 from propainter.errors import InputError
 from propainter.memory import give_back_unused
 from propainter.pipeline import Clip, OverTime, Pipeline
+from propainter.settings import above_0, check_number, check_whole
 from variants.chunk_size import StagePeaks, choose_size, cut, unobserved
-from variants.settings import above_0, check_number, check_whole
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from propainter.memory import give_back_unused
 from propainter.networks import NETWORKS, Networks
 from propainter.pipeline import Clip, OverTime, Pipeline
 from propainter.raft import Flows
+from propainter.settings import check_number
 from variants.chunking import check_sizes, in_chunks_of
 from variants.raft_scale import ScaledFlow, scale_by_pixels
-from variants.settings import check_number
 
 log = logging.getLogger(__name__)
 

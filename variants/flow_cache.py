@@ -18,9 +18,9 @@ from propainter import raft, schedule
 from propainter.files import BoundedFolder
 from propainter.pipeline import FlowEstimator, Pipeline
 from propainter.raft import Flows
+from propainter.settings import above_0, check_number
 from variants import Unsupported, correlation, raft_scale, reuse_flow, reuse_lookup
 from variants.precision import TF32_BACKENDS
-from variants.settings import above_0, check_number
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from propainter.pipeline import FlowEstimator, Pipeline
 from propainter.raft import Flows
-from variants.settings import check_number
+from propainter.settings import check_number
 
 SMALLEST_SIDE = 128
 """RAFT's least height and width in pixels; both are multiples of 8."""

@@ -6,13 +6,13 @@ estimator.
 
 from propainter.pipeline import Pipeline
 from propainter.raft import ClipFlow
+from propainter.settings import above_0, check_number
 from variants import Unsupported
 from variants.reuse_attention import PlannedWindowAttention
 from variants.reuse_batches import FewTogether
 from variants.reuse_deform import sampled_deform_conv
 from variants.reuse_flow import FlowOnce
 from variants.reuse_generator import DeviceCompositor, EncodedOnce, predictor
-from variants.settings import above_0, check_number
 
 
 def flow(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:

@@ -1,14 +1,16 @@
-"""Checks of the numbers that a variant's options take from the command line."""
+"""Checks of the numbers that come from the command line."""
 
 import math
 from collections.abc import Callable
 
-from propainter import InputError
+from propainter.errors import InputError
 
 
 def check_number(name: str, value: object, allowed: Callable[[float], bool], expected: str) -> None:
-    """Raises:
-    InputError: `value` is no finite number, or not an `allowed` one; the sentence ends in `expected`.
+    """See that an option is a number that it may be; `expected` says in words which.
+
+    Raises:
+        InputError: `value` is no finite number, or not an `allowed` one.
     """
     numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not numeric or not math.isfinite(value) or not allowed(value):
@@ -16,12 +18,15 @@ def check_number(name: str, value: object, allowed: Callable[[float], bool], exp
 
 
 def check_whole(name: str, value: object, least: int) -> None:
-    """Raises:
-    InputError: `value` is no whole number, or under `least`.
+    """See that an option is a whole number of at least `least`.
+
+    Raises:
+        InputError: it is not.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise InputError(f"{name} is {value!r}; give a whole number of at least {least} instead")
 
 
 def above_0(value: float) -> bool:
+    """For `check_number`."""
     return value > 0
