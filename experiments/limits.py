@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from propainter.errors import InputError
+from propainter.settings import check_number
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +37,7 @@ def _bytes(cfg: DictConfig, key: str) -> int | None:
     value = cfg.limits[key]
     if value is None:
         return None
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 2**30:
-        raise InputError(f"limits.{key} is {value!r}; give a number of GiB over 0, or null for no limit")
+    check_number(f"limits.{key}", value, lambda gib: 0 < gib < 2**30, "a number of GiB over 0, or null for no limit")
     return int(value * 2**30)
 
 

@@ -4,23 +4,21 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from experiments.artifacts import check_artifacts
 from propainter import InputError
+from propainter.settings import check_number, check_whole
 
 SOURCES = ("auto", "pretrained", "seeded")
 
-_NUMBER = (int, float)
-_KINDS = {
-    "measure.min_samples": (int, 0),
-    "measure.max_samples": (int, 0),
-    "measure.max_seconds": (_NUMBER, 0),
-    "measure.max_warmups": (int, 0),
-    "measure.min_pairs": (int, 0),
-    "measure.flops": (bool, False),
-    "output.preview_frames": (int, 1),
-    "cache.max_gb": (_NUMBER, 0),
-    "output.frames": (bool, False),
-    "quality.lpips": (bool, False),
-    "measure.reference": (bool, False),
+_WHOLE = {
+    "measure.min_samples": 0,
+    "measure.max_samples": 0,
+    "measure.max_warmups": 0,
+    "measure.min_pairs": 0,
+    "output.preview_frames": 1,
 }
+"""Whole numbers, and the least that they may be."""
+
+_AT_LEAST_0 = ("measure.max_seconds", "cache.max_gb")
+_TRUE_OR_FALSE = ("measure.flops", "output.frames", "quality.lpips", "measure.reference")
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -29,14 +27,16 @@ def check_settings(cfg: DictConfig) -> None:
     Raises:
         InputError: naming it, with what was got and what was expected.
     """
-    for key, (kind, least) in _KINDS.items():
-        value = OmegaConf.select(cfg, key)
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or value < least:
-            wanted = "true or false" if kind is bool else f"a number of at least {least}"
-            raise InputError(f"{key} is {value!r}; give {wanted}")
+    for key, least in _WHOLE.items():
+        check_whole(key, OmegaConf.select(cfg, key), least)
+    for key in _AT_LEAST_0:
+        check_number(key, OmegaConf.select(cfg, key), lambda number: number >= 0, "a number of at least 0")
+    for key in _TRUE_OR_FALSE:
+        if not isinstance(value := OmegaConf.select(cfg, key), bool):
+            raise InputError(f"{key} is {value!r}; give true or false")
     target = cfg.measure.target_relative_ci
-    if target is not None and not (isinstance(target, _NUMBER) and not isinstance(target, bool) and 0 < target < 1):
-        raise InputError(f"measure.target_relative_ci is {target!r}; give a share such as 0.03, or null")
+    if target is not None:
+        check_number("measure.target_relative_ci", target, lambda share: 0 < share < 1, "a share such as 0.03, or null")
     if cfg.measure.min_samples > cfg.measure.max_samples:
         raise InputError(
             f"measure.min_samples is {cfg.measure.min_samples} and measure.max_samples {cfg.measure.max_samples}; "
