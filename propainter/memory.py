@@ -138,8 +138,17 @@ MemoryPeak = VramPeak | RssPeak | SampledRssPeak
 
 
 def give_back_unused() -> None:
-    """Return freed memory to the system where the C library keeps it (glibc): kept, it would hide a later peak."""
+    """Drop what Python no longer reaches, and give freed memory back: kept, it would hide a later peak."""
     gc.collect()
+    give_back_freed()
+
+
+def give_back_freed() -> None:
+    """Return freed memory to the system where the C library keeps it (glibc), in some milliseconds.
+
+    What is kept lies in gaps, which later tensors fit or not: a long run's heap grows by them. Of what other threads
+    than the main one have freed, glibc keeps the end of their heaps all the same.
+    """
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 

@@ -1,10 +1,12 @@
 """The three networks together, with the released checkpoints' names and the seeded weights that stand in for them."""
 
 import math
+import os
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ NETWORKS = ("raft", "flow_completion", "generator")
 
 _BUILDERS = {"raft": build_raft, "flow_completion": FlowCompletion, "generator": Generator}
 _COMPUTED = "valid_ind_rolled"
+_COUNTER = "num_batches_tracked"
 
 # The seeded rule: relative gain of a weight by the end of its name, 1 where none matches. They keep flow, offsets
 # and output in the range of the trained networks.
@@ -157,30 +160,58 @@ def seeded_state_dict(network: str, salt: str = "golden") -> dict[str, Tensor]:
     with torch.device("meta"):
         module = _BUILDERS[network]()
     shapes = published_state_dict(module) if network == "raft" else module.state_dict()
-    wanted = {name: tuple(tensor.shape) for name, tensor in shapes.items() if not name.endswith(_COMPUTED)}
-    with ThreadPoolExecutor() as pool:  # numpy draws without holding the interpreter's lock
-        drawn = pool.map(lambda name: _seeded_tensor(name, wanted[name], salt), wanted)
-        return dict(zip(wanted, drawn, strict=True))
+    drawn = {
+        name: torch.zeros(tensor.shape, dtype=torch.int64 if name.endswith(_COUNTER) else torch.float32)
+        for name, tensor in shapes.items()
+        if not name.endswith(_COMPUTED)
+    }
+    # Threads, since numpy draws without holding the interpreter's lock. They allocate nothing large: what glibc gives
+    # a thread stays with the process when it is freed, 200 MiB here, and hides as much of what a run takes later.
+    workers = min(8, 2 * (os.cpu_count() or 1))
+    workspaces: SimpleQueue[np.ndarray] = SimpleQueue()
+    for _ in range(workers):
+        workspaces.put(np.empty(max(tensor.numel() for tensor in drawn.values())))
+
+    def draw(name: str) -> None:
+        workspace = workspaces.get()
+        try:
+            fill_seeded(drawn[name], name, salt, workspace)
+        finally:
+            workspaces.put(workspace)
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(draw, (name for name in drawn if not name.endswith(_COUNTER))))
+    return drawn
 
 
-def _seeded_tensor(name: str, shape: tuple[int, ...], salt: str) -> Tensor:
-    if name.endswith("num_batches_tracked"):
-        return torch.zeros((), dtype=torch.int64)
+def fill_seeded(weight: Tensor, name: str, salt: str, workspace: np.ndarray | None = None) -> None:
+    """Fill a float32 weight on the CPU with what the seeded rule gives its name.
+
+    Args:
+        workspace: float64, one axis, with at least as many elements; None: a new one.
+    """
+    if workspace is None:
+        workspace = np.empty(weight.numel())
     canonical = name.replace("downsample.1.", "norm3.")
     random = np.random.Generator(np.random.PCG64(zlib.crc32(f"{salt}:{canonical}".encode())))
-    z = random.standard_normal(shape)
+    z = workspace[: weight.numel()].reshape(weight.shape)
+    random.standard_normal(out=z)
     if name.endswith("running_mean"):
-        z = 0.1 * z
+        z *= 0.1
     elif name.endswith("running_var"):
-        z = 1 + 0.1 * np.abs(z)
+        np.abs(z, out=z)
+        z *= 0.1
+        z += 1
     elif name.endswith("pool_layer.weight"):
-        z = (1 + 0.1 * z) / 16
+        z *= 0.1
+        z += 1
+        z /= 16
     elif name.endswith("bias"):
-        z = 0.02 * z
-    elif len(shape) == 1:
-        z = 1 + 0.1 * z
+        z *= 0.02
+    elif z.ndim == 1:
+        z *= 0.1
+        z += 1
     else:
-        gain = next((gain for end, gain in _GAINS.items() if name.endswith(end)), 1.0)
-        z *= gain
-        z *= math.sqrt(2 / math.prod(shape[1:]))
-    return torch.from_numpy(z.astype(np.float32))
+        z *= next((gain for end, gain in _GAINS.items() if name.endswith(end)), 1.0)
+        z *= math.sqrt(2 / math.prod(z.shape[1:]))
+    np.copyto(weight.numpy(), z, casting="same_kind")

@@ -18,7 +18,7 @@ from propainter.compositing import Compositor, prepare_frames, prepare_masks, pr
 from propainter.errors import InputError
 from propainter.flow_completion import complete_flow
 from propainter.generator import shrink_flow
-from propainter.memory import give_back_unused, large_tensors_mapped
+from propainter.memory import give_back_freed, give_back_unused, large_tensors_mapped
 from propainter.propagation import propagate_subvideo
 from propainter.schedule import (
     FLOW_PADDING,
@@ -142,7 +142,13 @@ class _Run:
                     generator, SpanScene(self.span, self.device, pipeline.dtype, self.windows)
                 )
             scene = SpanScene(self.span, self.device, pipeline.dtype, windows, first)
-            predict = predictor(pipeline, scene, lambda window: self.features(shifted(window, first)))
+
+            def features(window: Window) -> Tensor:
+                if self.device.type == "cpu":
+                    give_back_freed()  # what the window before has left would add to this one's peak
+                return self.features(shifted(window, first))
+
+            predict = predictor(pipeline, scene, features)
             originals, holes = (self.span.images(name, range(begin, end)) for name in ("images", "holes"))
             compositor = pipeline.compositor(originals, holes)
             if len(self.unfinished):

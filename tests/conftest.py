@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from propainter import Networks, build_networks
-from propainter.networks import NETWORKS, _seeded_tensor
+from propainter.networks import NETWORKS, fill_seeded
 from propainter.weights import load_seeded
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +45,7 @@ def narrow() -> Networks:
     for name in NETWORKS:
         for key, weight in getattr(networks, name).state_dict().items():
             if weight.is_floating_point():
-                weight.copy_(_seeded_tensor(key, tuple(weight.shape), "narrow"))
+                fill_seeded(weight, key, "narrow")
     return networks
 
 

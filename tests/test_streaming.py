@@ -106,7 +106,8 @@ schedules = st.builds(
 def without_trimming():
     """Giving memory back to the system takes longer than everything else here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streaming, "give_back_unused", lambda: None)
+        for name in ("give_back_unused", "give_back_freed"):
+            patch.setattr(streaming, name, lambda: None)
         yield
 
 
@@ -206,6 +207,20 @@ def test_every_stage_ends_at_its_last_step():
         "generation": (15, 15),
     }
     assert all(told == sorted(told) for told in steps.values())
+
+
+def test_what_a_window_leaves_is_given_back_before_the_next(monkeypatch):
+    steps: list[str] = []
+
+    def predictor(*args):
+        predict = predict_from_everything(*args)
+        return lambda window: steps.append("window") or predict(window)
+
+    monkeypatch.setattr(streaming, "give_back_freed", lambda: steps.append("given back"))
+    pipeline = fake_pipeline(SHORT, over_stages=Streaming({}))
+    pipeline.predictor = predictor
+    pipeline.run(fake_clip(30))
+    assert steps == 15 * ["window", "given back"]  # each asks for its features first
 
 
 class TestOtherGroups:
