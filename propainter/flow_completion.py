@@ -136,7 +136,7 @@ class FlowCompletion(nn.Module):
             quarter = layer(quarter)
         eighth = self.mid_dilation(self.encoder2(quarter))
         eighth = self.feat_prop_module(rearrange(eighth, "b c t h w -> b t c h w"))
-        features = eighth.flatten(0, 1), rearrange(quarter, "b c t h w -> (b t) c h w")
+        features = eighth.flatten(0, 1), rearrange(quarter, "b c t h w -> (b t) c h w"), masks.flatten(0, 1)
         flow = self.over_frames(self.decode, features, 0, 0)
         return rearrange(flow, "(b t) c h w -> b t c h w", b=batch)
 
@@ -146,8 +146,16 @@ class FlowCompletion(nn.Module):
         volume = torch.cat([masked_flow, masks], dim=2)
         return self.encoder1[0].conv1(self.downsample(rearrange(volume, "b t c h w -> b c t h w")))
 
-    def decode(self, eighth: Tensor, quarter: Tensor) -> Tensor:
-        """Features at an eighth and a quarter of the size, [N, C, H/8, W/8] and [N, C/2, H/4, W/4] -> [N, 2, H, W]."""
+    def decode(self, eighth: Tensor, quarter: Tensor, masks: Tensor) -> Tensor:
+        """Flow at full size; may be another callable (seam), which has to predict it inside the hole only.
+
+        Args:
+            eighth, quarter: features at an eighth and a quarter of the size, [N, C, H/8, W/8] and [N, C/2, H/4, W/4].
+            masks: [N, 1, H, W], 1 in the hole. As published, the prediction is made everywhere all the same.
+
+        Returns:
+            [N, 2, H, W] in pixels.
+        """
         return self.upsample(self.decoder1(self.decoder2(eighth) + quarter))
 
 

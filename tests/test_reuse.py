@@ -120,7 +120,7 @@ def test_completed_flow_decoded_a_few_frames_at_a_time(narrow, monkeypatch):
     completion = pipeline.networks.flow_completion
     completed = complete_flow(completion, flows, masks)
     assert pipeline.effective["reuse"]["completion"] == {"frames_together": 3}
-    with counting(completion.upsample) as counts:
+    with counting(completion.decoder2[0]) as counts:
         completion(flows[0], masks[:, :-1])
     assert counts == [7]
     for some, all_of_them in zip(completed, expected, strict=True):

@@ -15,6 +15,7 @@ PUBLISHED = {
     "precision": "fp32",
     "correlation": "all_pairs",
     "reuse": "none",
+    "kernels": "torch",
     "raft_scale": "full",
     "flow_cache": "none",
     "residency": "resident",

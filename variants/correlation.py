@@ -1,7 +1,7 @@
 """`correlation`: how RAFT compares each pixel of one feature map with the surroundings of its match in the other."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate, repeat
 
@@ -17,6 +17,10 @@ from propainter.settings import above_0, check_number
 WHOLE_LEVEL_POSITIONS = 4096
 """Up to this many positions, a product with a whole level of the pyramid takes less time than fetching the windows'
 features from it (two CPU cores, 256 channels)."""
+
+
+Windows = Callable[[Sequence[Tensor], int, Tensor], Tensor]
+"""(volumes of a pyramid, radius, coords [N, 2, h, w]) -> what torchvision's `CorrBlock.index_pyramid` gives."""
 
 
 def all_pairs(pipeline: Pipeline) -> Pipeline:
@@ -64,16 +68,31 @@ class AllPairs(CorrBlock):
     Args:
         num_levels, radius: as torchvision's.
         note: called with the bytes of each pyramid.
+        windows: looks up (pyramid, radius, coords) in torchvision's place, with the result of its `index_pyramid`.
     """
 
-    def __init__(self, *, num_levels: int, radius: int, note: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        *,
+        num_levels: int,
+        radius: int,
+        note: Callable[[int], None] = lambda used: None,
+        windows: Windows | None = None,
+    ) -> None:
         super().__init__(num_levels=num_levels, radius=radius)
         self.note = note
+        self.windows = windows
 
     def build_pyramid(self, fmap1: Tensor, fmap2: Tensor) -> None:
         """Both [N, C, h, w]."""
         super().build_pyramid(fmap1, fmap2)
         self.note(sum(volume.nbytes for volume in self.corr_pyramid))
+
+    def index_pyramid(self, centroids_coords: Tensor) -> Tensor:
+        """[N, 2, h, w] -> [N, levels * (2 * radius + 1)**2, h, w]."""
+        if self.windows is None:
+            return super().index_pyramid(centroids_coords)
+        return self.windows(self.corr_pyramid, self.radius, centroids_coords)
 
 
 class OnDemand(nn.Module):

@@ -24,6 +24,9 @@ GENERATOR_STAGES = ("generation",)
 ALL_STAGES = ("flow", "completion", "generation")
 """Stages with matrix products and convolutions; propagation has none."""
 
+CAST_BY_AUTOCAST = (nn.Conv2d, nn.Conv3d, nn.Linear)
+"""Layers that autocast runs in half precision, on every device."""
+
 
 def fp32(pipeline: Pipeline) -> Pipeline:
     """Everything in float32, with TF32 off (set explicitly around every stage, restored after it)."""
@@ -63,17 +66,26 @@ def half(pipeline: Pipeline) -> Pipeline:
     return pipeline
 
 
-def amp(pipeline: Pipeline, dtype: str | None = None, everything: bool = False) -> Pipeline:
+def amp(
+    pipeline: Pipeline, dtype: str | None = None, everything: bool = False, cast_weights_once: bool = False
+) -> Pipeline:
     """Autocast around generation, or around every stage that has a network.
 
     Args:
         dtype: "float16" or "bfloat16"; default float16 on CUDA, bfloat16 on the CPU.
         everything: also RAFT and flow completion, which stay in float32 otherwise.
+        cast_weights_once: weights of convolutions and linear layers are cast before the run. Autocast, which without
+            gradients keeps none of its casts, does it at each call, to the same numbers.
     """
     fp32(pipeline)
     device = pipeline.networks.device
     chosen = autocast_dtype(device, dtype)
     stages = ALL_STAGES if everything else GENERATOR_STAGES
+    if cast_weights_once:
+        networks = pipeline.networks
+        for network in (networks.raft, networks.flow_completion, networks.generator)[0 if everything else 2 :]:
+            cast_weights(network, chosen)
+    pipeline.effective["weights_cast"] = "once" if cast_weights_once else "at each call"
 
     def autocast(stage: str) -> AbstractContextManager[Any]:
         return torch.autocast(device.type, dtype=chosen) if stage in stages else nullcontext()
@@ -82,6 +94,14 @@ def amp(pipeline: Pipeline, dtype: str | None = None, everything: bool = False) 
     components = ("flow_completion", "feature_propagation") if everything else ("feature_propagation",)
     deform_in_fp32(pipeline, components)
     return pipeline
+
+
+def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
+    """Cast the weights of the layers that autocast runs in half precision, as it would at each of their calls."""
+    for layer in network.modules():
+        if isinstance(layer, CAST_BY_AUTOCAST):
+            for name, weight in list(layer.named_parameters(recurse=False)):
+                setattr(layer, name, nn.Parameter(weight.to(dtype), requires_grad=weight.requires_grad))
 
 
 def per_component(pipeline: Pipeline, dtypes: Mapping[str, str | None]) -> Pipeline:

@@ -10,6 +10,7 @@ from propainter.settings import above_0, check_number
 from variants import Unsupported
 from variants.reuse_attention import PlannedWindowAttention
 from variants.reuse_batches import FewTogether
+from variants.reuse_decoder import CompletedInHole
 from variants.reuse_deform import sampled_deform_conv
 from variants.reuse_flow import FlowOnce
 from variants.reuse_generator import DeviceCompositor, EncodedOnce, predictor
@@ -65,8 +66,8 @@ def attention(pipeline: Pipeline) -> Pipeline:
 
 
 def exact(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
-    """All of it; and only what lies around the hole is decoded, completed flow a few frames at a time, the result is
-    composited on the device, and on the CPU deformable convolution runs on all cores.
+    """All of it; and frames and completed flow are decoded around the hole only, the latter a few frames at a time, the
+    result is composited on the device, and on the CPU deformable convolution runs on all cores.
 
     Args:
         batch_mb: see `flow`.
@@ -79,7 +80,9 @@ def exact(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
     _plan_attention(pipeline)
     pipeline.predictor = predictor(_said(pipeline, "tokens"), _said(pipeline, "attention"), around_hole=True)
     pipeline.compositor = DeviceCompositor
-    pipeline.networks.flow_completion.over_frames = FewTogether(_said(pipeline, "completion"))
+    completion = pipeline.networks.flow_completion
+    completion.over_frames = FewTogether(_said(pipeline, "completion"))
+    completion.decode = CompletedInHole(completion)
     if pipeline.networks.device.type == "cpu":
         _said(pipeline, "deform_conv2d").update(by="grid_sample")
         in_fp32 = pipeline.effective.get("ops_in_fp32", {})

@@ -243,8 +243,9 @@ def mixed_by_convolution(mlp: FusionFeedForward, tokens: Tensor, size: tuple[int
     # [1960, C] is [40, 7, 7, C]: channels, and rows and columns of the patch.
     down = first.weight.view(-1, PATCH, PATCH, first.in_features).permute(3, 0, 1, 2).contiguous()
     up = last.weight.view(last.out_features, -1, PATCH, PATCH)
-    bias = fold(first.bias.expand(1, rows * columns, -1), size)
     patches = tokens[0].permute(0, 3, 1, 2)
     pixels = F.conv_transpose2d(patches, down, output_padding=missing, **options)
+    bias = first.bias.to(pixels.dtype).float()  # rounded once, as the layer would, and not in the fold
+    bias = fold(bias.expand(1, rows * columns, -1), size)
     pixels = gelu((pixels + bias.to(pixels.dtype)) / overlap.to(pixels.dtype))
     return F.conv2d(pixels, up, last.bias, **options).permute(0, 2, 3, 1)[None]

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from variants.reuse_batches import entries_together
+
 
 def sampled_deform_conv(
     x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, *, padding: int, mask: Tensor
@@ -30,13 +32,22 @@ def sampled_deform_conv(
         (batch, channels, height, width), (rows, columns) = x.shape, weight.shape[-2:]
         taps = rows * columns
         groups = mask.shape[1] // taps
-        grid = _grid(offset.view(batch * groups, taps, 2, height, width), rows, columns, padding)
-        shape = batch * groups, channels // groups, height, width
-        sampled = F.grid_sample(x.reshape(shape), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        sampled = sampled.view(batch, groups, -1, taps, height * width)
-        sampled *= mask.view(batch, groups, 1, taps, height * width)
-        patches = sampled.view(batch, channels * taps, height * width).to(dtype)
-        output = weight.flatten(1).to(dtype) @ patches
+        offset = offset.view(batch * groups, taps, 2, height, width)
+        mask = mask.view(batch * groups, 1, taps * height, width)
+        x = x.reshape(batch * groups, -1, height, width)
+        patches = x.new_empty(batch * groups, x.shape[1], taps * height, width, dtype=dtype)
+        # A few groups at a time: all samples in float32 are four times what one temporary tensor may take.
+        step = entries_together(x.device, patches[0].numel() * x.element_size())
+        for start in range(0, batch * groups, step):
+            some = slice(start, start + step)
+            grid = _grid(offset[some], rows, columns, padding)
+            sampled = F.grid_sample(x[some], grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+            patches[some] = sampled.mul_(mask[some])
+        patches = patches.view(batch, channels * taps, height, width)
+        if dtype == torch.float32:
+            # A 1x1 convolution is oneDNN's; the matrix product would be that of a BLAS library, half as fast with some.
+            return F.conv2d(patches, weight.view(len(weight), -1, 1, 1), bias)
+        output = weight.flatten(1).to(dtype) @ patches.flatten(2)
         return output.add_(bias[:, None]).view(batch, -1, height, width)
 
 

@@ -1,5 +1,7 @@
 """RAFT's lookup in a correlation volume, with what never changes computed once (for `reuse=flow`)."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +14,8 @@ class BothDirections:
     """The windows of all pairs forward, then of all pairs backward, from one volume and its transpose.
 
     Args:
-        block: an all-pairs correlation block; it is given the pyramid of both directions.
+        block: an all-pairs correlation block; it is given the pyramid of both directions, and looks it up where it has
+            a way of its own.
         features: of n + 1 neighbouring frames, [n + 1, C, h, w].
     """
 
@@ -21,15 +24,29 @@ class BothDirections:
         finest = block.corr_pyramid[0]  # [n * h * w, 1, h, w]
         pixels = finest.shape[-2] * finest.shape[-1]
         backward = finest.view(-1, pixels, pixels).transpose(1, 2).reshape(finest.shape)
+        own = getattr(block, "windows", None)
         for level, forward in enumerate(block.corr_pyramid):
+            both = torch.cat([forward, backward])
             # Under autocast grid_sample would copy a half-precision volume to float32 in every update.
-            block.corr_pyramid[level] = torch.cat([forward, backward]).float()
+            block.corr_pyramid[level] = both if own else both.float()
             if level + 1 < block.num_levels:
                 backward = F.avg_pool2d(backward, kernel_size=2, stride=2)
         if isinstance(block, AllPairs):
             block.note(sum(volume.nbytes for volume in block.corr_pyramid))
-        self._volumes = block.corr_pyramid
-        self._taps = [self._around(volume, block.radius) for volume in self._volumes]
+        volumes, radius = block.corr_pyramid, block.radius
+        self._windows = partial(own, volumes, radius) if own else SampledWindows(volumes, radius)
+
+    def index_pyramid(self, coords: Tensor) -> Tensor:
+        """As torchvision's: coords [2n, 2, h, w] -> [2n, levels * (2 * radius + 1)**2, h, w], in channels_last."""
+        return self._windows(coords)
+
+
+class SampledWindows:
+    """Windows of a pyramid by `grid_sample`, with all of the grids that coordinates do not change computed once."""
+
+    def __init__(self, volumes: list[Tensor], radius: int) -> None:
+        self._volumes = volumes
+        self._taps = [self._around(volume, radius) for volume in volumes]
 
     @staticmethod
     def _around(volume: Tensor, radius: int) -> tuple[Tensor, Tensor]:
@@ -39,8 +56,8 @@ class BothDirections:
         steps = torch.arange(-radius, radius + 1, device=volume.device)
         return pixel, torch.stack(torch.meshgrid(steps, steps, indexing="ij"), dim=-1) * pixel
 
-    def index_pyramid(self, coords: Tensor) -> Tensor:
-        """As torchvision's: coords [2n, 2, h, w] -> [2n, levels * (2 * radius + 1)**2, h, w], in channels_last."""
+    def __call__(self, coords: Tensor) -> Tensor:
+        """[N, 2, h, w] -> [N, levels * (2 * radius + 1)**2, h, w], in channels_last."""
         batch, _, height, width = coords.shape
         centres = coords.permute(0, 2, 3, 1).reshape(-1, 1, 1, 2)
         side = self._taps[0][1].shape[0]

@@ -1,0 +1,196 @@
+"""`kernels=cpu`: the same numbers another way; and layers computed around the hole only."""
+
+import copy
+import math
+import platform
+import sys
+
+import pytest
+import torch
+from reusing import clip, hole_psnr
+from test_correlation import random_lookup
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.optical_flow.raft import CorrBlock
+
+from propainter import Pipeline, Schedule
+from propainter.blocks import UpConv, conv3x3, leaky
+from propainter.flow_completion import complete_flow
+from propainter.transformer import SoftSplit
+from variants import Unsupported, correlation, kernels, numba_windows, precision, raft_scale, reuse
+from variants.convolved import convolve_linear_layers, split
+from variants.regions import Span, cut, needed, through
+
+QUICK = Schedule(raft_iterations=3, neighbor_length=4, ref_stride=3)
+
+
+@pytest.fixture(autouse=True)
+def _inference():
+    with torch.inference_mode():
+        yield
+
+
+class TestWindows:
+    @pytest.mark.parametrize("size", [(16, 16), (16, 17), (19, 33), (23, 16)])
+    @pytest.mark.parametrize(("levels", "radius"), [(4, 4), (3, 2), (1, 1)])
+    def test_are_torchvisions(self, size, levels, radius):
+        first, second, coords = random_lookup(size)
+        published = CorrBlock(num_levels=levels, radius=radius)
+        published.build_pyramid(first, second)
+        expected = published.index_pyramid(coords)
+        windows = numba_windows.windows(published.corr_pyramid, radius, coords)
+        assert windows.shape == expected.shape and windows.dtype == torch.float32
+        assert (windows - expected).abs().max() < 2e-5 * expected.abs().max()
+
+    def test_of_bfloat16_are_rounded_once(self):
+        first, second, coords = random_lookup((19, 33))
+        published = CorrBlock()
+        published.build_pyramid(first, second)
+        halves = [volume.bfloat16() for volume in published.corr_pyramid]
+        exact = numba_windows.windows([volume.float() for volume in halves], 4, coords)
+        assert numba_windows.windows(halves, 4, coords).equal(exact.bfloat16())
+
+    def test_far_outside_is_zero_and_nan_stays(self):
+        first, second, coords = random_lookup((16, 16))
+        coords[:] = 1e30
+        coords[0, 0, 3, 4] = math.nan
+        coords[1, 1, 5, 6] = -math.inf
+        published = CorrBlock()
+        published.build_pyramid(first, second)
+        for dtype in (torch.float32, torch.bfloat16):
+            windows = numba_windows.windows([volume.to(dtype) for volume in published.corr_pyramid], 4, coords)
+            assert windows[0, :, 3, 4].isnan().all()
+            windows[0, :, 3, 4] = 0
+            assert (windows == 0).all()
+
+    def test_operations_are_counted(self):
+        volumes, coords = [torch.randn(16 * 16, 1, 16, 16)], torch.zeros(1, 2, 16, 16)
+        with FlopCounterMode(display=False) as counter:
+            numba_windows.windows(volumes, 1, coords)
+        assert counter.get_total_flops() == 256 * (3 * 3 * 4 + 3 * 9 + 10)
+
+    def test_goes_through_torch_compile(self):
+        volumes, coords = [torch.randn(16 * 16, 1, 16, 16)], torch.rand(1, 2, 16, 16) * 16
+        compiled = torch.compile(numba_windows.windows, backend="eager", fullgraph=True)
+        assert compiled(volumes, 1, coords).equal(numba_windows.windows(volumes, 1, coords))
+
+
+def test_linear_layers_by_convolution():
+    torch.manual_seed(0)
+    model, x = (
+        torch.nn.Sequential(torch.nn.Linear(24, 40), torch.nn.GELU(), torch.nn.Linear(40, 8)),
+        torch.randn(2, 3, 7, 24),
+    )
+    own = copy.deepcopy(model)
+    assert convolve_linear_layers(own) == 2
+    for inputs in (x, x.transpose(0, 2)):
+        assert torch.allclose(own(inputs), model(inputs), atol=1e-5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert own(x).dtype == torch.bfloat16
+        assert torch.allclose(own(x), model(x), atol=0.02)
+
+
+@pytest.mark.parametrize("size", [(32, 34), (33, 36), (31, 32)])
+def test_tokens_by_convolution(size):
+    torch.manual_seed(0)
+    ss, features = SoftSplit(8, 16), torch.randn(2, 3, 8, *size)
+    assert torch.allclose(split(ss, features), ss(features), atol=1e-5)
+
+
+class TestPipeline:
+    @pytest.mark.parametrize("part", ["none", "flow", "exact"])
+    def test_gives_the_published_output(self, narrow, part):
+        video, masks = clip()
+        expected = Pipeline(copy.deepcopy(narrow), QUICK)(video, masks)
+        pipeline = Pipeline(copy.deepcopy(narrow), QUICK)
+        if part != "none":
+            getattr(reuse, part)(pipeline)
+        pipeline = kernels.cpu(pipeline)
+        identity = pipeline.flow_estimator.identity
+        assert identity.endswith("windows by numba")
+        assert hole_psnr(pipeline(video, masks), expected, masks) > 60
+        said = pipeline.effective["kernels"]
+        assert said["windows"] == "numba"
+        assert said["linear"].startswith("20 layers")
+        assert said["freed_memory_kept"] == (platform.libc_ver()[0] == "glibc")
+
+    def test_the_loop_runs(self, narrow, monkeypatch):
+        """In every update, of the volume's own dtype."""
+        dtypes, loop = [], numba_windows.windows
+
+        def watched(volumes, radius, coords):
+            dtypes.append(volumes[0].dtype)
+            return loop(volumes, radius, coords)
+
+        monkeypatch.setattr(numba_windows, "windows", watched)
+        video, masks = clip(3)
+        pipeline = reuse.exact(precision.amp(Pipeline(copy.deepcopy(narrow), QUICK), everything=True))
+        kernels.cpu(pipeline)(video, masks)
+        assert dtypes == [torch.bfloat16] * QUICK.raft_iterations
+
+    def test_on_demand_has_no_volume(self, narrow):
+        pipeline = kernels.cpu(reuse.exact(correlation.on_demand(Pipeline(copy.deepcopy(narrow), QUICK))))
+        assert pipeline.effective["kernels"]["windows"] == "torch, since OnDemand has no volume"
+        assert "numba" not in pipeline.flow_estimator.identity
+        video, masks = clip(3)
+        expected = Pipeline(copy.deepcopy(narrow), QUICK)(video, masks)
+        assert hole_psnr(pipeline(video, masks), expected, masks) > 60
+
+    def test_another_estimator_is_refused(self, narrow):
+        with pytest.raises(Unsupported, match="not to ScaledFlow"):
+            kernels.cpu(raft_scale.scaled(Pipeline(copy.deepcopy(narrow), QUICK), 0.5))
+
+    def test_without_numba_it_says_what_to_install(self, narrow, monkeypatch):
+        monkeypatch.setitem(sys.modules, "variants.numba_windows", None)
+        monkeypatch.delattr("variants.numba_windows")
+        with pytest.raises(Unsupported, match="pip install numba"):
+            kernels.cpu(Pipeline(copy.deepcopy(narrow), QUICK))
+
+
+def test_weights_cast_once_give_what_casts_at_each_call_give(narrow):
+    video, masks = clip(5)
+    outputs = []
+    for once in (False, True):
+        pipeline = precision.amp(Pipeline(copy.deepcopy(narrow), QUICK), everything=True, cast_weights_once=once)
+        pipeline = kernels.cpu(reuse.exact(pipeline))
+        outputs.append(pipeline(video, masks))
+        weights = {w.dtype for n in (pipeline.networks.raft, pipeline.networks.generator) for w in n.parameters()}
+        assert weights == ({torch.float32, torch.bfloat16} if once else {torch.float32})
+        assert pipeline.effective["weights_cast"] == ("once" if once else "at each call")
+    assert (outputs[0] == outputs[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"), [((16, 32), (16, 48)), ((0, 16), (32, 64)), ((32, 48), (0, 64)), ((0, 48), (0, 64))]
+)
+def test_layers_around_a_region(rows, columns):
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(conv3x3(4, 6), leaky(), UpConv(6, 5), leaky(), conv3x3(5, 4), leaky(), UpConv(4, 2))
+    x, region = torch.randn(2, 4, 12, 16), (Span(*rows, 48), Span(*columns, 64))
+    got = through(layers, cut(x, needed(layers, region)), region)
+    assert torch.allclose(got, cut(layers(x.clone()), region), atol=1e-5)
+
+
+class TestCompletedInHole:
+    @pytest.mark.parametrize("hole", ["small", "none", "large"])
+    def test_flow_is_the_published(self, narrow, hole):
+        flows = tuple(torch.randn(1, 4, 2, 128, 136, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+        masks = torch.zeros(1, 5, 1, 128, 136)
+        if hole != "none":
+            masks[..., 40:60, 50:80] = 1
+        if hole == "large":
+            masks[..., 2:126, 3:130] = 1
+        expected = complete_flow(narrow.flow_completion, flows, masks)
+        pipeline = reuse.exact(Pipeline(copy.deepcopy(narrow), QUICK))
+        for got, wanted in zip(complete_flow(pipeline.networks.flow_completion, flows, masks), expected, strict=True):
+            assert torch.allclose(got, wanted, atol=1e-4)
+
+    def test_pixels_away_from_the_hole_are_not_computed(self, narrow):
+        pipeline = reuse.exact(Pipeline(copy.deepcopy(narrow), QUICK))
+        network, pixels = pipeline.networks.flow_completion, []
+        network.upsample[-1].conv.register_forward_hook(
+            lambda module, inputs, output: pixels.append(output[0, 0].numel())
+        )
+        masks = torch.zeros(1, 3, 1, 128, 136)
+        masks[..., 40:60, 50:80] = 1
+        network(torch.randn(1, 3, 2, 128, 136), masks)
+        assert sum(pixels) / len(pixels) < 0.25 * 128 * 136

@@ -1,0 +1,73 @@
+"""`kernels`: other ways to compute the same, where torch's operations are slow at what the networks ask of them.
+
+Applied after `reuse`, and before what wraps the flow estimator.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torchvision.models.optical_flow.raft import CorrBlock
+
+from propainter.memory import freed_memory_kept
+from propainter.pipeline import Clip, OverStages, Pipeline
+from propainter.raft import ClipFlow
+from variants import Unsupported
+from variants.convolved import convolve_linear_layers, split
+from variants.correlation import AllPairs
+from variants.reuse_flow import FlowOnce
+
+
+def cpu(pipeline: Pipeline) -> Pipeline:
+    """What a CPU does faster another way: RAFT's windows, linear layers, the cutting of tokens, memory.
+
+    - Windows of the correlation volume by a loop that numba compiles: grid_sample works out for each of a window's 81
+      taps where it lies; all of them lie equally far between pixels. With `correlation=on_demand` there is no volume,
+      and nothing changes.
+    - The generator's linear layers, and the cutting of tokens with theirs, by oneDNN's convolutions.
+    - What a run frees stays with the process until its end, so that the kernel does not clear the same pages over and
+      over (not with `residency=streaming`, which gives it back to stay small).
+
+    `effective["kernels"]` says what does each.
+
+    Raises:
+        Unsupported: on another device, without the package numba, or with a flow estimator of another kind.
+    """
+    device, estimator = pipeline.networks.device, pipeline.flow_estimator
+    if device.type != "cpu":
+        raise Unsupported(f"kernels=cpu are for the CPU, not for this {device.type} device")
+    if not isinstance(estimator, (ClipFlow, FlowOnce)):
+        raise Unsupported(f"kernels=cpu belong to RAFT's own flow estimators, not to {type(estimator).__name__}")
+    generator = pipeline.networks.generator
+    generator.ss.forward = partial(split, generator.ss)
+    pipeline.effective["kernels"] = {
+        "windows": _windows_by_numba(estimator, pipeline.networks.raft.corr_block),
+        "linear": f"{convolve_linear_layers(generator)} layers by convolution",
+        "tokens": "cut by convolution",
+        "freed_memory_kept": False,
+    }
+    pipeline.over_stages = _keeping_memory(pipeline.over_stages, pipeline.effective["kernels"])
+    return pipeline
+
+
+def _keeping_memory(over_stages: OverStages, said: dict[str, Any]) -> OverStages:
+    def kept(pipeline: Pipeline, clip: Clip) -> np.ndarray:
+        with freed_memory_kept() as said["freed_memory_kept"]:
+            return over_stages(pipeline, clip)
+
+    return kept
+
+
+def _windows_by_numba(estimator: ClipFlow | FlowOnce, published: CorrBlock) -> str:
+    """Put the loop into the estimator's correlation; says what does the windows from now on."""
+    make = estimator.correlation or partial(AllPairs, num_levels=published.num_levels, radius=published.radius)
+    if not isinstance(make(), AllPairs):
+        return f"torch, since {type(make()).__name__} has no volume"
+    try:
+        from variants import numba_windows
+    except ImportError as error:
+        raise Unsupported(f"kernels=cpu needs the package numba ({error}): pip install numba") from error
+    numba_windows.compile_now(published.radius)
+    estimator.correlation = partial(make, windows=numba_windows.windows)
+    estimator.identity = estimator.identity and f"{estimator.identity}, windows by numba"
+    return "numba"

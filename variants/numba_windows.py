@@ -1,0 +1,163 @@
+"""RAFT's windows in a correlation volume by a loop that numba compiles (for `kernels=cpu`).
+
+`torch.ops.propainter_bench.windows` is an operation of its own, which counters of operations and torch.compile see.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numba
+import numpy as np
+import torch
+from numba.extending import intrinsic
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+PIXELS_TOGETHER = 64
+"""Pixels that a thread takes at a time; scratch memory is made once for all of them."""
+
+_options = {"nogil": True, "cache": True, "fastmath": {"contract"}, "error_model": "numpy"}
+
+
+def windows(volumes: Sequence[Tensor], radius: int, coords: Tensor) -> Tensor:
+    """What torchvision's `CorrBlock.index_pyramid` gives, within rounding.
+
+    Args:
+        volumes: levels of the pyramid, each [N * h * w, 1, h / 2**level, w / 2**level], all float32 or all bfloat16, on
+            the CPU.
+        radius: of a window, in pixels of its level.
+        coords: [N, 2, h, w], x and y in pixels of the finest level, anywhere; what is not a number gives windows of it.
+
+    Returns:
+        [N, levels * (2 * radius + 1)**2, h, w] in channels_last and the volumes' dtype: level by level, in each x by x,
+        and y inside; 0 outside. What is blended from bfloat16 is blended in float32.
+    """
+    return torch.ops.propainter_bench.windows(list(volumes), radius, coords)
+
+
+def compile_now(radius: int) -> None:
+    """Have numba compile the loops for this radius (a second each), or load them from its cache on disk."""
+    for bfloat16 in (False, True):
+        windows_kernel(2 * radius + 1, bfloat16)
+
+
+torch.library.define("propainter_bench::windows", "(Tensor[] volumes, int radius, Tensor coords) -> Tensor")
+
+
+@torch.library.impl("propainter_bench::windows", "CPU")
+def _windows(volumes: Sequence[Tensor], radius: int, coords: Tensor) -> Tensor:
+    dtype, side = volumes[0].dtype, 2 * radius + 1
+    x, y = (part.numpy() for part in coords.float().transpose(0, 1).reshape(2, -1).contiguous().unbind(0))
+    output = _shaped(volumes, radius, coords)
+    pixels = _as_numpy(output.permute(0, 2, 3, 1).flatten(0, 2))
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    kernel = windows_kernel(side, dtype == torch.bfloat16)
+    for level, volume in enumerate(volumes):
+        kernel(_as_numpy(volume[:, 0].contiguous()), x, y, np.float32(1 / 2**level), pixels, level * side**2)
+    return output
+
+
+@torch.library.register_fake("propainter_bench::windows")
+def _shaped(volumes: Sequence[Tensor], radius: int, coords: Tensor) -> Tensor:
+    batch, _, height, width = coords.shape
+    channels = len(volumes) * (2 * radius + 1) ** 2
+    return volumes[0].new_empty(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+@register_flop_formula(torch.ops.propainter_bench.windows)
+def _flops(volumes: list[list[int]], radius: int, coords: list[int], *_: object, **__: object) -> int:
+    """Blends of two (3 operations each) to between columns and then to between rows, and 10 for each window's place."""
+    batch, _, height, width = coords
+    side = 2 * radius + 1
+    return batch * height * width * len(volumes) * (3 * side * (side + 1) + 3 * side**2 + 10)
+
+
+def _as_numpy(tensor: Tensor) -> np.ndarray:
+    """The tensor's memory; bfloat16, which NumPy lacks, as its bits."""
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+@intrinsic
+def _bits_of(typing, value):
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], context.get_value_type(numba.uint32))
+
+    return numba.uint32(numba.float32), codegen
+
+
+@intrinsic
+def _float_of(typing, bits):
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], context.get_value_type(numba.float32))
+
+    return numba.float32(numba.uint32), codegen
+
+
+@numba.njit(**_options)
+def _same(value):
+    return value
+
+
+@numba.njit(**_options)
+def _from_bfloat16(bits):
+    return _float_of(np.uint32(bits) << np.uint32(16))
+
+
+@numba.njit(**_options)
+def _to_bfloat16(value):
+    """To the nearest, ties to even, as torch rounds; what is not a number keeps its upper bits."""
+    bits = _bits_of(value)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    rounded = bits if value != value else bits + np.uint32(0x7FFF) + odd
+    return np.uint16(rounded >> np.uint32(16))
+
+
+@lru_cache
+def windows_kernel(side: int, bfloat16: bool) -> Callable[..., None]:
+    """A compiled (volume [n, h, w], x [n], y [n], scale, out [n, C], first): writes the window of `side` x `side` whole
+    steps around (x, y) * scale in each image of the volume into channels `first` and following. Volume and out are
+    float32, or bits of bfloat16 in uint16; the rest is float32.
+
+    All of a window lies equally far between whole positions, so that it is blended from (side + 1)**2 of them.
+    """
+    read, write = (_from_bfloat16, _to_bfloat16) if bfloat16 else (_same, _same)
+    kind, numbers = numba.uint16 if bfloat16 else numba.float32, numba.float32[::1]
+    signature = numba.void(kind[:, :, ::1], numbers, numbers, numba.float32, kind[:, ::1], numba.int64)
+    reach, taps, column = side // 2, side * side, side + 1
+
+    @numba.njit(signature, parallel=True, **_options)
+    def kernel(volume, x, y, scale, out, first):
+        count, height, width = volume.shape
+        for block in numba.prange((count + PIXELS_TOGETHER - 1) // PIXELS_TOGETHER):
+            # The surroundings column by column, so that each blend is one loop over neighbours in memory.
+            around = np.zeros(column * column + 1, np.float32)
+            between = np.zeros(column * column, np.float32)
+            for i in range(block * PIXELS_TOGETHER, min((block + 1) * PIXELS_TOGETHER, count)):
+                at_x, at_y = x[i] * scale, y[i] * scale
+                corner_x, corner_y = np.floor(at_x), np.floor(at_y)
+                near = -side < corner_x < width + side and -side < corner_y < height + side
+                if not near:
+                    nothing = write((at_x - at_x) * (at_y - at_y) if at_x + at_y != at_x + at_y else np.float32(0))
+                    for k in range(taps):
+                        out[i, first + k] = nothing
+                    continue
+                right, below = at_x - corner_x, at_y - corner_y
+                left, top = int(corner_x) - reach, int(corner_y) - reach
+                if left >= 0 and top >= 0 and left + side < width and top + side < height:
+                    for r in range(column):
+                        for k in range(column):
+                            around[k * column + r] = read(volume[i, top + r, left + k])
+                else:
+                    around[:] = 0
+                    for r in range(max(0, -top), max(0, min(column, height - top))):
+                        for k in range(max(0, -left), max(0, min(column, width - left))):
+                            around[k * column + r] = read(volume[i, top + r, left + k])
+                for j in range(side * column):
+                    between[j] = around[j] + (around[j + column] - around[j]) * right
+                for j in range(side * column):
+                    around[j] = between[j] + (between[j + 1] - between[j]) * below
+                for k in range(side):
+                    for r in range(side):
+                        out[i, first + k * side + r] = write(around[k * column + r])
+
+    return kernel
