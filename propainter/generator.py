@@ -8,7 +8,7 @@ from propainter.attention import PUBLISHED_ATTENTION, WindowAttention, WindowPla
 from propainter.blocks import DeformableAlignment, UpConv, conv3x3, conv_pair, leaky
 from propainter.raft import Flows
 from propainter.transformer import SoftComposition, SoftSplit, TemporalSparseTransformer, token_mask
-from propainter.warp import consistent, pass_order, warp
+from propainter.warp import consistent, pass_order, positions, sample
 
 DIRECTIONS = ("backward_1", "forward_1")
 
@@ -80,6 +80,10 @@ class FeaturePropagation(nn.Module):
         return self.fuse(both.flatten(0, 1)).view_as(features) + features
 
     def _propagate(self, name: str, features: Tensor, flows: Tensor, checks: Tensor, masks: Tensor) -> Tensor:
+        # All pairs at once: neither depends on what is carried.
+        grids = positions(flows.flatten(0, 1))
+        valid = consistent(flows.flatten(0, 1), checks.flatten(0, 1), grids)
+        grids, valid = (x.unflatten(0, flows.shape[:2]) for x in (grids, valid))
         done = list(features.unbind(1))
         state = features[:, 0]
         for t, pair in pass_order(features.shape[1], backward=name == "backward_1"):
@@ -87,9 +91,8 @@ class FeaturePropagation(nn.Module):
             if pair is None:
                 state = current
             else:
-                flow = flows[:, pair]
-                valid = consistent(flow, checks[:, pair])
-                condition = torch.cat([current, warp(state, flow), flow, valid, mask], dim=1)
+                flow, warped = flows[:, pair], sample(state, grids[:, pair])
+                condition = torch.cat([current, warped, flow, valid[:, pair], mask], dim=1)
                 state = self.deform_align[name](state, condition, flow)
             state = state + self.backbone[name](torch.cat([current, state, mask], dim=1))
             done[t] = state

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from propainter.raft import Flows
 from propainter.schedule import MAX_PIXEL_SUBVIDEO, PIXEL_PADDING, plan_subvideos
-from propainter.warp import binarise, consistent, pass_order, warp
+from propainter.warp import binarise, consistent, pass_order, positions, sample
 
 
 def propagate_pixels(frames: Tensor, flows: Flows, masks: Tensor, subvideo_length: int = 80) -> tuple[Tensor, Tensor]:
@@ -47,10 +47,10 @@ def _propagate(frames: Tensor, masks: Tensor, flows: Tensor, checks: Tensor, bac
         if pair is None:
             before = t
             continue
-        flow = flows[:, pair]
-        valid = consistent(flow, checks[:, pair])
-        source = warp(frames[:, before], flow, mode="nearest")
-        hidden = binarise(warp(masks[:, before], flow))
+        grid = positions(flows[:, pair])
+        valid = consistent(flows[:, pair], checks[:, pair], grid)
+        source = sample(frames[:, before], grid, mode="nearest")
+        hidden = binarise(sample(masks[:, before], grid))
         trusted = valid * (1 - hidden)
         use = binarise(masks[:, t] * trusted)
         frames[:, t] = use * source + (1 - use) * frames[:, t]

@@ -16,8 +16,16 @@ def warp(x: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
         mode: "bilinear" or "nearest".
 
     Returns:
-        [N, C, H, W] in x's dtype; positions are computed, and x is sampled, in the flow's (on the CPU always float32:
-        torch's kernel there counts pixels in as many bits as the dtype has, and reads elsewhere from 32,768 on).
+        [N, C, H, W] in x's dtype.
+    """
+    return sample(x, positions(flow), mode)
+
+
+def positions(flow: Tensor) -> Tensor:
+    """Where `warp` samples by a flow [N, 2, H, W]: [N, H, W, 2] for `sample`, to be computed once for several images.
+
+    In the flow's dtype; on the CPU always float32: torch's kernel there counts pixels in as many bits as the dtype has,
+    and reads elsewhere from 32,768 on.
     """
     height, width = flow.shape[-2:]
     rows = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None]
@@ -25,18 +33,24 @@ def warp(x: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
     grid_x = 2 * (columns + flow[:, 0]) / max(width - 1, 1) - 1
     grid_y = 2 * (rows + flow[:, 1]) / max(height - 1, 1) - 1
     grid = torch.stack((grid_x, grid_y), dim=-1)
-    if grid.device.type == "cpu":
-        grid = grid.float()
+    return grid.float() if grid.device.type == "cpu" else grid
+
+
+def sample(x: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
+    """x [N, C, H, W] at `positions`, zeros outside; sampled in their dtype, given in x's."""
     sampled = F.grid_sample(x.to(grid.dtype), grid, mode=mode, padding_mode="zeros", align_corners=True)
     return sampled.to(x.dtype)
 
 
-def consistent(flow: Tensor, back: Tensor) -> Tensor:
+def consistent(flow: Tensor, back: Tensor, grid: Tensor | None = None) -> Tensor:
     """Where following `flow` and then `back` ends near the start: [N, 1, H, W], 1 or 0, in flow's dtype.
 
     Valid where |flow + bw|^2 < 0.01 (|flow|^2 + |bw|^2) + 0.5, with bw = warp(back, flow); both [N, 2, H, W].
+
+    Args:
+        grid: the flow's `positions`, where they are known.
     """
-    returned = warp(back, flow)
+    returned = sample(back, positions(flow) if grid is None else grid)
     length = flow.square().sum(1, keepdim=True) + returned.square().sum(1, keepdim=True)
     error = (flow + returned).square().sum(1, keepdim=True)
     return (error < 0.01 * length + 0.5).to(flow.dtype)
