@@ -7,25 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def warp(x: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
-    """Sample `x` at (pixel + flow), zeros outside the image.
+def positions(flow: Tensor) -> Tensor:
+    """Where warping looks: pixel + flow, normalised by (W - 1), (H - 1); once for all images that a flow warps.
 
     Args:
-        x: [N, C, H, W].
         flow: [N, 2, H, W] in pixels, channel 0 is x and channel 1 is y.
-        mode: "bilinear" or "nearest".
 
     Returns:
-        [N, C, H, W] in x's dtype.
-    """
-    return sample(x, positions(flow), mode)
-
-
-def positions(flow: Tensor) -> Tensor:
-    """Where `warp` samples by a flow [N, 2, H, W]: [N, H, W, 2] for `sample`, to be computed once for several images.
-
-    In the flow's dtype; on the CPU always float32: torch's kernel there counts pixels in as many bits as the dtype has,
-    and reads elsewhere from 32,768 on.
+        [N, H, W, 2] for `sample`, in the flow's dtype; on the CPU always float32: torch's kernel there counts pixels in
+        as many bits as the dtype has, and reads elsewhere from 32,768 on.
     """
     height, width = flow.shape[-2:]
     rows = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None]
@@ -37,7 +27,16 @@ def positions(flow: Tensor) -> Tensor:
 
 
 def sample(x: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
-    """x [N, C, H, W] at `positions`, zeros outside; sampled in their dtype, given in x's."""
+    """Warp x: what lies at `positions` of it, zeros outside the image.
+
+    Args:
+        x: [N, C, H, W].
+        grid: [N, H, W, 2] from `positions`.
+        mode: "bilinear" or "nearest".
+
+    Returns:
+        [N, C, H, W] in x's dtype; x is sampled in the grid's.
+    """
     sampled = F.grid_sample(x.to(grid.dtype), grid, mode=mode, padding_mode="zeros", align_corners=True)
     return sampled.to(x.dtype)
 
@@ -45,7 +44,7 @@ def sample(x: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
 def consistent(flow: Tensor, back: Tensor, grid: Tensor | None = None) -> Tensor:
     """Where following `flow` and then `back` ends near the start: [N, 1, H, W], 1 or 0, in flow's dtype.
 
-    Valid where |flow + bw|^2 < 0.01 (|flow|^2 + |bw|^2) + 0.5, with bw = warp(back, flow); both [N, 2, H, W].
+    Valid where |flow + bw|^2 < 0.01 (|flow|^2 + |bw|^2) + 0.5, with bw = back, warped by flow; both [N, 2, H, W].
 
     Args:
         grid: the flow's `positions`, where they are known.

@@ -15,7 +15,7 @@ from propainter.compositing import Compositor, prepare_masks
 from propainter.pipeline import encode_every_window, whole_clip, window_after_window
 from propainter.propagation import propagate_pixels
 from propainter.raft import ClipFlow, estimate_flow
-from propainter.warp import consistent, warp
+from propainter.warp import consistent, positions, sample
 
 QUICK = Schedule(raft_iterations=1)
 
@@ -284,7 +284,7 @@ def test_warp_by_whole_pixels_shifts(shift, seed):
     source = slice(rows.start + dy, rows.stop + dy), slice(columns.start + dx, columns.stop + dx)
     expected[..., rows, columns] = x[..., source[0], source[1]]
     for mode in ("bilinear", "nearest"):
-        assert torch.allclose(warp(x, flow, mode), expected, atol=1e-4)
+        assert torch.allclose(sample(x, positions(flow), mode), expected, atol=1e-4)
     inside = torch.zeros(1, 1, 16, 20)
     inside[..., rows, columns] = 1
     # There and back again, where the way does not lead out of the picture.
@@ -296,7 +296,8 @@ def test_warp_by_whole_pixels_shifts(shift, seed):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_warp_in_half_precision_reads_its_own_pixels(dtype, mode, layout):
     x = torch.rand(1, 3, 256, 256).to(dtype).to(memory_format=layout)  # more pixels than 15 bits count
-    assert torch.equal(warp(x, torch.zeros(1, 2, 256, 256, dtype=dtype), mode)[..., ::255, ::255], x[..., ::255, ::255])
+    warped = sample(x, positions(torch.zeros(1, 2, 256, 256, dtype=dtype)), mode)
+    assert torch.equal(warped[..., ::255, ::255], x[..., ::255, ::255])
 
 
 @settings(max_examples=10, deadline=None)
