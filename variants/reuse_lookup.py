@@ -26,9 +26,10 @@ class BothDirections:
         backward = finest.view(-1, pixels, pixels).transpose(1, 2).reshape(finest.shape)
         own = getattr(block, "windows", None)
         for level, forward in enumerate(block.corr_pyramid):
-            both = torch.cat([forward, backward])
-            # Under autocast grid_sample would copy a half-precision volume to float32 in every update.
-            block.corr_pyramid[level] = both if own else both.float()
+            block.corr_pyramid[level] = torch.cat([forward, backward])
+            if not own:
+                # Under autocast grid_sample would copy a half-precision volume to float32 in every update.
+                block.corr_pyramid[level] = block.corr_pyramid[level].float()
             if level + 1 < block.num_levels:
                 backward = F.avg_pool2d(backward, kernel_size=2, stride=2)
         if isinstance(block, AllPairs):
