@@ -39,7 +39,7 @@ test: setup
 
 # The accuracy gate: variants of a small sample against the baseline that is kept here. On another processor or torch
 # the reference may differ by rounding (--tolerant).
-GATE := attention=manual,sdpa precision=fp32,amp reuse=none,exact weights=seeded quality.lpips=false \
+GATE := attention=manual,sdpa precision=fp32,amp reuse=none,exact kernels=torch,cpu weights=seeded quality.lpips=false \
 	data.num_frames=4 data.height=128 data.width=136 schedule.raft_iterations=4 \
 	measure.min_samples=1 measure.max_samples=1 measure.max_warmups=0 measure.flops=false report=false
 

@@ -49,7 +49,7 @@ def device_name(device: torch.device) -> str:
 
 
 PACKAGES = (
-    *("numpy", "scipy", "pillow", "torchvision", "triton", "scikit-image", "lpips", "stlpips-pytorch", "av"),
+    *("numpy", "scipy", "pillow", "torchvision", "triton", "numba", "scikit-image", "lpips", "stlpips-pytorch", "av"),
     "hydra-core",
 )
 """Packages that shape results or times, beside torch."""

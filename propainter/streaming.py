@@ -190,13 +190,18 @@ class _Run:
                 flows = tuple(self.span.get(name, range(start, end)) for name in ("flow_f", "flow_b"))
                 masks = self._masks("flow_holes", range(start, end + 1))
                 self._let_go()
-                flows = complete_flow(self.pipeline.networks.flow_completion, flows, masks, end - start)
+                flows = complete_flow(self._completion, flows, masks, end - start)
                 flow_f, flow_b = (flow[:, keep] for flow in flows)
                 del flows, masks
                 self.pipeline.observer.tensors("completion", flow_f=flow_f, flow_b=flow_b)
                 self.span.put("completed_f", self.completed, flow_f)
                 self.span.put("completed_b", self.completed, flow_b)
                 self.completed += flow_f.shape[1]
+
+    def _completion(self, masked_flow: Tensor, masks: Tensor) -> Tensor:
+        if self.device.type == "cpu":
+            give_back_freed()  # what the other direction has left would add to this one's peak
+        return self.pipeline.networks.flow_completion(masked_flow, masks)
 
     def _estimate_until(self, stop: int) -> None:
         pipeline, together = self.pipeline, clip_length(self.small_size[1]) + 1  # a clip and the frame before it

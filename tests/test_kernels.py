@@ -113,6 +113,14 @@ class TestPipeline:
         assert said["linear"].startswith("20 layers")
         assert said["freed_memory_kept"] == (platform.libc_ver()[0] == "glibc")
 
+    @pytest.mark.parametrize("once", [False, True])
+    def test_golden_flow(self, networks, golden, once):
+        data = golden.tensors("raft")
+        pipeline = Pipeline(copy.deepcopy(networks), Schedule(raft_iterations=6))
+        estimate = kernels.cpu(reuse.flow(pipeline) if once else pipeline).flow_estimator
+        for got, name in zip(estimate(data["frames"][None] / 127), ("flow", "flow_b"), strict=True):
+            assert (got[0, ..., ::2, ::2] - data[name]).abs().max() < 2e-5 * data[name].abs().max()
+
     def test_the_loop_runs(self, narrow, monkeypatch):
         """In every update, of the volume's own dtype."""
         dtypes, loop = [], numba_windows.windows

@@ -11,7 +11,14 @@ import pytest
 import torch
 
 from propainter import InputError, memory
-from propainter.memory import KERNELS_KEPT, LARGEST_FROM_HEAP_BYTES, RssPeak, keep_few_kernels, large_tensors_mapped
+from propainter.memory import (
+    KERNELS_KEPT,
+    LARGEST_FROM_HEAP_BYTES,
+    RssPeak,
+    freed_memory_kept,
+    keep_few_kernels,
+    large_tensors_mapped,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 2**20
@@ -83,6 +90,37 @@ def test_freed_tensors_go_back_at_once():
     assert mapped < 70 * MIB < 140 * MIB < kept  # of 40 MiB in use, and 200 that were freed
 
 
+FAULTS = """
+import resource, torch
+from propainter.memory import freed_memory_kept
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        several = [torch.ones(25 * 2**20, dtype=torch.uint8) for _ in range(4)]
+        del several
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+torch.ones(30 * 2**20, dtype=torch.uint8)  # freed: from now on glibc takes as large ones from its heap
+with freed_memory_kept() as kept:
+    print(kept, faults(), end=" ")
+    resident = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+left = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+print(resident - left, faults())
+"""
+"""100 MiB are made and freed 20 times; pages that the kernel had to bring, and bytes that go back at the end."""
+
+
+@pytest.mark.skipif(not GLIBC, reason="needs glibc, which gives the end of its heap back")
+def test_freed_memory_is_kept_inside_and_given_back_after():
+    said = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    kept, inside, given_back, outside = said.split()
+    pages = 100 * MIB // os.sysconf("SC_PAGESIZE")
+    assert kept == "True"
+    assert int(inside) < 2 * pages < 10 * pages < int(outside)  # once, and in each of 20 rounds
+    assert int(given_back) > 90 * MIB
+
+
 @pytest.mark.skipif(not GLIBC, reason="needs glibc, whose options are recorded")
 def test_afterwards_it_is_as_glibc_leaves_it(monkeypatch):
     calls = []
@@ -103,8 +141,8 @@ def test_afterwards_it_is_as_glibc_leaves_it(monkeypatch):
 @pytest.mark.parametrize("library", [("", ""), ("musl", "1.2")])
 def test_another_c_library_is_left_alone(monkeypatch, library):
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: library)
-    with large_tensors_mapped() as from_bytes:
-        assert from_bytes is None
+    with large_tensors_mapped() as from_bytes, freed_memory_kept() as kept:
+        assert from_bytes is None and kept is False
 
 
 KERNELS = """

@@ -10,7 +10,7 @@ from reusing import clip, counting, hole_psnr, video_tensor
 
 from propainter import InputError, Pipeline, Schedule
 from propainter.flow_completion import complete_flow
-from variants import Unsupported, attention, correlation, flow_cache, precision, raft_scale, reuse
+from variants import Unsupported, attention, correlation, flow_cache, kernels, precision, raft_scale, reuse
 from variants.reuse_batches import TEMPORARY_BYTES
 from variants.reuse_flow import FlowOnce
 
@@ -100,10 +100,13 @@ class TestOutput:
             ("pipeline_long", Schedule(6, neighbor_length=6, ref_stride=2, subvideo_length=8)),
         ],
     )
-    def test_golden_pipeline(self, networks, golden, name, schedule):
+    @pytest.mark.parametrize("own_kernels", [False, True])
+    def test_golden_pipeline(self, networks, golden, name, schedule, own_kernels):
         data = golden.arrays(name)
         frames = golden.frames(name, len(data["masks"]))
         pipeline = reuse.exact(attention.sdpa(Pipeline(copy.deepcopy(networks), schedule)))
+        if own_kernels:
+            pipeline = kernels.cpu(pipeline)
         output, hole = pipeline(frames, data["masks"]), data["dilated_masks"] > 0
         assert np.array_equal(output[~hole], frames[~hole])
         assert 10 * np.log10(255**2 / np.mean((output[hole].astype(float) - data["output_in_hole"]) ** 2)) > 60
