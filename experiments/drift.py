@@ -27,7 +27,7 @@ from experiments.inpaint import classify, load_networks
 from experiments.record import variant
 from propainter import InputError, Pipeline
 from propainter.files import written_whole
-from propainter.stages import stage_after_stage
+from propainter.streaming import Streaming
 from variants import PUBLISHED, Unsupported, apply, precision
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ def measure_drift(reference: Pipeline, variant: Pipeline, clip: LoadedClip, boun
         Unsupported: the variant's tensors have other shapes, as with chunks of the clip, or it streams.
         NonFinite: the reference itself has a value that is not finite.
     """
-    if variant.over_stages is not stage_after_stage:
+    if isinstance(variant.over_stages, Streaming):
         raise Unsupported("drift gives each stage the whole clip; leave residency=streaming out, it changes no number")
     leader = ReferenceRun(reference, variant, clip)
     drifts = {unit: Drift(unit, stage) for unit, stage in units_of(variant).items()}

@@ -1,7 +1,8 @@
 """Floating-point operations of each stage, by dtype, and what share of the device's ceiling they come to.
 
 Counted are matrix products, convolutions and attention, by torch's own formulas (torch.utils.flop_counter), and
-deformable convolution and grid_sample by those below; a multiplication with the addition after it counts as two.
+deformable convolution and grid_sample by those below, operations of this project by the formulas that they register; a
+multiplication with the addition after it counts as two.
 Elementwise operations, norms, softmax and copies are not: their time goes to memory. A kernel that torch does not
 dispatch as one of these operations (Triton's, say) counts nothing.
 """

@@ -164,7 +164,7 @@ def all_together(layers: Callable[..., Tensor], inputs: tuple[Tensor, ...], fram
     return layers(*inputs)
 
 
-def predict_flow(flow_completion: nn.Module, flows: Flows, masks: Tensor) -> Flows:
+def predict_flow(flow_completion: Callable[[Tensor, Tensor], Tensor], flows: Flows, masks: Tensor) -> Flows:
     """Raw predictions for both directions, before they are combined with the flow outside the hole.
 
     The backward direction runs on time-reversed input. Shapes as in `complete_flow`.
@@ -176,11 +176,13 @@ def predict_flow(flow_completion: nn.Module, flows: Flows, masks: Tensor) -> Flo
     return forward, backward.flip(1)
 
 
-def complete_flow(flow_completion: nn.Module, flows: Flows, masks: Tensor, subvideo_length: int = 80) -> Flows:
+def complete_flow(
+    flow_completion: Callable[[Tensor, Tensor], Tensor], flows: Flows, masks: Tensor, subvideo_length: int = 80
+) -> Flows:
     """Flow with the hole filled: the prediction in the hole, the input flow outside (spec sections 2 and 4.3).
 
     Args:
-        flow_completion: a `FlowCompletion`.
+        flow_completion: a `FlowCompletion`, or what takes and gives the same.
         flows: flow_f and flow_b, each [B, T-1, 2, H, W] in pixels; H and W multiples of 8.
         masks: [B, T, 1, H, W], 1 in the hole, 0 elsewhere.
         subvideo_length: more flows than that are completed in sub-videos with `FLOW_PADDING` on both sides.

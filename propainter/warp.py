@@ -41,15 +41,15 @@ def sample(x: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
     return sampled.to(x.dtype)
 
 
-def consistent(flow: Tensor, back: Tensor, grid: Tensor | None = None) -> Tensor:
+def consistent(flow: Tensor, back: Tensor, grid: Tensor) -> Tensor:
     """Where following `flow` and then `back` ends near the start: [N, 1, H, W], 1 or 0, in flow's dtype.
 
     Valid where |flow + bw|^2 < 0.01 (|flow|^2 + |bw|^2) + 0.5, with bw = back, warped by flow; both [N, 2, H, W].
 
     Args:
-        grid: the flow's `positions`, where they are known.
+        grid: the flow's `positions`.
     """
-    returned = sample(back, positions(flow) if grid is None else grid)
+    returned = sample(back, grid)
     length = flow.square().sum(1, keepdim=True) + returned.square().sum(1, keepdim=True)
     error = (flow + returned).square().sum(1, keepdim=True)
     return (error < 0.01 * length + 0.5).to(flow.dtype)

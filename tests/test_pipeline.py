@@ -288,7 +288,7 @@ def test_warp_by_whole_pixels_shifts(shift, seed):
     inside = torch.zeros(1, 1, 16, 20)
     inside[..., rows, columns] = 1
     # There and back again, where the way does not lead out of the picture.
-    assert torch.equal(consistent(flow, -flow) * inside, inside)
+    assert torch.equal(consistent(flow, -flow, positions(flow)) * inside, inside)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

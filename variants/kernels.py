@@ -38,12 +38,16 @@ def cpu(pipeline: Pipeline) -> Pipeline:
         raise Unsupported(f"kernels=cpu are for the CPU, not for this {device.type} device")
     if not isinstance(estimator, (ClipFlow, FlowOnce)):
         raise Unsupported(f"kernels=cpu belong to RAFT's own flow estimators, not to {type(estimator).__name__}")
+    windows = _windows_by_numba(estimator, pipeline.networks.raft.corr_block)
     generator = pipeline.networks.generator
-    generator.ss.forward = partial(split, generator.ss)
+    layers = sum(convolve_linear_layers(module) for module in (generator.transformers, generator.sc))
+    wrapped = "forward" in vars(generator.ss)
+    if not wrapped:
+        generator.ss.forward = partial(split, generator.ss)
     pipeline.effective["kernels"] = {
-        "windows": _windows_by_numba(estimator, pipeline.networks.raft.corr_block),
-        "linear": f"{convolve_linear_layers(generator)} layers by convolution",
-        "tokens": "cut by convolution",
+        "windows": windows,
+        "linear": f"{layers} layers by convolution, where they are called as layers",
+        "tokens": "cut as published, by a wrapped module" if wrapped else "cut by convolution",
         "freed_memory_kept": False,
     }
     pipeline.over_stages = _keeping_memory(pipeline.over_stages, pipeline.effective["kernels"])
@@ -67,7 +71,10 @@ def _windows_by_numba(estimator: ClipFlow | FlowOnce, published: CorrBlock) -> s
         from variants import numba_windows
     except ImportError as error:
         raise Unsupported(f"kernels=cpu needs the package numba ({error}): pip install numba") from error
-    numba_windows.compile_now(published.radius)
+    try:
+        numba_windows.compile_now(published.radius)
+    except RuntimeError as error:  # nowhere to keep what it compiles
+        raise Unsupported(f"kernels=cpu: {error}; set NUMBA_CACHE_DIR to a folder that can be written to") from error
     estimator.correlation = partial(make, windows=numba_windows.windows)
-    estimator.identity = estimator.identity and f"{estimator.identity}, windows by numba"
+    estimator.identity = estimator.identity and f"{estimator.identity}, {numba_windows.identity()}"
     return "numba"

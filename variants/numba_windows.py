@@ -3,13 +3,15 @@
 `torch.ops.propainter_bench.windows` is an operation of its own, which counters of operations and torch.compile see.
 """
 
+import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numba
 import numpy as np
 import torch
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
@@ -35,6 +37,11 @@ def windows(volumes: Sequence[Tensor], radius: int, coords: Tensor) -> Tensor:
     return torch.ops.propainter_bench.windows(list(volumes), radius, coords)
 
 
+def identity() -> str:
+    """What shapes the loop's numbers: its source and numba's version."""
+    return f"windows by numba {numba.__version__}, {zlib.crc32(Path(__file__).read_bytes()):08x}"
+
+
 def compile_now(radius: int) -> None:
     """Have numba compile the loops for this radius (a second each), or load them from its cache on disk."""
     for bfloat16 in (False, True):
@@ -47,7 +54,7 @@ torch.library.define("propainter_bench::windows", "(Tensor[] volumes, int radius
 @torch.library.impl("propainter_bench::windows", "CPU")
 def _windows(volumes: Sequence[Tensor], radius: int, coords: Tensor) -> Tensor:
     dtype, side = volumes[0].dtype, 2 * radius + 1
-    x, y = (part.numpy() for part in coords.float().transpose(0, 1).reshape(2, -1).contiguous().unbind(0))
+    x, y = (part.numpy() for part in coords.detach().float().transpose(0, 1).reshape(2, -1).contiguous().unbind(0))
     output = _shaped(volumes, radius, coords)
     pixels = _as_numpy(output.permute(0, 2, 3, 1).flatten(0, 2))
     numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
@@ -74,6 +81,7 @@ def _flops(volumes: list[list[int]], radius: int, coords: list[int], *_: object,
 
 def _as_numpy(tensor: Tensor) -> np.ndarray:
     """The tensor's memory; bfloat16, which NumPy lacks, as its bits."""
+    tensor = tensor.detach()
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
@@ -93,17 +101,20 @@ def _float_of(typing, bits):
     return numba.float32(numba.uint32), codegen
 
 
-@numba.njit(**_options)
+# Plain functions to Python: a compiled one in the loop's closure would give it another name in the cache each time.
+
+
+@register_jitable
 def _same(value):
     return value
 
 
-@numba.njit(**_options)
+@register_jitable
 def _from_bfloat16(bits):
     return _float_of(np.uint32(bits) << np.uint32(16))
 
 
-@numba.njit(**_options)
+@register_jitable
 def _to_bfloat16(value):
     """To the nearest, ties to even, as torch rounds; what is not a number keeps its upper bits."""
     bits = _bits_of(value)
@@ -130,7 +141,7 @@ def windows_kernel(side: int, bfloat16: bool) -> Callable[..., None]:
         count, height, width = volume.shape
         for block in numba.prange((count + PIXELS_TOGETHER - 1) // PIXELS_TOGETHER):
             # The surroundings column by column, so that each blend is one loop over neighbours in memory.
-            around = np.zeros(column * column + 1, np.float32)
+            around = np.zeros(column * column, np.float32)
             between = np.zeros(column * column, np.float32)
             for i in range(block * PIXELS_TOGETHER, min((block + 1) * PIXELS_TOGETHER, count)):
                 at_x, at_y = x[i] * scale, y[i] * scale

@@ -74,8 +74,8 @@ def amp(
     Args:
         dtype: "float16" or "bfloat16"; default float16 on CUDA, bfloat16 on the CPU.
         everything: also RAFT and flow completion, which stay in float32 otherwise.
-        cast_weights_once: weights of convolutions and linear layers are cast before the run. Autocast, which without
-            gradients keeps none of its casts, does it at each call, to the same numbers.
+        cast_weights_once: weights of convolutions and linear layers are cast before the run. In inference mode
+            autocast keeps none of its casts and does it at each call, to the same numbers.
     """
     fp32(pipeline)
     device = pipeline.networks.device
@@ -83,8 +83,10 @@ def amp(
     stages = ALL_STAGES if everything else GENERATOR_STAGES
     if cast_weights_once:
         networks = pipeline.networks
-        for network in (networks.raft, networks.flow_completion, networks.generator)[0 if everything else 2 :]:
-            cast_weights(network, chosen)
+        cast_weights(networks.generator, chosen)
+        if everything:
+            cast_weights(networks.raft, chosen)
+            cast_weights(networks.flow_completion, chosen)
     pipeline.effective["weights_cast"] = "once" if cast_weights_once else "at each call"
 
     def autocast(stage: str) -> AbstractContextManager[Any]:

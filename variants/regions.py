@@ -74,6 +74,7 @@ def through(layers: Sequence[nn.Module], x: Tensor, want: Region) -> Tensor:
 
     x: [N, C, rows, columns].
     """
+    layers = list(layers)
     for i, layer in enumerate(layers):
         have, here = needed(layers[i:], want), needed(layers[i + 1 :], want)
         if isinstance(layer, UpConv):

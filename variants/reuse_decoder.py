@@ -83,8 +83,8 @@ class CompletedInHole:
         if "forward" in vars(network):
             return self._published(eighth, quarter, masks)
         hidden = masks[:, 0] > 0
-        rows, columns = (hidden.any(0).any(dim).cpu().numpy() for dim in (-1, -2))
-        region = around(rows, columns)
+        lines = torch.cat([hidden.any(-1).any(0), hidden.any(-2).any(0)]).cpu().numpy()
+        region = around(*np.split(lines, [masks.shape[-2]]))
         if region is None:
             return eighth.new_zeros(len(eighth), 2, *masks.shape[-2:])
         if share(region) > LARGEST_SHARE:

@@ -32,8 +32,8 @@ def sampled_deform_conv(
         (batch, channels, height, width), (rows, columns) = x.shape, weight.shape[-2:]
         taps = rows * columns
         groups = mask.shape[1] // taps
-        offset = offset.view(batch * groups, taps, 2, height, width)
-        mask = mask.view(batch * groups, 1, taps * height, width)
+        offset = offset.reshape(batch * groups, taps, 2, height, width)
+        mask = mask.reshape(batch * groups, 1, taps * height, width)
         x = x.reshape(batch * groups, -1, height, width)
         patches = x.new_empty(batch * groups, x.shape[1], taps * height, width, dtype=dtype)
         # A few groups at a time: all samples in float32 are four times what one temporary tensor may take.
