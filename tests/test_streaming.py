@@ -209,7 +209,7 @@ def test_every_stage_ends_at_its_last_step():
     assert all(told == sorted(told) for told in steps.values())
 
 
-def test_what_a_window_leaves_is_given_back_before_the_next(monkeypatch):
+def test_what_a_window_or_a_direction_of_completion_leaves_is_given_back_before_the_next(monkeypatch):
     steps: list[str] = []
 
     def predictor(*args):
@@ -218,9 +218,13 @@ def test_what_a_window_leaves_is_given_back_before_the_next(monkeypatch):
 
     monkeypatch.setattr(streaming, "give_back_freed", lambda: steps.append("given back"))
     pipeline = fake_pipeline(SHORT, over_stages=Streaming({}))
-    pipeline.predictor = predictor
+    pipeline.predictor, complete = predictor, pipeline.networks.flow_completion
+    pipeline.networks.flow_completion = lambda *args: steps.append("direction") or complete(*args)
     pipeline.run(fake_clip(30))
-    assert steps == 15 * ["window", "given back"]  # each asks for its features first
+    followed = list(zip(steps, steps[1:], strict=False))
+    assert followed.count(("window", "given back")) == steps.count("window") == 15  # each asks for its features first
+    assert followed.count(("given back", "direction")) == steps.count("direction") > 2
+    assert steps.count("given back") == steps.count("window") + steps.count("direction")
 
 
 class TestOtherGroups:
