@@ -76,8 +76,9 @@ def test_peak_is_of_memory_and_not_of_mapped_files(tmp_path):
     peak.reset()
     mapped = np.memmap(tmp_path / "file", mode="r")
     assert mapped.sum() == 0 and peak.peak_bytes() < 16 * MIB
-    torch.ones(64 * MIB, dtype=torch.uint8)  # freed at once
+    torch.ones(64 * MIB, dtype=torch.uint8)
     assert 56 * MIB < peak.peak_bytes() < 90 * MIB
+    memory.give_back_freed()  # where the heap had room for it, glibc keeps it
     peak.reset()
     assert peak.peak_bytes() < 16 * MIB
 
