@@ -76,7 +76,12 @@ def amp(
         everything: also RAFT and flow completion, which stay in float32 otherwise.
         cast_weights_once: weights of convolutions and linear layers are cast before the run. In inference mode
             autocast keeps none of its casts and does it at each call, to the same numbers.
+
+    Raises:
+        InputError: `cast_weights_once` is neither true nor false.
     """
+    if not isinstance(cast_weights_once, bool):
+        raise InputError(f"precision.cast_weights_once is {cast_weights_once!r}; give true or false")
     fp32(pipeline)
     device = pipeline.networks.device
     chosen = autocast_dtype(device, dtype)
