@@ -46,8 +46,8 @@ class Encoder(nn.Module):
 
 def interleave(first: Tensor, second: Tensor, groups: int) -> Tensor:
     """Concatenate two feature maps [N, C, H, W] group by group, so that each group sees a share of both."""
-    parts = [x.unflatten(1, (groups, -1)) for x in (first, second)]
-    return torch.cat(parts, dim=2).flatten(1, 2)
+    pairs = zip(first.chunk(groups, dim=1), second.chunk(groups, dim=1), strict=True)
+    return torch.cat([part for pair in pairs for part in pair], dim=1)
 
 
 class FeaturePropagation(nn.Module):

@@ -13,7 +13,7 @@ from propainter.memory import freed_memory_kept
 from propainter.pipeline import Clip, OverStages, Pipeline
 from propainter.raft import ClipFlow
 from variants import Unsupported
-from variants.convolved import convolve_linear_layers, split
+from variants.convolved import convolve_linear_layers, in_channels_last, split
 from variants.correlation import AllPairs
 from variants.reuse_flow import FlowOnce
 
@@ -25,6 +25,9 @@ def cpu(pipeline: Pipeline) -> Pipeline:
       taps where it lies; all of them lie equally far between pixels. With `correlation=on_demand` there is no volume,
       and nothing changes.
     - The generator's linear layers, and the cutting of tokens with theirs, by oneDNN's convolutions.
+    - Flow completion and generator in channels_last, which oneDNN's convolutions compute in on processors with matrix
+      units: in any other layout torch copies what they give (RAFT's recurrent layers always are; its encoders
+      normalise each channel, for which torch would copy it back).
     - What a run frees stays with the process until its end, so that the kernel does not clear the same pages over and
       over (not with `residency=streaming`, which gives it back to stay small).
 
@@ -41,12 +44,15 @@ def cpu(pipeline: Pipeline) -> Pipeline:
     windows = _windows_by_numba(estimator, pipeline.networks.raft.corr_block)
     generator = pipeline.networks.generator
     layers = sum(convolve_linear_layers(module) for module in (generator.transformers, generator.sc))
+    for network in (pipeline.networks.flow_completion, generator):
+        in_channels_last(network)
     wrapped = "forward" in vars(generator.ss)
     if not wrapped:
         generator.ss.forward = partial(split, generator.ss)
     pipeline.effective["kernels"] = {
         "windows": windows,
         "linear": f"{layers} layers by convolution, where they are called as layers",
+        "channels_last": ["flow_completion", "generator"],
         "tokens": "cut as published, by a wrapped module" if wrapped else "cut by convolution",
         "freed_memory_kept": False,
     }

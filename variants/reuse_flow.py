@@ -147,7 +147,9 @@ class Updates:
         shares = [gru.of_context(context) for gru in self.grus]
 
         def step(state: Tensor, corr: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-            corr, flow = (x.contiguous(memory_format=layout) for x in (corr, flow))
+            # Under autocast a flow in float32 would make float32 of all that it is concatenated with; every convolution
+            # then casts that to half precision, flow and all.
+            corr, flow = (x.contiguous(memory_format=layout) for x in (corr, flow.to(state.dtype)))
             motion = self.block.motion_encoder(flow, corr)
             for gru, share in zip(self.grus, shares, strict=True):
                 state = gru(state, motion, share)
