@@ -19,7 +19,18 @@ from propainter import Pipeline, Schedule
 from propainter.blocks import UpConv, conv3x3, leaky
 from propainter.flow_completion import complete_flow
 from propainter.transformer import SoftSplit
-from variants import Unsupported, correlation, kernels, numba_windows, precision, raft_scale, reuse
+from variants import (
+    Unsupported,
+    correlation,
+    kernels,
+    numba_gru,
+    numba_numbers,
+    numba_windows,
+    precision,
+    raft_scale,
+    reuse,
+    reuse_gru,
+)
 from variants.convolved import convolve_linear_layers, split
 from variants.regions import Span, cut, needed, through
 from variants.reuse_batches import TEMPORARY_BYTES
@@ -67,7 +78,8 @@ class TestWindows:
             assert (windows == 0).all()
 
     def test_a_second_process_compiles_nothing(self, tmp_path):
-        command = [sys.executable, "-c", "from variants.numba_windows import compile_now; compile_now(4)"]
+        script = "from variants import numba_gru, numba_windows; numba_gru.compile_now(); numba_windows.compile_now(4)"
+        command = [sys.executable, "-c", script]
         kept = []
         for _ in range(2):
             environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
@@ -85,6 +97,62 @@ class TestWindows:
         volumes, coords = [torch.randn(16 * 16, 1, 16, 16)], torch.rand(1, 2, 16, 16) * 16
         compiled = torch.compile(numba_windows.windows, backend="eager", fullgraph=True)
         assert compiled(volumes, 1, coords).equal(numba_windows.windows(volumes, 1, coords))
+
+
+class TestRecurrentUnits:
+    @staticmethod
+    def _inputs(dtype=torch.float32, spread=3.0, channels=20, motion=12):
+        torch.manual_seed(1)
+        wide = (2 * channels, 2 * channels, channels, motion, channels, channels)
+        return [(spread * torch.randn(2, c, 5, 7)).to(dtype) for c in wide]
+
+    @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+    @pytest.mark.parametrize("spread", [0.01, 3.0, 200.0])
+    def test_are_torchs(self, layout, spread):
+        summed, share, state, motion, new, new_share = self._inputs(spread=spread)
+        summed, new = (x.contiguous(memory_format=layout) for x in (summed, new))
+        got = [*numba_gru.gates(summed, share, state, motion)]
+        got.append(numba_gru.blend(new, new_share, state, got[0]))
+        expected = [*reuse_gru.gates(summed, share, state, motion)]
+        expected.append(reuse_gru.blend(new, new_share, state, expected[0]))
+        for a, b in zip(got, expected, strict=True):
+            assert a.shape == b.shape and (a - b).abs().max() < 5e-7 * max(1.0, spread)
+
+    def test_of_bfloat16_are_rounded_once(self):
+        summed, share, state, motion, new, new_share = halves = self._inputs(torch.bfloat16)
+        exact = [x.float() for x in halves]
+        for a, b in zip(numba_gru.gates(*halves[:4]), numba_gru.gates(*exact[:4]), strict=True):
+            assert a.equal(b.bfloat16())
+        update = torch.rand_like(state)
+        got = numba_gru.blend(new, new_share, state, update)
+        assert got.equal(numba_gru.blend(*(x.float() for x in (new, new_share, state, update))).bfloat16())
+
+    def test_over_the_whole_range(self):
+        x = torch.cat([torch.linspace(-100, 100, 200_000), torch.linspace(-1, 1, 200_000)]).view(1, 1, -1, 1)
+        zero, one = torch.zeros_like(x), torch.ones_like(x)
+        assert (numba_gru.blend(x, zero, zero, one) - x.double().tanh()).abs().max() < 2e-7
+        update, _ = numba_gru.gates(torch.cat([x, x], 1), torch.cat([zero, zero], 1), one, one)
+        assert (update - x.double().sigmoid()).abs().max() < 2e-7
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_nan_stays_and_infinity_is_an_end(self, dtype):
+        x = torch.tensor([math.nan, math.inf, -math.inf], dtype=dtype).view(1, 3, 1, 1)
+        zero = torch.zeros_like(x)
+        new = numba_gru.blend(x, zero, zero, torch.ones_like(x)).flatten()
+        assert new[0].isnan() and new[1:].tolist() == [1, -1]
+        update, _ = numba_gru.gates(torch.cat([x, x], 1), torch.cat([zero, zero], 1), zero, zero)
+        update = update.flatten()
+        assert update[0].isnan() and update[1] == 1 and 0 <= update[2] < 1e-37
+
+    def test_go_through_torch_compile(self):
+        *inputs, new, new_share = self._inputs()
+
+        def unit(summed, share, state, motion):
+            update, both = numba_gru.gates(summed, share, state, motion)
+            return both, numba_gru.blend(new, new_share, state, update)
+
+        compiled = torch.compile(unit, backend="eager", fullgraph=True)
+        assert all(a.equal(b) for a, b in zip(compiled(*inputs), unit(*inputs), strict=True))
 
 
 def test_linear_layers_by_convolution():
@@ -119,10 +187,13 @@ class TestPipeline:
             getattr(reuse, part)(pipeline)
         pipeline = kernels.cpu(pipeline)
         identity = pipeline.flow_estimator.identity
-        assert numba_windows.identity() in identity
+        assert numba_numbers.identity() in identity
         assert hole_psnr(pipeline(video, masks), expected, masks) > 60
         said = pipeline.effective["kernels"]
         assert said["windows"] == "numba"
+        assert said["recurrent"] == ("torch, inside the published network" if part == "none" else "numba")
+        weights = [*pipeline.networks.generator.parameters(), *pipeline.networks.flow_completion.parameters()]
+        assert any(w.dim() == 4 and not w.is_contiguous() for w in weights)
         assert said["linear"].startswith("19 layers")
         assert said["freed_memory_kept"] == (platform.libc_ver()[0] == "glibc")
 
@@ -135,18 +206,25 @@ class TestPipeline:
             assert (got[0, ..., ::2, ::2] - data[name]).abs().max() < 2e-5 * data[name].abs().max()
 
     def test_the_loop_runs(self, narrow, monkeypatch):
-        """In every update, of the volume's own dtype."""
-        dtypes, loop = [], numba_windows.windows
+        """In every update, of the volume's own dtype; what the recurrent units are fed is in it too."""
+        dtypes, loop, gates = [], numba_windows.windows, numba_gru.gates
 
         def watched(volumes, radius, coords):
             dtypes.append(volumes[0].dtype)
             return loop(volumes, radius, coords)
 
+        def watched_gates(*inputs):
+            units.append({x.dtype for x in inputs})
+            return gates(*inputs)
+
+        units = []
+        monkeypatch.setattr(numba_gru, "GATING", numba_gru.GATING._replace(gates=watched_gates))
         monkeypatch.setattr(numba_windows, "windows", watched)
         video, masks = clip(3)
         pipeline = reuse.exact(precision.amp(Pipeline(copy.deepcopy(narrow), QUICK), everything=True))
         kernels.cpu(pipeline)(video, masks)
         assert dtypes == [torch.bfloat16] * QUICK.raft_iterations
+        assert units == [{torch.bfloat16}] * 2 * QUICK.raft_iterations
 
     def test_a_dtype_of_the_transformer_is_kept(self, narrow):
         """Its modules are wrapped for it: tokens are cut in it, too."""
@@ -167,7 +245,7 @@ class TestPipeline:
     def test_on_demand_has_no_volume(self, narrow):
         pipeline = kernels.cpu(reuse.exact(correlation.on_demand(Pipeline(copy.deepcopy(narrow), QUICK))))
         assert pipeline.effective["kernels"]["windows"] == "torch, since OnDemand has no volume"
-        assert "numba" not in pipeline.flow_estimator.identity
+        assert pipeline.effective["kernels"]["recurrent"] == "numba"
         video, masks = clip(3)
         expected = Pipeline(copy.deepcopy(narrow), QUICK)(video, masks)
         assert hole_psnr(pipeline(video, masks), expected, masks) > 60

@@ -24,6 +24,8 @@ def cpu(pipeline: Pipeline) -> Pipeline:
     - Windows of the correlation volume by a loop that numba compiles: grid_sample works out for each of a window's 81
       taps where it lies; all of them lie equally far between pixels. With `correlation=on_demand` there is no volume,
       and nothing changes.
+    - What RAFT's recurrent units do between their convolutions, as loops that numba compiles (with `reuse=flow` or
+      `exact`, where the units lie open).
     - The generator's linear layers, and the cutting of tokens with theirs, by oneDNN's convolutions.
     - Flow completion and generator in channels_last, which oneDNN's convolutions compute in on processors with matrix
       units: in any other layout torch copies what they give (RAFT's recurrent layers always are; its encoders
@@ -41,7 +43,7 @@ def cpu(pipeline: Pipeline) -> Pipeline:
         raise Unsupported(f"kernels=cpu are for the CPU, not for this {device.type} device")
     if not isinstance(estimator, (ClipFlow, FlowOnce)):
         raise Unsupported(f"kernels=cpu belong to RAFT's own flow estimators, not to {type(estimator).__name__}")
-    windows = _windows_by_numba(estimator, pipeline.networks.raft.corr_block)
+    loops = _loops_by_numba(estimator, pipeline.networks.raft.corr_block)
     generator = pipeline.networks.generator
     layers = sum(convolve_linear_layers(module) for module in (generator.transformers, generator.sc))
     for network in (pipeline.networks.flow_completion, generator):
@@ -50,7 +52,7 @@ def cpu(pipeline: Pipeline) -> Pipeline:
     if not wrapped:
         generator.ss.forward = partial(split, generator.ss)
     pipeline.effective["kernels"] = {
-        "windows": windows,
+        **loops,
         "linear": f"{layers} layers by convolution, where they are called as layers",
         "channels_last": ["flow_completion", "generator"],
         "tokens": "cut as published, by a wrapped module" if wrapped else "cut by convolution",
@@ -68,19 +70,27 @@ def _keeping_memory(over_stages: OverStages, said: dict[str, Any]) -> OverStages
     return kept
 
 
-def _windows_by_numba(estimator: ClipFlow | FlowOnce, published: CorrBlock) -> str:
-    """Put the loop into the estimator's correlation; says what does the windows from now on."""
-    make = estimator.correlation or partial(AllPairs, num_levels=published.num_levels, radius=published.radius)
-    if not isinstance(make(), AllPairs):
-        return f"torch, since {type(make()).__name__} has no volume"
+def _loops_by_numba(estimator: ClipFlow | FlowOnce, published: CorrBlock) -> dict[str, str]:
+    """Put the loops into the estimator; says what does its windows and recurrent units from now on."""
     try:
-        from variants import numba_windows
+        from variants import numba_gru, numba_numbers, numba_windows
     except ImportError as error:
         raise Unsupported(f"kernels=cpu needs the package numba ({error}): pip install numba") from error
     try:
         numba_windows.compile_now(published.radius)
+        numba_gru.compile_now()
     except RuntimeError as error:  # nowhere to keep what it compiles
         raise Unsupported(f"kernels=cpu: {error}; set NUMBA_CACHE_DIR to a folder that can be written to") from error
-    estimator.correlation = partial(make, windows=numba_windows.windows)
-    estimator.identity = estimator.identity and f"{estimator.identity}, {numba_windows.identity()}"
-    return "numba"
+    said = {"windows": "numba", "recurrent": "numba"}
+    make = estimator.correlation or partial(AllPairs, num_levels=published.num_levels, radius=published.radius)
+    if isinstance(make(), AllPairs):
+        estimator.correlation = partial(make, windows=numba_windows.windows)
+    else:
+        said["windows"] = f"torch, since {type(make()).__name__} has no volume"
+    if isinstance(estimator, FlowOnce):
+        estimator.gating = numba_gru.GATING
+    else:
+        said["recurrent"] = "torch, inside the published network"
+    if "numba" in said.values():
+        estimator.identity = estimator.identity and f"{estimator.identity}, {numba_numbers.identity()}"
+    return said

@@ -3,22 +3,19 @@
 `torch.ops.propainter_bench.windows` is an operation of its own, which counters of operations and torch.compile see.
 """
 
-import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import numba
 import numpy as np
 import torch
-from numba.extending import intrinsic, register_jitable
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from variants.numba_numbers import OPTIONS, STORED, as_numpy, threads_as_torch
+
 PIXELS_TOGETHER = 64
 """Pixels that a thread takes at a time; scratch memory is made once for all of them."""
-
-_options = {"nogil": True, "cache": True, "fastmath": {"contract"}, "error_model": "numpy"}
 
 
 def windows(volumes: Sequence[Tensor], radius: int, coords: Tensor) -> Tensor:
@@ -37,15 +34,10 @@ def windows(volumes: Sequence[Tensor], radius: int, coords: Tensor) -> Tensor:
     return torch.ops.propainter_bench.windows(list(volumes), radius, coords)
 
 
-def identity() -> str:
-    """What shapes the loop's numbers: its source and numba's version."""
-    return f"windows by numba {numba.__version__}, {zlib.crc32(Path(__file__).read_bytes()):08x}"
-
-
 def compile_now(radius: int) -> None:
     """Have numba compile the loops for this radius (a second each), or load them from its cache on disk."""
-    for bfloat16 in (False, True):
-        windows_kernel(2 * radius + 1, bfloat16)
+    for dtype in STORED:
+        windows_kernel(2 * radius + 1, dtype)
 
 
 torch.library.define("propainter_bench::windows", "(Tensor[] volumes, int radius, Tensor coords) -> Tensor")
@@ -53,14 +45,14 @@ torch.library.define("propainter_bench::windows", "(Tensor[] volumes, int radius
 
 @torch.library.impl("propainter_bench::windows", "CPU")
 def _windows(volumes: Sequence[Tensor], radius: int, coords: Tensor) -> Tensor:
-    dtype, side = volumes[0].dtype, 2 * radius + 1
+    side = 2 * radius + 1
     x, y = (part.numpy() for part in coords.detach().float().transpose(0, 1).reshape(2, -1).contiguous().unbind(0))
     output = _shaped(volumes, radius, coords)
-    pixels = _as_numpy(output.permute(0, 2, 3, 1).flatten(0, 2))
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-    kernel = windows_kernel(side, dtype == torch.bfloat16)
+    pixels = as_numpy(output.permute(0, 2, 3, 1).flatten(0, 2))
+    threads_as_torch()
+    kernel = windows_kernel(side, volumes[0].dtype)
     for level, volume in enumerate(volumes):
-        kernel(_as_numpy(volume[:, 0].contiguous()), x, y, np.float32(1 / 2**level), pixels, level * side**2)
+        kernel(as_numpy(volume[:, 0].contiguous()), x, y, np.float32(1 / 2**level), pixels, level * side**2)
     return output
 
 
@@ -79,64 +71,20 @@ def _flops(volumes: list[list[int]], radius: int, coords: list[int], *_: object,
     return batch * height * width * len(volumes) * (3 * side * (side + 1) + 3 * side**2 + 10)
 
 
-def _as_numpy(tensor: Tensor) -> np.ndarray:
-    """The tensor's memory; bfloat16, which NumPy lacks, as its bits."""
-    tensor = tensor.detach()
-    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
-
-@intrinsic
-def _bits_of(typing, value):
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], context.get_value_type(numba.uint32))
-
-    return numba.uint32(numba.float32), codegen
-
-
-@intrinsic
-def _float_of(typing, bits):
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], context.get_value_type(numba.float32))
-
-    return numba.float32(numba.uint32), codegen
-
-
-# Plain functions to Python: a compiled one in the loop's closure would give it another name in the cache each time.
-
-
-@register_jitable
-def _same(value):
-    return value
-
-
-@register_jitable
-def _from_bfloat16(bits):
-    return _float_of(np.uint32(bits) << np.uint32(16))
-
-
-@register_jitable
-def _to_bfloat16(value):
-    """To the nearest, ties to even, as torch rounds; what is not a number keeps its upper bits."""
-    bits = _bits_of(value)
-    odd = (bits >> np.uint32(16)) & np.uint32(1)
-    rounded = bits if value != value else bits + np.uint32(0x7FFF) + odd
-    return np.uint16(rounded >> np.uint32(16))
-
-
 @lru_cache
-def windows_kernel(side: int, bfloat16: bool) -> Callable[..., None]:
+def windows_kernel(side: int, dtype: torch.dtype) -> Callable[..., None]:
     """A compiled (volume [n, h, w], x [n], y [n], scale, out [n, C], first): writes the window of `side` x `side` whole
     steps around (x, y) * scale in each image of the volume into channels `first` and following. Volume and out are
     float32, or bits of bfloat16 in uint16; the rest is float32.
 
     All of a window lies equally far between whole positions, so that it is blended from (side + 1)**2 of them.
     """
-    read, write = (_from_bfloat16, _to_bfloat16) if bfloat16 else (_same, _same)
-    kind, numbers = numba.uint16 if bfloat16 else numba.float32, numba.float32[::1]
+    kind, read, write = STORED[dtype]
+    numbers = numba.float32[::1]
     signature = numba.void(kind[:, :, ::1], numbers, numbers, numba.float32, kind[:, ::1], numba.int64)
     reach, taps, column = side // 2, side * side, side + 1
 
-    @numba.njit(signature, parallel=True, **_options)
+    @numba.njit(signature, **OPTIONS)
     def kernel(volume, x, y, scale, out, first):
         count, height, width = volume.shape
         for block in numba.prange((count + PIXELS_TOGETHER - 1) // PIXELS_TOGETHER):

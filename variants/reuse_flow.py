@@ -10,6 +10,7 @@ from torchvision.models.optical_flow._utils import make_coords_grid, upsample_fl
 from torchvision.models.optical_flow.raft import ConvGRU, CorrBlock, UpdateBlock
 
 from propainter.raft import ClipFlow, Flows, all_pairs, check_frames
+from variants.reuse_gru import TORCH, Gating, SplitGRU
 from variants.reuse_lookup import BothDirections
 
 UPDATE_CHANNELS = 2400
@@ -31,6 +32,9 @@ class FlowOnce:
         published: the estimator that this one stands in for; its network, iterations and correlation are used.
         batch_bytes: bound of a batch of pairs, at least one pair; None for the device's own.
         said: where figures of the latest call are written.
+
+    Attributes:
+        gating: what the recurrent units do between their convolutions (seam).
     """
 
     def __init__(self, published: ClipFlow, batch_bytes: int | None, said: dict[str, Any]) -> None:
@@ -39,6 +43,7 @@ class FlowOnce:
         self.correlation = published.correlation
         self.batch_bytes = batch_bytes
         self.said = said
+        self.gating = TORCH
         inner = getattr(published, "identity", None)
         together = f"batches of {batch_bytes} bytes" if batch_bytes else "usual batches"
         self.identity = inner and f"{inner}, nothing computed twice, {together}"
@@ -54,7 +59,7 @@ class FlowOnce:
             raise ValueError(f"frames are {list(frames.shape)}; give one video at a time, [1, T, 3, H, W]")
         video = frames[0]
         pairs, step = len(video) - 1, self._pairs_together(video)
-        updates, flows = Updates(self.raft), []
+        updates, flows = Updates(self.raft, self.gating), []
         self.said.update(feature_frames=0, pairs_together=min(step, pairs), upsamplings=0, context=updates.said)
         features, context = self._encode(video[:1])
         for start in range(0, pairs, step):
@@ -122,9 +127,10 @@ class Updates:
 
     Args:
         raft: with the weights it will have.
+        gating: what its recurrent units do between their convolutions.
     """
 
-    def __init__(self, raft: nn.Module) -> None:
+    def __init__(self, raft: nn.Module, gating: Gating = TORCH) -> None:
         self.block: UpdateBlock = raft.update_block
         wrapped = "forward" in vars(self.block)
         self.said = "in every update, since RAFT's update block is wrapped" if wrapped else "once per pair"
@@ -133,7 +139,7 @@ class Updates:
             recurrent, hidden = self.block.recurrent_block, self.block.hidden_state_size
             motion = self.block.motion_encoder.out_channels
             both = [gru for gru in (recurrent.convgru1, recurrent.convgru2) if isinstance(gru, ConvGRU)]
-            self.grus = [SplitGRU(gru, hidden, motion) for gru in both]
+            self.grus = [SplitGRU(gru, hidden, motion, gating) for gru in both]
 
     def begin(self, context: Tensor) -> tuple[Step, Tensor]:
         """A pair's step, and its first hidden state, from the context network's output [N, C, h, w]."""
@@ -156,38 +162,3 @@ class Updates:
             return state, self.block.flow_head(state)
 
         return step, hidden
-
-
-class SplitGRU:
-    """A convolutional GRU whose update and reset gates are one convolution, without the context's channels.
-
-    Args:
-        gru: fed [hidden, context, motion].
-        hidden, motion: channels of the first and the last of them.
-    """
-
-    def __init__(self, gru: ConvGRU, hidden: int, motion: int) -> None:
-        self.padding = gru.convz.padding
-
-        def split(convs: list[nn.Conv2d]) -> tuple[Tensor, Tensor, Tensor]:
-            weight, bias = (torch.cat([getattr(conv, name) for conv in convs]) for name in ("weight", "bias"))
-            context = weight[:, hidden : weight.shape[1] - motion]
-            moving = torch.cat([weight[:, :hidden], weight[:, weight.shape[1] - motion :]], dim=1)
-            return moving, context.contiguous(), bias
-
-        self.gates, self.gates_context, self.gates_bias = split([gru.convz, gru.convr])
-        self.new, self.new_context, self.new_bias = split([gru.convq])
-
-    def of_context(self, context: Tensor) -> Flows:
-        """What the context adds to the gates and to the new state, biases included."""
-        return (
-            F.conv2d(context, self.gates_context, self.gates_bias, padding=self.padding),
-            F.conv2d(context, self.new_context, self.new_bias, padding=self.padding),
-        )
-
-    def __call__(self, state: Tensor, motion: Tensor, share: Flows) -> Tensor:
-        """The next state [N, hidden, h, w]."""
-        gates = F.conv2d(torch.cat([state, motion], dim=1), self.gates, padding=self.padding)
-        update, reset = gates.add_(share[0]).sigmoid_().chunk(2, dim=1)
-        new = F.conv2d(torch.cat([reset * state, motion], dim=1), self.new, padding=self.padding)
-        return torch.lerp(state, new.add_(share[1]).tanh_(), update)

@@ -1,0 +1,102 @@
+"""What loops that numba compiles share: options, float32 and bfloat16 in memory, exponentials that become vectors."""
+
+import zlib
+from pathlib import Path
+
+import numba
+import numpy as np
+import torch
+from numba.extending import intrinsic, register_jitable
+from torch import Tensor
+
+OPTIONS = {"nogil": True, "parallel": True, "cache": True, "fastmath": {"contract"}, "error_model": "numpy"}
+
+
+def identity() -> str:
+    """What shapes the loops' numbers: their sources and numba's version."""
+    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("numba_*.py")))
+    return f"loops by numba {numba.__version__}, {zlib.crc32(sources):08x}"
+
+
+def threads_as_torch() -> None:
+    """Have the loops take as many threads as torch does."""
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+
+
+def as_numpy(tensor: Tensor) -> np.ndarray:
+    """The tensor's memory; bfloat16, which NumPy lacks, as its bits."""
+    tensor = tensor.detach()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+@intrinsic
+def _bits_of(typing, value):
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], context.get_value_type(numba.uint32))
+
+    return numba.uint32(numba.float32), codegen
+
+
+@intrinsic
+def _float_of(typing, bits):
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], context.get_value_type(numba.float32))
+
+    return numba.float32(numba.uint32), codegen
+
+
+# Plain functions to Python: a compiled one in a loop's closure would give it another name in the cache each time.
+
+
+@register_jitable
+def same(value):
+    return value
+
+
+@register_jitable
+def from_bfloat16(bits):
+    return _float_of(np.uint32(bits) << np.uint32(16))
+
+
+@register_jitable
+def to_bfloat16(value):
+    """To the nearest, ties to even, as torch rounds; what is not a number keeps its upper bits."""
+    bits = _bits_of(value)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    rounded = bits if value != value else bits + np.uint32(0x7FFF) + odd
+    return np.uint16(rounded >> np.uint32(16))
+
+
+@register_jitable
+def exponential(x):
+    """e to the x of float32 within 3e-7 of it, from -87 to 87 and as there beyond: 2 to a whole power times Taylor's
+    series. No branch and no call, so that loops over it become vectors."""
+    # Written so that what is not a number stays so.
+    x = np.float32(-87) if x < np.float32(-87) else x
+    x = np.float32(87) if x > np.float32(87) else x
+    whole = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
+    # ln 2 in two parts, the first of which times a small whole number is exact.
+    rest = (x - whole * np.float32(0.693359375)) + whole * np.float32(2.12194440e-4)
+    series = np.float32(1 / 5040) * rest + np.float32(1 / 720)
+    series = series * rest + np.float32(1 / 120)
+    series = series * rest + np.float32(1 / 24)
+    series = series * rest + np.float32(1 / 6)
+    series = series * rest + np.float32(1 / 2)
+    series = (series * rest + np.float32(1)) * rest + np.float32(1)
+    return series * _float_of(np.uint32(np.int32(whole) + np.int32(127)) << np.uint32(23))
+
+
+@register_jitable
+def sigmoid(x):
+    one = np.float32(1)
+    return one / (one + exponential(-x))
+
+
+@register_jitable
+def tanh(x):
+    one = np.float32(1)
+    return one - np.float32(2) / (exponential(x + x) + one)
+
+
+STORED = {torch.float32: (numba.float32, same, same), torch.bfloat16: (numba.uint16, from_bfloat16, to_bfloat16)}
+"""dtype -> (numba's type of what lies in memory, how a loop reads it as float32, how it writes float32 to it)."""
