@@ -12,7 +12,7 @@ from experiments.data import load, sample_clip
 from experiments.drift import Drift, Report, markdown, measure_drift
 from experiments.drift_plot import draw
 from propainter import Pipeline, Schedule, build_networks
-from variants import Unsupported, chunking, precision, residency
+from variants import Unsupported, chunking, kernels, precision, residency
 
 QUICK = Schedule(neighbor_length=2)
 BOUND = 0.008
@@ -130,6 +130,15 @@ def test_lower_precision_drifts_where_it_is_used(drift):
     assert units["encoder"].dtype == "bfloat16" and 1e-4 < units["encoder"].own < 0.05
     for block in ("block_0", "block_1", "block_2"):
         assert 0 < units[block].own < units[block].accumulated
+
+
+def test_the_same_another_way_drifts_by_rounding(small, clip):
+    quick = Schedule(raft_iterations=1, neighbor_length=2)
+    reference = precision.fp32(Pipeline(small, quick))
+    report = measure_drift(reference, kernels.cpu(Pipeline(copy.deepcopy(small), quick)), clip, BOUND)
+    own = errors(report, "own")
+    assert set(own) == set(UNITS) and all(error < 1e-4 for error in own.values())
+    assert own["flow"] > 0 and own["block_0"] > 0  # it did go another way
 
 
 def test_other_parts_of_the_clip_cannot_be_compared(drift):

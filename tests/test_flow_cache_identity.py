@@ -11,7 +11,7 @@ from reusing import video_tensor
 
 from propainter import Pipeline, Schedule
 from propainter.raft import ClipFlow
-from variants import Unsupported, as_published, correlation, precision, raft_scale, reuse
+from variants import Unsupported, as_published, correlation, kernels, numba_numbers, precision, raft_scale, reuse
 from variants.flow_cache import disk
 
 FRAMES = (3, 136, 144)
@@ -128,3 +128,18 @@ def test_threads_are_part_of_a_key(narrow_once, tmp_path):
     finally:
         torch.set_num_threads(threads)
     assert len(keys) == 3
+
+
+@pytest.mark.parametrize("part", ["none", "flow"])
+def test_loops_and_their_source_are_part_of_a_key(narrow, tmp_path, monkeypatch, part):
+    def key(*changes) -> str:
+        pipeline = Pipeline(deepcopy(narrow), Schedule(raft_iterations=1))
+        for change in changes:
+            pipeline = change(pipeline)
+        return disk(pipeline, tmp_path).flow_estimator.key(frames)
+
+    frames, reused = video_tensor(2, 128, 128), REUSE[part][0]
+    without, by_loops = key(reused), key(reused, kernels.cpu)
+    assert key(reused, kernels.cpu) == by_loops != without
+    monkeypatch.setattr(numba_numbers, "identity", lambda: "loops of another version")
+    assert key(reused, kernels.cpu) not in (without, by_loops)
