@@ -20,7 +20,14 @@ def identity() -> str:
 
 def threads_as_torch() -> None:
     """Have the loops take as many threads as torch does."""
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
+# The first time numba starts its threads, and with OpenMP sets the number that torch takes, too: before anything runs.
+threads_as_torch()
 
 
 def as_numpy(tensor: Tensor) -> np.ndarray:
