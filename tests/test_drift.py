@@ -138,7 +138,7 @@ def test_the_same_another_way_drifts_by_rounding(small, clip):
     report = measure_drift(reference, kernels.cpu(Pipeline(copy.deepcopy(small), quick)), clip, BOUND)
     own = errors(report, "own")
     assert set(own) == set(UNITS) and all(error < 1e-4 for error in own.values())
-    assert own["flow"] > 0 and own["block_0"] > 0  # it did go another way
+    assert own["flow"] > 0 and own["soft_split"] > 0  # it did go another way
 
 
 def test_other_parts_of_the_clip_cannot_be_compared(drift):
