@@ -208,8 +208,8 @@ class TestPipeline:
         said = pipeline.effective["kernels"]
         assert said["windows"] == "numba"
         assert said["recurrent"] == ("torch, inside the published network" if part == "none" else "numba")
-        weights = [*pipeline.networks.generator.parameters(), *pipeline.networks.flow_completion.parameters()]
-        assert any(w.dim() == 4 and not w.is_contiguous() for w in weights)
+        for network in (pipeline.networks.generator, pipeline.networks.flow_completion):
+            assert any(w.dim() == 4 and not w.is_contiguous() for w in network.parameters())
         assert said["linear"].startswith("19 layers")
         assert said["freed_memory_kept"] == (platform.libc_ver()[0] == "glibc")
 
