@@ -154,7 +154,7 @@ def give_back_freed() -> None:
 
 
 @contextmanager
-def large_tensors_mapped(from_bytes: int = 4 * 2**20) -> Iterator[int | None]:
+def large_tensors_mapped(from_bytes: int = 2**20) -> Iterator[int | None]:
     """Inside, memory of a freed tensor of that size or more goes back to the system at once (glibc).
 
     glibc raises the size from which it maps memory from the system to that of the largest mapping freed so far, up to
