@@ -18,7 +18,7 @@ from propainter.compositing import Compositor, prepare_frames, prepare_masks, pr
 from propainter.errors import InputError
 from propainter.flow_completion import complete_flow
 from propainter.generator import shrink_flow
-from propainter.memory import give_back_freed, give_back_unused, large_tensors_mapped
+from propainter.memory import give_back_freed, large_tensors_mapped
 from propainter.propagation import propagate_subvideo
 from propainter.schedule import (
     FLOW_PADDING,
@@ -247,7 +247,7 @@ class _Run:
     def _stage(self, name: str, total: int, done: int) -> AbstractContextManager[None]:
         """The pipeline's stage, begun with what the C library kept of the one before given back: else peaks add up."""
         if self.device.type == "cpu":
-            give_back_unused()
+            give_back_freed()
         return self.pipeline.stage(name, total, done)
 
     @contextmanager

@@ -106,8 +106,7 @@ schedules = st.builds(
 def without_trimming():
     """Giving memory back to the system takes longer than everything else here."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("give_back_unused", "give_back_freed"):
-            patch.setattr(streaming, name, lambda: None)
+        patch.setattr(streaming, "give_back_freed", lambda: None)
         yield
 
 
@@ -209,7 +208,7 @@ def test_every_stage_ends_at_its_last_step():
     assert all(told == sorted(told) for told in steps.values())
 
 
-def test_what_a_window_or_a_direction_of_completion_leaves_is_given_back_before_the_next(monkeypatch):
+def test_what_a_stage_or_a_window_or_a_direction_of_completion_leaves_is_given_back_before_the_next(monkeypatch):
     steps: list[str] = []
 
     def predictor(*args):
@@ -218,13 +217,15 @@ def test_what_a_window_or_a_direction_of_completion_leaves_is_given_back_before_
 
     monkeypatch.setattr(streaming, "give_back_freed", lambda: steps.append("given back"))
     pipeline = fake_pipeline(SHORT, over_stages=Streaming({}))
-    pipeline.predictor, complete = predictor, pipeline.networks.flow_completion
+    pipeline.predictor, complete, stage = predictor, pipeline.networks.flow_completion, pipeline.stage
+    pipeline.stage = lambda *args: steps.append("stage") or stage(*args)
     pipeline.networks.flow_completion = lambda *args: steps.append("direction") or complete(*args)
     pipeline.run(fake_clip(30))
     followed = list(zip(steps, steps[1:], strict=False))
     assert followed.count(("window", "given back")) == steps.count("window") == 15  # each asks for its features first
     assert followed.count(("given back", "direction")) == steps.count("direction") > 2
-    assert steps.count("given back") == steps.count("window") + steps.count("direction")
+    assert followed.count(("given back", "stage")) == steps.count("stage") > 10
+    assert steps.count("given back") == sum(steps.count(name) for name in ("stage", "window", "direction"))
 
 
 class TestOtherGroups:
