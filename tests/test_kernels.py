@@ -261,10 +261,17 @@ class TestPipeline:
     def test_on_demand_has_no_volume(self, narrow):
         pipeline = kernels.cpu(reuse.exact(correlation.on_demand(Pipeline(copy.deepcopy(narrow), QUICK))))
         assert pipeline.effective["kernels"]["windows"] == "torch, since OnDemand has no volume"
-        assert pipeline.effective["kernels"]["recurrent"] == "numba"
+        assert pipeline.effective["kernels"]["recurrent"].startswith("numba, not called")
         video, masks = clip(3)
         expected = Pipeline(copy.deepcopy(narrow), QUICK)(video, masks)
         assert hole_psnr(pipeline(video, masks), expected, masks) > 60
+        assert pipeline.effective["kernels"]["recurrent"] == "numba"
+
+    def test_a_wrapped_update_block_runs_as_it_is(self, narrow):
+        pipeline = precision.per_component(Pipeline(copy.deepcopy(narrow), QUICK), {"raft": "bfloat16"})
+        kernels.cpu(reuse.exact(pipeline))(*clip(3))
+        assert pipeline.effective["kernels"]["recurrent"].startswith("numba, not called: RAFT's update block is wrap")
+        assert pipeline.effective["reuse"]["flow"]["context"].startswith("in every update")
 
     def test_another_estimator_is_refused(self, narrow):
         with pytest.raises(Unsupported, match="not to ScaledFlow"):

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from torchvision.models.optical_flow.raft import CorrBlock
 
 from propainter.memory import freed_memory_kept
@@ -16,6 +17,7 @@ from variants import Unsupported
 from variants.convolved import convolve_linear_layers, in_channels_last, split
 from variants.correlation import AllPairs
 from variants.reuse_flow import FlowOnce
+from variants.reuse_gru import Gating
 
 
 def cpu(pipeline: Pipeline) -> Pipeline:
@@ -43,7 +45,7 @@ def cpu(pipeline: Pipeline) -> Pipeline:
         raise Unsupported(f"kernels=cpu are for the CPU, not for this {device.type} device")
     if not isinstance(estimator, (ClipFlow, FlowOnce)):
         raise Unsupported(f"kernels=cpu belong to RAFT's own flow estimators, not to {type(estimator).__name__}")
-    loops = _loops_by_numba(estimator, pipeline.networks.raft.corr_block)
+    said = _loops_by_numba(estimator, pipeline.networks.raft.corr_block)
     generator = pipeline.networks.generator
     layers = sum(convolve_linear_layers(module) for module in (generator.transformers, generator.sc))
     for network in (pipeline.networks.flow_completion, generator):
@@ -51,14 +53,14 @@ def cpu(pipeline: Pipeline) -> Pipeline:
     wrapped = "forward" in vars(generator.ss)
     if not wrapped:
         generator.ss.forward = partial(split, generator.ss)
-    pipeline.effective["kernels"] = {
-        **loops,
+    said |= {
         "linear": f"{layers} layers by convolution, where they are called as layers",
         "channels_last": ["flow_completion", "generator"],
         "tokens": "cut as published, by a wrapped module" if wrapped else "cut by convolution",
         "freed_memory_kept": False,
     }
-    pipeline.over_stages = _keeping_memory(pipeline.over_stages, pipeline.effective["kernels"])
+    pipeline.effective["kernels"] = said
+    pipeline.over_stages = _keeping_memory(pipeline.over_stages, said)
     return pipeline
 
 
@@ -70,7 +72,7 @@ def _keeping_memory(over_stages: OverStages, said: dict[str, Any]) -> OverStages
     return kept
 
 
-def _loops_by_numba(estimator: ClipFlow | FlowOnce, published: CorrBlock) -> dict[str, str]:
+def _loops_by_numba(estimator: ClipFlow | FlowOnce, published: CorrBlock) -> dict[str, Any]:
     """Put the loops into the estimator; says what does its windows and recurrent units from now on."""
     try:
         from variants import numba_gru, numba_numbers, numba_windows
@@ -81,16 +83,25 @@ def _loops_by_numba(estimator: ClipFlow | FlowOnce, published: CorrBlock) -> dic
         numba_gru.compile_now()
     except RuntimeError as error:  # nowhere to keep what it compiles
         raise Unsupported(f"kernels=cpu: {error}; set NUMBA_CACHE_DIR to a folder that can be written to") from error
-    said = {"windows": "numba", "recurrent": "numba"}
+    said = {"windows": "numba", "recurrent": "torch, inside the published network"}
     make = estimator.correlation or partial(AllPairs, num_levels=published.num_levels, radius=published.radius)
     if isinstance(make(), AllPairs):
         estimator.correlation = partial(make, windows=numba_windows.windows)
     else:
         said["windows"] = f"torch, since {type(make()).__name__} has no volume"
     if isinstance(estimator, FlowOnce):
-        estimator.gating = numba_gru.GATING
-    else:
-        said["recurrent"] = "torch, inside the published network"
-    if "numba" in said.values():
+        estimator.gating = _noting(numba_gru.GATING, said)
+        said["recurrent"] = "numba, not called: RAFT's update block is wrapped, or no flow was estimated"
+    if said["windows"] == "numba" or isinstance(estimator, FlowOnce):
         estimator.identity = estimator.identity and f"{estimator.identity}, {numba_numbers.identity()}"
     return said
+
+
+def _noting(loops: Gating, said: dict[str, Any]) -> Gating:
+    """The same; says so once they run. They don't where RAFT's update block is wrapped, which may come later."""
+
+    def gates(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+        said["recurrent"] = "numba"
+        return loops.gates(*inputs)
+
+    return loops._replace(gates=gates)
