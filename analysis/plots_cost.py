@@ -39,22 +39,33 @@ def by_speed(rows: Sequence[Row]) -> list[Row]:
 
 
 def waterfall(rows: Sequence[Row]) -> Drawing | None:
-    """Techniques added one by one: from the published variant, each bar what one more changes in latency."""
-    steps = chain([row for row in rows if row.latency_s])
+    """Techniques added one by one: from the published variant, each bar what one more changes in latency.
+
+    The fastest variant of all comes last, as a whole bar, where it is none of these.
+    """
+    timed = [row for row in rows if row.latency_s]
+    steps = chain(timed)
     if len(steps) < 2:
         return None
     base = steps[0]
-    level = [base.latency_s / row.speedup if row.speedup and base.published else row.latency_s for row in steps]
-    level[0] = base.latency_s
+
+    def latency_s(row: Row) -> float:
+        paired = row.speedup and base.published and row is not base
+        return base.latency_s / row.speedup if paired else row.latency_s
+
+    level = [latency_s(row) for row in steps]
+    fastest = min(timed, key=latency_s)
+    beside = [fastest] if latency_s(fastest) < min(level) else []
     names = [base.name] + [
         "+ " + ", ".join(after.added_to(before)) for before, after in zip(steps, steps[1:], strict=False)
     ]
-    figure, axes = new_figure(bars_height(len(steps)))
-    places = named_bars(axes, names)
+    whole = [(f"fastest: {row.name}", latency_s(row)) for row in beside]
+    figure, axes = new_figure(bars_height(len(steps) + len(whole)))
+    places = named_bars(axes, names + [name for name, _ in whole])
     axes.barh(places[0], level[0], height=0.42, color=GRID, edgecolor=INK, linewidth=0.6)
     lines = [[names[0], f"{level[0]:.3g}", "", ""]]
     end = max(level)
-    for place, name, before, after in zip(places[1:], names[1:], level, level[1:], strict=False):
+    for place, name, before, after in zip(places[1 : len(level)], names[1:], level, level[1:], strict=False):
         faster = after <= before
         axes.barh(
             place,
@@ -68,18 +79,24 @@ def waterfall(rows: Sequence[Row]) -> Drawing | None:
         )
         axes.plot([before, before], [place - 1 + 0.21, place - 0.21], color=INK, linewidth=0.6, linestyle=":")
         lines.append([name, f"{after:.3g}", times(before / after), times(level[0] / after)])
-    for place, before, after in zip(places, [0, *level], level, strict=False):
-        value_label(axes, max(before, after), place, f"{after:.3g} s  ({times(level[0] / after)})")
+    for place, (name, seconds) in zip(places[len(level) :], whole, strict=True):
+        axes.barh(place, seconds, height=0.42, color=BLUE, edgecolor=INK, linewidth=0.6)
+        lines.append([name, f"{seconds:.3g}", "", times(level[0] / seconds)])
+    ends = [max(before, after) for before, after in zip([0, *level], level, strict=False)]
+    shown = level + [seconds for _, seconds in whole]
+    for place, to, seconds in zip(places, ends + shown[len(level) :], shown, strict=True):
+        value_label(axes, to, place, f"{seconds:.3g} s  ({times(level[0] / seconds)})")
     axes.set_xlim(0, end * 1.3)
     axes.set_xlabel("latency [s]; in brackets the speedup over the first bar")
     changes = "; ".join(f"{line[0]}: {line[1]} s, {line[3]} in all" for line in lines[1:])
-    paired = all(row.speedup_kind == "paired" for row in steps[1:])
+    paired = all(row.speedup_kind == "paired" for row in [*steps[1:], *beside])
     return Drawing(
         name="waterfall",
         title="Techniques added one by one",
         figure=figure,
         caption="Each bar is what one more technique takes off the latency (plain, green) or adds to it (hatched, red)"
-        + (", by speedups measured in pairs." if paired else "."),
+        + (", by speedups measured in pairs." if paired else ".")
+        + (" Below, whole (blue), the fastest variant, which is none of these steps." if whole else ""),
         alt=f"Waterfall of latency. {names[0]}: {level[0]:.3g} s. {changes}.",
         header=["step", "latency [s]", "speedup of the step", "speedup in all"],
         lines=lines,

@@ -113,6 +113,14 @@ class TestCost:
         assert drawing.lines[1][3] == "2.00x"
         assert "pairs" in drawing.caption
 
+    def test_waterfall_ends_with_the_fastest_where_that_is_no_step(self, rows):
+        steps = plots_cost.waterfall(rows(*one_by_one()))
+        drawing = plots_cost.waterfall(rows(*one_by_one(), make_record(precision="amp_all", seconds=2, noise=0.01)))
+        assert drawing.lines == [*steps.lines, ["fastest: precision=amp_all", "2", "", "4.00x"]]
+        bar = drawing.figure.axes[0].patches[-1]
+        assert (bar.get_x(), bar.get_width()) == (0, pytest.approx(2, rel=0.02))
+        assert "fastest" in drawing.caption and "fastest" not in steps.caption
+
     def test_speedup_hatches_what_is_not_sure(self, rows):
         drawing = plots_cost.speedup_bars(rows(*one_by_one()))
         assert [line[0] for line in drawing.lines][0] == "attention=sdpa,precision=amp"
