@@ -53,40 +53,27 @@ def waterfall(rows: Sequence[Row]) -> Drawing | None:
         paired = row.speedup and base.published and row is not base
         return base.latency_s / row.speedup if paired else row.latency_s
 
-    level = [latency_s(row) for row in steps]
+    bars = [(base.name, 0.0, latency_s(base))]
+    for before, after in zip(steps, steps[1:], strict=False):
+        bars.append(("+ " + ", ".join(after.added_to(before)), latency_s(before), latency_s(after)))
     fastest = min(timed, key=latency_s)
-    beside = [fastest] if latency_s(fastest) < min(level) else []
-    names = [base.name] + [
-        "+ " + ", ".join(after.added_to(before)) for before, after in zip(steps, steps[1:], strict=False)
-    ]
-    whole = [(f"fastest: {row.name}", latency_s(row)) for row in beside]
-    figure, axes = new_figure(bars_height(len(steps) + len(whole)))
-    places = named_bars(axes, names + [name for name, _ in whole])
-    axes.barh(places[0], level[0], height=0.42, color=GRID, edgecolor=INK, linewidth=0.6)
-    lines = [[names[0], f"{level[0]:.3g}", "", ""]]
-    end = max(level)
-    for place, name, before, after in zip(places[1 : len(level)], names[1:], level, level[1:], strict=False):
-        faster = after <= before
-        axes.barh(
-            place,
-            abs(before - after),
-            left=min(before, after),
-            height=0.42,
-            color=GREEN if faster else RED,
-            hatch="" if faster else "///",
-            edgecolor=INK,
-            linewidth=0.6,
-        )
-        axes.plot([before, before], [place - 1 + 0.21, place - 0.21], color=INK, linewidth=0.6, linestyle=":")
-        lines.append([name, f"{after:.3g}", times(before / after), times(level[0] / after)])
-    for place, (name, seconds) in zip(places[len(level) :], whole, strict=True):
-        axes.barh(place, seconds, height=0.42, color=BLUE, edgecolor=INK, linewidth=0.6)
-        lines.append([name, f"{seconds:.3g}", "", times(level[0] / seconds)])
-    ends = [max(before, after) for before, after in zip([0, *level], level, strict=False)]
-    shown = level + [seconds for _, seconds in whole]
-    for place, to, seconds in zip(places, ends + shown[len(level) :], shown, strict=True):
-        value_label(axes, to, place, f"{seconds:.3g} s  ({times(level[0] / seconds)})")
-    axes.set_xlim(0, end * 1.3)
+    beside = [fastest] if latency_s(fastest) < min(map(latency_s, steps)) else []
+    bars += [(f"fastest: {row.name}", 0.0, latency_s(row)) for row in beside]
+    figure, axes = new_figure(bars_height(len(bars)))
+    places = named_bars(axes, [name for name, _, _ in bars])
+    lines = []
+    for number, (place, (name, before, after)) in enumerate(zip(places, bars, strict=True)):
+        in_all = times(base.latency_s / after)
+        value_label(axes, max(before, after), place, f"{after:.3g} s  ({in_all})")
+        lines.append([name, f"{after:.3g}", times(before / after) if before else "", in_all if number else ""])
+        color, hatch = (GREEN, "") if after <= before else (RED, "///")
+        if before:
+            axes.plot([before, before], [place - 1 + 0.21, place - 0.21], color=INK, linewidth=0.6, linestyle=":")
+        else:
+            color, hatch = GRID, ""
+        start, width = min(before, after), abs(before - after)
+        axes.barh(place, width, left=start, height=0.42, color=color, hatch=hatch, edgecolor=INK, linewidth=0.6)
+    axes.set_xlim(0, 1.3 * max(after for _, _, after in bars))
     axes.set_xlabel("latency [s]; in brackets the speedup over the first bar")
     changes = "; ".join(f"{line[0]}: {line[1]} s, {line[3]} in all" for line in lines[1:])
     paired = all(row.speedup_kind == "paired" for row in [*steps[1:], *beside])
@@ -96,8 +83,8 @@ def waterfall(rows: Sequence[Row]) -> Drawing | None:
         figure=figure,
         caption="Each bar is what one more technique takes off the latency (plain, green) or adds to it (hatched, red)"
         + (", by speedups measured in pairs." if paired else ".")
-        + (" Below, whole (blue), the fastest variant, which is none of these steps." if whole else ""),
-        alt=f"Waterfall of latency. {names[0]}: {level[0]:.3g} s. {changes}.",
+        + (" The last, whole, is the fastest variant, which is none of these steps." if beside else ""),
+        alt=f"Waterfall of latency. {base.name}: {base.latency_s:.3g} s. {changes}.",
         header=["step", "latency [s]", "speedup of the step", "speedup in all"],
         lines=lines,
     )
