@@ -87,22 +87,6 @@ class TestWindows:
             kept.append(sorted(path.name for path in tmp_path.rglob("*.nb?")))
         assert kept[0] == kept[1] and any("kernel" in name for name in kept[0])
 
-    def test_torch_keeps_its_number_of_threads(self):
-        """numba's threads, once started, would set it to the number of cores."""
-        script = """
-import torch
-torch.set_num_threads(3)
-print(torch.get_num_threads())
-from variants import numba_gru, numba_windows
-numba_windows.compile_now(1)
-x = torch.zeros(1, 4, 2, 2)
-numba_gru.blend(x, x, x, x)
-print(torch.get_num_threads())
-"""
-        environment = {**os.environ, "NUMBA_NUM_THREADS": "2"}
-        run = subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, env=environment, capture_output=True)
-        assert run.stdout.split() == [b"3", b"3"]
-
     def test_operations_are_counted(self):
         volumes, coords = [torch.randn(16 * 16, 1, 16, 16)], torch.zeros(1, 2, 16, 16)
         with FlopCounterMode(display=False) as counter:
