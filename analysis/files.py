@@ -1,4 +1,4 @@
-"""Files that are whole or absent. The same rule as in `propainter.files`, which nothing here may import."""
+"""Files that are whole or absent. The same rule as in `propainter.io.atomic`, which nothing here may import."""
 
 import os
 import uuid

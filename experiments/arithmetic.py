@@ -23,7 +23,7 @@ from experiments.flops import counting
 from experiments.ledger import Ceilings, Cost, Ledger
 from experiments.pretend import KnownMasks, pretended_cuda
 from propainter import STAGES, InputError, Pipeline, Schedule
-from propainter.files import written_whole
+from propainter.io.atomic import written_whole
 from variants import PUBLISHED, Unsupported, apply
 from variants.components import COMPONENTS, modules_of
 from variants.presets import composed

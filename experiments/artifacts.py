@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from propainter import InputError, Observer, Pipeline
 from propainter.errors import is_out_of_memory
-from propainter.files import written_whole
+from propainter.io.atomic import written_whole
 
 log = logging.getLogger(__name__)
 

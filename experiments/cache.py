@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from propainter.files import BoundedFolder
+from propainter.io.atomic import BoundedFolder
 
 log = logging.getLogger(__name__)
 

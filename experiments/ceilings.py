@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from experiments.environment import device_name
 from experiments.machine import disturbances, snapshot
 from propainter.errors import is_out_of_memory
-from propainter.files import BoundedFolder
-from propainter.memory import give_back_unused
+from propainter.io.atomic import BoundedFolder
+from propainter.memory_tracker import give_back_unused
 from variants.precision import tf32_flags
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from experiments.data import load
 from experiments.environment import choose_device, describe
 from experiments.inpaint import classify, load_networks
 from propainter import Pipeline
-from propainter.files import written_whole
+from propainter.io.atomic import written_whole
 from variants.compile import compiled
 from variants.components import check_components
 

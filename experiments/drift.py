@@ -26,8 +26,8 @@ from experiments.environment import choose_device, describe
 from experiments.inpaint import classify, load_networks
 from experiments.record import variant
 from propainter import InputError, Pipeline
-from propainter.files import written_whole
-from propainter.streaming import Streaming
+from propainter.inference.streaming import Streaming
+from propainter.io.atomic import written_whole
 from variants import PUBLISHED, Unsupported, apply, precision
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from experiments.data import LoadedClip
 from experiments.first_run import NonFinite
 from propainter import Observer, Pipeline, Resident, Scene, Window
-from propainter.pipeline import FeatureProvider
+from propainter.inference.pipeline import FeatureProvider
 from variants import Unsupported
 
 Note = Callable[[str, Sequence[Tensor], Sequence[Tensor]], None]

@@ -13,7 +13,7 @@ from experiments.machine import process_vram_bytes
 from experiments.quality import saturation
 from experiments.timing import StageTimer
 from propainter import STAGES
-from propainter.memory import MemoryPeak, VramPeak, host_peak, memory_peak
+from propainter.memory_tracker import MemoryPeak, VramPeak, host_peak, memory_peak
 
 log = logging.getLogger(__name__)
 

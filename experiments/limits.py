@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from propainter.errors import InputError
-from propainter.settings import check_number
+from propainter.validation import check_number
 
 if TYPE_CHECKING:
     import torch

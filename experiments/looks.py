@@ -16,7 +16,7 @@ from experiments.data import LoadedClip
 from experiments.flops import counting
 from experiments.reference import code_fingerprint
 from propainter import Pipeline
-from propainter.files import BoundedFolder
+from propainter.io.atomic import BoundedFolder
 
 log = logging.getLogger(__name__)
 

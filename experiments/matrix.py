@@ -19,7 +19,7 @@ from experiments.inpaint import classify, load_networks
 from experiments.quality import hole_of, psnr_db
 from experiments.timing import timed
 from propainter import Pipeline, Schedule
-from propainter.files import written_whole
+from propainter.io.atomic import written_whole
 from variants import PUBLISHED, apply
 
 log = logging.getLogger(__name__)

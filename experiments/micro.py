@@ -21,8 +21,8 @@ from experiments.inpaint import classify
 from experiments.operations import GROUPS, Shapes, shapes_of
 from experiments.statistics import log_t_interval
 from propainter import InputError, Pipeline, build_networks
-from propainter.files import written_whole
-from propainter.memory import memory_peak
+from propainter.io.atomic import written_whole
+from propainter.memory_tracker import memory_peak
 from variants import Unsupported
 
 log = logging.getLogger(__name__)

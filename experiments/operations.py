@@ -15,9 +15,9 @@ from torch import Tensor
 from torchvision.models.optical_flow._utils import make_coords_grid
 
 from propainter import InputError, Networks, Pipeline
-from propainter.attention import Kernel
+from propainter.models.attention import Kernel
+from propainter.models.transformer import DILATION, grid_size
 from propainter.schedule import clip_length, plan_windows
-from propainter.transformer import DILATION, grid_size
 from variants import PUBLISHED, Unsupported
 from variants.correlation import AllPairs, OnDemand
 

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from experiments.data import LoadedClip
-from propainter.growing_video import GrowingVideoWriter, partial_path
-from propainter.video import VideoWriter, write_png
+from propainter.io.fragmented_writer import GrowingVideoWriter, partial_path
+from propainter.io.video import VideoWriter, write_png
 
 VIDEO = "inpainted.mp4"
 

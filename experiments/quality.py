@@ -13,7 +13,7 @@ from experiments import perceptual
 from experiments.data import LoadedClip
 from experiments.steadiness import FrameFlows, frame_flows, steadiness
 from propainter import Schedule
-from propainter.compositing import prepare_masks, process_size, resize_masks
+from propainter.inference.compositing import prepare_masks, process_size, resize_masks
 
 SSIM_WINDOW = 7
 """Side of scikit-image's window for SSIM, in pixels."""

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from propainter import InputError
-from propainter.files import written_whole
+from propainter.io.atomic import written_whole
 from variants import PUBLISHED
 
 if TYPE_CHECKING:

@@ -128,7 +128,7 @@ def reference_key(
 def code_fingerprint(sources: Sequence[ModuleType] = (precision,)) -> str:
     """Over the source of `propainter/` and of what is applied to it: a changed network makes a new reference."""
     digest = hashlib.sha256()
-    for path in [*sorted(Path(propainter.__file__).parent.glob("*.py")), *(Path(s.__file__) for s in sources)]:
+    for path in [*sorted(Path(propainter.__file__).parent.rglob("*.py")), *(Path(s.__file__) for s in sources)]:
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -4,7 +4,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from experiments.artifacts import check_artifacts
 from propainter import InputError
-from propainter.settings import check_number, check_whole
+from propainter.validation import check_number, check_whole
 
 SOURCES = ("auto", "pretrained", "seeded")
 

@@ -25,8 +25,8 @@ from experiments.outputs import VIDEO, write_growing_result
 from experiments.timing import observed, wait_for
 from propainter import Clip as Frames
 from propainter import Pipeline
-from propainter.growing_video import partial_path
-from propainter.streaming import Part, Streaming
+from propainter.inference.streaming import Part, Streaming
+from propainter.io.fragmented_writer import partial_path
 
 log = logging.getLogger(__name__)
 

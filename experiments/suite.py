@@ -21,7 +21,7 @@ from experiments.record import command
 from experiments.resume import RESULTS
 from experiments.sweep import finish, progress_line
 from propainter import InputError
-from propainter.files import written_whole
+from propainter.io.atomic import written_whole
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from experiments.measure import Options, warm_up
 from experiments.paired import Paired, bounds, in_turn
 from experiments.timing import timed_run
 from propainter import STAGES, Pipeline
-from propainter.files import written_whole
+from propainter.io.atomic import written_whole
 from variants import PUBLISHED, apply
 
 log = logging.getLogger(__name__)

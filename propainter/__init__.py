@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from propainter.errors import InputError
-    from propainter.flow_completion import complete_flow
-    from propainter.networks import Networks, build_networks, load_weights, published_state, seeded_state_dict
-    from propainter.pipeline import STAGES, Clip, Observer, Pipeline, Scene, inpaint
-    from propainter.propagation import propagate_pixels
-    from propainter.raft import estimate_flow
+    from propainter.inference.pipeline import STAGES, Clip, Observer, Pipeline, Scene, inpaint
+    from propainter.inference.propagation import propagate_pixels
+    from propainter.inference.storage import Resident
+    from propainter.models.flow_completion import complete_flow
+    from propainter.models.networks import Networks, build_networks, load_weights, published_state, seeded_state_dict
+    from propainter.models.raft import estimate_flow
     from propainter.schedule import Schedule, Window, plan_windows
-    from propainter.storage import Resident
 
 __all__ = [
     "STAGES",
@@ -40,13 +40,13 @@ __all__ = [
 
 _FROM = {
     "errors": ["InputError"],
-    "flow_completion": ["complete_flow"],
-    "networks": ["Networks", "build_networks", "load_weights", "published_state", "seeded_state_dict"],
-    "pipeline": ["STAGES", "Clip", "Observer", "Pipeline", "Scene", "inpaint"],
-    "propagation": ["propagate_pixels"],
-    "raft": ["estimate_flow"],
+    "inference.pipeline": ["STAGES", "Clip", "Observer", "Pipeline", "Scene", "inpaint"],
+    "inference.propagation": ["propagate_pixels"],
+    "inference.storage": ["Resident"],
+    "models.flow_completion": ["complete_flow"],
+    "models.networks": ["Networks", "build_networks", "load_weights", "published_state", "seeded_state_dict"],
+    "models.raft": ["estimate_flow"],
     "schedule": ["Schedule", "Window", "plan_windows"],
-    "storage": ["Resident"],
 }
 _MODULE_OF = {name: module for module, names in _FROM.items() for name in names}
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
-from propainter.settings import check_whole
+from propainter.validation import check_whole
 
 FLOW_PADDING = 5
 """Flows of context on each side of a sub-video in flow completion (spec 4.3)."""

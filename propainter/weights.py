@@ -22,8 +22,8 @@ from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from propainter.errors import InputError
-from propainter.files import written_whole
-from propainter.networks import (
+from propainter.io.atomic import written_whole
+from propainter.models.networks import (
     NETWORKS,
     Networks,
     build_networks,
@@ -31,7 +31,7 @@ from propainter.networks import (
     published_state,
     seeded_state_dict,
 )
-from propainter.settings import above_0, check_number
+from propainter.validation import above_0, check_number
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from propainter import Networks, build_networks
-from propainter.networks import NETWORKS, fill_seeded
+from propainter.models.networks import NETWORKS, fill_seeded
 from propainter.weights import load_seeded
 
 ROOT = Path(__file__).resolve().parent.parent

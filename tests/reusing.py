@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from propainter.compositing import prepare_masks
+from propainter.inference.compositing import prepare_masks
 
 
 def clip(frames: int = 8, height: int = 128, width: int = 136, hole: range | None = None):

@@ -16,7 +16,7 @@ from conftest import CHEAP, ROOT, SMALLEST, picture_folder
 from PIL import Image
 
 from propainter import seeded_state_dict
-from propainter.video import VideoWriter
+from propainter.io.video import VideoWriter
 from propainter.weights import FILES
 
 

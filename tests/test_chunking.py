@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_pipeline import clip
 
 from propainter import Clip, InputError, Pipeline, Schedule
-from propainter.compositing import prepare_masks
+from propainter.inference.compositing import prepare_masks
 from variants import chunk_size
 from variants.chunking import blend_weights, inpaint_chunks, plan_chunks
 

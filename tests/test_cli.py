@@ -11,7 +11,7 @@ from PIL import Image
 
 import analysis
 from propainter import STAGES
-from propainter.video import VideoWriter, probe_video
+from propainter.io.video import VideoWriter, probe_video
 
 RECORD_KEYS = [
     *(
@@ -187,7 +187,7 @@ def test_a_single_run_in_a_process_of_its_own(bench):
 
 TROUBLE = """
 import torch
-from propainter.attention import manual_attention
+from propainter.models.attention import manual_attention
 from variants.attention import use_kernel
 
 def poisoned(pipeline):

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from torchvision.models.optical_flow.raft import CorrBlock
 
 from propainter import InputError, Networks, Pipeline, Schedule
-from propainter.raft import build_raft
+from propainter.models.raft import build_raft
 from variants import correlation
 from variants.correlation import OnDemand, all_pairs, on_demand
 

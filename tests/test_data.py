@@ -11,7 +11,7 @@ from PIL import Image
 from sentences import raises_sentence
 
 from experiments.data import folder_clip, load, sample_clip, video_clip
-from propainter.video import VideoWriter
+from propainter.io.video import VideoWriter
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from experiments.data import load, sample_clip
 from experiments.effective import collecting
 from propainter import STAGES, InputError, Pipeline, Schedule
-from propainter.attention import manual_attention
-from propainter.compositing import prepare_masks
+from propainter.inference.compositing import prepare_masks
+from propainter.models.attention import manual_attention
 from variants import Unsupported, attention, precision
 from variants.components import COMPONENTS
 

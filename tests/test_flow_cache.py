@@ -16,8 +16,8 @@ from conftest import ROOT
 from flows import flows_of, noise, option
 
 from propainter import InputError, Pipeline, Schedule
-from propainter.files import ABANDONED_SECONDS, BoundedFolder
-from propainter.raft import ClipFlow
+from propainter.io.atomic import ABANDONED_SECONDS, BoundedFolder
+from propainter.models.raft import ClipFlow
 from variants import Unsupported, flow_cache
 from variants.correlation import all_pairs, on_demand
 from variants.flow_cache import disk
@@ -208,7 +208,7 @@ class TestCache:
         script = """
 import sys, torch
 from types import SimpleNamespace
-from propainter.files import BoundedFolder
+from propainter.io.atomic import BoundedFolder
 from variants.flow_cache import CachedFlow
 
 def estimate(frames, report):

@@ -10,7 +10,7 @@ from flows import flows_of
 from reusing import video_tensor
 
 from propainter import Pipeline, Schedule
-from propainter.raft import ClipFlow
+from propainter.models.raft import ClipFlow
 from variants import Unsupported, as_published, correlation, kernels, numba_numbers, precision, raft_scale, reuse
 from variants.flow_cache import disk
 

@@ -8,7 +8,7 @@ from PIL import Image
 from sentences import raises_sentence
 
 from propainter.errors import InputError
-from propainter.video import (
+from propainter.io.video import (
     list_images,
     read_image,
     read_mask,

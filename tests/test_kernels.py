@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.optical_flow.raft import CorrBlock
 
 from propainter import Pipeline, Schedule
-from propainter.blocks import UpConv, conv3x3, leaky
-from propainter.flow_completion import complete_flow
-from propainter.transformer import SoftSplit
+from propainter.models.flow_completion import complete_flow
+from propainter.models.layers import UpConv, conv3x3, leaky
+from propainter.models.transformer import SoftSplit
 from variants import (
     Unsupported,
     correlation,

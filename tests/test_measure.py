@@ -19,7 +19,7 @@ from experiments.summary import gap_note
 from experiments.timing import TimedRun
 from experiments.trust import planted
 from propainter import STAGES, Observer, Pipeline, Schedule
-from propainter.memory import RssPeak
+from propainter.memory_tracker import RssPeak
 
 QUICK = Schedule(raft_iterations=1)
 ONCE = Options(None, 1, 1, 100, 0)
@@ -113,7 +113,7 @@ class TestOnePipeline:
             pipeline.flow_estimator = lambda *args: tuple(flow * torch.inf for flow in estimate(*args))
         elif stage == "propagation":
             broken = lambda frames, *_: (frames + torch.nan, frames[:, :, :1])  # noqa: E731
-            monkeypatch.setattr("propainter.stages.propagate_pixels", broken)
+            monkeypatch.setattr("propainter.inference.stages.propagate_pixels", broken)
         else:
             module = networks.flow_completion if stage == "completion" else networks.generator.decoder
             hook = module.register_forward_hook(poisoned)

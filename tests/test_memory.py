@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from propainter import InputError, memory
-from propainter.memory import (
+from propainter import InputError
+from propainter import memory_tracker as memory
+from propainter.memory_tracker import (
     KERNELS_KEPT,
     LARGEST_FROM_HEAP_BYTES,
     RssPeak,
@@ -27,7 +28,7 @@ GLIBC = platform.libc_ver()[0] == "glibc"
 
 MEASURED = """
 import psutil, torch
-from propainter.memory import give_back_unused, large_tensors_mapped
+from propainter.memory_tracker import give_back_unused, large_tensors_mapped
 
 def kept():
     give_back_unused()
@@ -49,8 +50,8 @@ print(from_bytes, mapped, kept())
 
 LEFT = """
 import psutil
-from propainter.memory import give_back_unused
-from propainter.networks import seeded_state_dict
+from propainter.memory_tracker import give_back_unused
+from propainter.models.networks import seeded_state_dict
 
 def resident():
     give_back_unused()
@@ -93,7 +94,7 @@ def test_freed_tensors_go_back_at_once():
 
 KEPT = """
 import psutil, torch
-from propainter.memory import freed_memory_kept
+from propainter.memory_tracker import freed_memory_kept
 
 def resident():
     return psutil.Process().memory_info().rss
@@ -153,7 +154,7 @@ def test_another_c_library_is_left_alone(monkeypatch, library):
 
 KERNELS = """
 import os, sys, torch
-from propainter.memory import keep_few_kernels
+from propainter.memory_tracker import keep_few_kernels
 
 print("kept", keep_few_kernels(2) if sys.argv[1] == "few" else None)
 for side in (64, 72, 80, 64, 72, 80):

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from experiments import micro, operations
 from experiments.operations import GROUPS, shapes_of
 from propainter import InputError, Pipeline, Schedule
-from propainter.attention import PublishedWindowAttention, WindowPlan
+from propainter.models.attention import PublishedWindowAttention, WindowPlan
 from variants import Unsupported
 
 CPU = torch.device("cpu")

@@ -15,8 +15,8 @@ from propainter import (
     published_state,
     seeded_state_dict,
 )
-from propainter.compositing import prepare_masks
-from propainter.flow_completion import predict_flow
+from propainter.inference.compositing import prepare_masks
+from propainter.models.flow_completion import predict_flow
 
 TOLERANCE = 2e-5
 """Largest difference, in units of the largest golden value."""

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from propainter import STAGES, Clip, InputError, Observer, Pipeline, Resident, Schedule, inpaint
-from propainter.attention import PublishedWindowAttention, WindowPlan, manual_attention
-from propainter.compositing import Compositor, prepare_masks
-from propainter.pipeline import encode_every_window, whole_clip, window_after_window
-from propainter.propagation import propagate_pixels
-from propainter.raft import ClipFlow, estimate_flow
-from propainter.warp import consistent, positions, sample
+from propainter.inference.compositing import Compositor, prepare_masks
+from propainter.inference.pipeline import encode_every_window, whole_clip, window_after_window
+from propainter.inference.propagation import propagate_pixels
+from propainter.models.attention import PublishedWindowAttention, WindowPlan, manual_attention
+from propainter.models.raft import ClipFlow, estimate_flow
+from propainter.models.warp import consistent, positions, sample
 
 QUICK = Schedule(raft_iterations=1)
 

@@ -8,7 +8,7 @@ from skimage.metrics import structural_similarity
 from experiments import perceptual, quality
 from experiments.data import LoadedClip
 from propainter import Schedule
-from propainter.compositing import prepare_masks
+from propainter.inference.compositing import prepare_masks
 
 
 @pytest.fixture

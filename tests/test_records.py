@@ -14,7 +14,7 @@ from experiments.inpaint import classify
 from experiments.record import write_record
 from experiments.reference import reference_frames, reference_key
 from propainter import InputError, Pipeline, Schedule
-from propainter.files import written_whole
+from propainter.io.atomic import written_whole
 from variants import Unsupported
 
 QUICK = Schedule(raft_iterations=1)

@@ -9,7 +9,7 @@ import torch
 from reusing import clip, counting, hole_psnr, video_tensor
 
 from propainter import InputError, Pipeline, Schedule
-from propainter.flow_completion import complete_flow
+from propainter.models.flow_completion import complete_flow
 from variants import Unsupported, attention, correlation, flow_cache, kernels, precision, raft_scale, reuse
 from variants.reuse_batches import TEMPORARY_BYTES
 from variants.reuse_flow import FlowOnce

@@ -12,9 +12,9 @@ from reusing import clip, counting
 from torchvision.ops import deform_conv2d
 
 from propainter import Pipeline, Schedule, plan_windows
-from propainter.attention import PublishedWindowAttention, SparseWindowAttention, WindowPlan, manual_attention
-from propainter.compositing import Compositor
-from propainter.transformer import FusionFeedForward, TemporalSparseTransformer, grid_size
+from propainter.inference.compositing import Compositor
+from propainter.models.attention import PublishedWindowAttention, SparseWindowAttention, WindowPlan, manual_attention
+from propainter.models.transformer import FusionFeedForward, TemporalSparseTransformer, grid_size
 from variants import Unsupported, attention, reuse, reuse_batches
 from variants.attention import forced_attention, upcast_attention
 from variants.reuse_attention import PlannedWindowAttention, WindowGrid, mixed, mixed_by_convolution, run_blocks_once

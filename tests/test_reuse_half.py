@@ -9,7 +9,7 @@ from torchvision.models.optical_flow.raft import CorrBlock
 from torchvision.ops import deform_conv2d
 
 from propainter import Networks, Pipeline, Schedule, build_networks
-from propainter.flow_completion import complete_flow
+from propainter.models.flow_completion import complete_flow
 from variants import precision, reuse
 from variants.reuse_deform import sampled_deform_conv
 from variants.reuse_flow import Updates

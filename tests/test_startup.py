@@ -35,7 +35,7 @@ def test_a_run_loads_no_compiler():
 def test_what_needs_the_compiler_finds_it():
     code = """
         import torch
-        from propainter.light_torchvision import raft
+        from propainter.models.lazy_torchvision import raft
         from torchvision.ops import roi_align
         box = torch.tensor([[0.0, 0.0, 0.0, 4.0, 4.0]])
         assert roi_align(torch.ones(1, 1, 8, 8), box, 2).eq(1).all()

@@ -19,9 +19,9 @@ from experiments.data import Fingerprint, load, sample_clip, survey
 from experiments.outputs import write_growing_result
 from experiments.stream import stream
 from propainter import InputError, Pipeline
-from propainter.growing_video import GrowingVideoWriter
-from propainter.streaming import Streaming
-from propainter.video import iterate_video, probe_video, read_image
+from propainter.inference.streaming import Streaming
+from propainter.io.fragmented_writer import GrowingVideoWriter
+from propainter.io.video import iterate_video, probe_video, read_image
 
 
 @pytest.fixture(autouse=True)

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from test_pipeline import clip
 from torch import Tensor, nn
 
-from propainter import Clip, InputError, Observer, Pipeline, Schedule, build_networks, streaming
-from propainter.compositing import Compositor, prepare_masks
-from propainter.generator import shrink_flow
+from propainter import Clip, InputError, Observer, Pipeline, Schedule, build_networks
+from propainter.inference import streaming
+from propainter.inference.compositing import Compositor, prepare_masks
+from propainter.inference.streaming import Streaming, as_prediction
+from propainter.models.generator import shrink_flow
 from propainter.schedule import FLOW_PADDING, PIXEL_PADDING, Window
-from propainter.streaming import Streaming, as_prediction
 from propainter.weights import load_seeded
 from variants.reuse_generator import DeviceCompositor
 from variants.streaming import frame_by_frame

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from sentences import raises_sentence
 
-from propainter import video as video_module
 from propainter.errors import InputError
-from propainter.video import (
+from propainter.io import video as video_module
+from propainter.io.video import (
     VideoWriter,
     iterate_video,
     probe_video,
@@ -207,7 +207,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from propainter.video import VideoWriter, write_png
+from propainter.io.video import VideoWriter, write_png
 
 noise = np.random.default_rng(0)
 for limit in (1_000, 30_000, 2_000_000):

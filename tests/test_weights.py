@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from propainter import InputError, build_networks, published_state
-from propainter.networks import NETWORKS
+from propainter.models.networks import NETWORKS
 from propainter.weights import (
     FILES,
     Unreachable,

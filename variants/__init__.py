@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from propainter.pipeline import Pipeline
+    from propainter.inference.pipeline import Pipeline
 
 PUBLISHED = {
     "attention": "manual",

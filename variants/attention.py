@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from propainter.attention import Kernel, PublishedWindowAttention, manual_attention
-from propainter.pipeline import Pipeline
+from propainter.inference.pipeline import Pipeline
+from propainter.models.attention import Kernel, PublishedWindowAttention, manual_attention
 from variants import Unsupported
 
 BACKENDS = {

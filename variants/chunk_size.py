@@ -10,8 +10,8 @@ import psutil
 import torch
 
 from propainter.errors import is_out_of_memory
-from propainter.memory import MemoryPeak, give_back_unused, memory_peak
-from propainter.pipeline import Clip, Observer, Pipeline
+from propainter.inference.pipeline import Clip, Observer, Pipeline
+from propainter.memory_tracker import MemoryPeak, give_back_unused, memory_peak
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from propainter.errors import InputError
-from propainter.memory import give_back_unused
-from propainter.pipeline import Clip, OverTime, Pipeline
-from propainter.settings import above_0, check_number, check_whole
+from propainter.inference.pipeline import Clip, OverTime, Pipeline
+from propainter.memory_tracker import give_back_unused
+from propainter.validation import above_0, check_number, check_whole
 from variants.chunk_size import StagePeaks, choose_size, cut, unobserved
 
 log = logging.getLogger(__name__)

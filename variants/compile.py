@@ -16,7 +16,7 @@ from torch._inductor.cudagraph_trees import get_manager
 from torch.utils._pytree import tree_map
 
 from propainter import InputError
-from propainter.pipeline import Pipeline
+from propainter.inference.pipeline import Pipeline
 from variants.components import check_components, modules_of
 
 log = logging.getLogger(__name__)

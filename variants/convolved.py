@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from propainter.transformer import PADDING, PATCH, STRIDE, SoftSplit
+from propainter.models.transformer import PADDING, PATCH, STRIDE, SoftSplit
 
 
 def convolve_linear_layers(module: nn.Module) -> int:

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.optical_flow.raft import CorrBlock
 
-from propainter.pipeline import Pipeline
-from propainter.raft import ClipFlow
-from propainter.settings import above_0, check_number
+from propainter.inference.pipeline import Pipeline
+from propainter.models.raft import ClipFlow
+from propainter.validation import above_0, check_number
 
 WHOLE_LEVEL_POSITIONS = 4096
 """Up to this many positions, a product with a whole level of the pyramid takes less time than fetching the windows'

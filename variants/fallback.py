@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from propainter.errors import is_out_of_memory
-from propainter.memory import give_back_unused
-from propainter.networks import NETWORKS, Networks
-from propainter.pipeline import Clip, OverTime, Pipeline
-from propainter.raft import Flows
-from propainter.settings import check_number
+from propainter.inference.pipeline import Clip, OverTime, Pipeline
+from propainter.memory_tracker import give_back_unused
+from propainter.models.networks import NETWORKS, Networks
+from propainter.models.raft import Flows
+from propainter.validation import check_number
 from variants.chunking import check_sizes, in_chunks_of
 from variants.raft_scale import ScaledFlow, scale_by_pixels
 

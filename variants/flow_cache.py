@@ -14,11 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from propainter import raft, schedule
-from propainter.files import BoundedFolder
-from propainter.pipeline import FlowEstimator, Pipeline
-from propainter.raft import Flows
-from propainter.settings import above_0, check_number
+from propainter import schedule
+from propainter.inference.pipeline import FlowEstimator, Pipeline
+from propainter.io.atomic import BoundedFolder
+from propainter.models import raft
+from propainter.models.raft import Flows
+from propainter.validation import above_0, check_number
 from variants import Unsupported, correlation, raft_scale, reuse_flow, reuse_lookup
 from variants.precision import TF32_BACKENDS
 

@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor
 from torchvision.models.optical_flow.raft import CorrBlock
 
-from propainter.memory import freed_memory_kept
-from propainter.pipeline import Clip, OverStages, Pipeline
-from propainter.raft import ClipFlow
+from propainter.inference.pipeline import Clip, OverStages, Pipeline
+from propainter.memory_tracker import freed_memory_kept
+from propainter.models.raft import ClipFlow
 from variants import Unsupported
 from variants.convolved import convolve_linear_layers, in_channels_last, split
 from variants.correlation import AllPairs

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 from torchvision.ops import deform_conv2d
 
 from propainter import InputError
-from propainter.pipeline import Pipeline
+from propainter.inference.pipeline import Pipeline
 from variants import Unsupported
 from variants.components import check_components, modules_of
 

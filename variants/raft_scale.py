@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from propainter.pipeline import FlowEstimator, Pipeline
-from propainter.raft import Flows
-from propainter.settings import check_number
+from propainter.inference.pipeline import FlowEstimator, Pipeline
+from propainter.models.raft import Flows
+from propainter.validation import check_number
 
 SMALLEST_SIDE = 128
 """RAFT's least height and width in pixels; both are multiples of 8."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from propainter.blocks import UpConv
+from propainter.models.layers import UpConv
 
 GRID = 16
 """Regions begin and end at multiples of this many pixels: libraries keep code for each size they have met (oneDNN up to

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from propainter.memory import keep_few_kernels
-from propainter.pipeline import Pipeline
-from propainter.storage import Resident
-from propainter.streaming import Streaming
+from propainter.inference.pipeline import Pipeline
+from propainter.inference.storage import Resident
+from propainter.inference.streaming import Streaming
+from propainter.memory_tracker import keep_few_kernels
 
 
 def lean(pipeline: Pipeline) -> Pipeline:

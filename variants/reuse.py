@@ -4,9 +4,9 @@ Applied after `attention`, `precision` and `correlation`, whose choices it keeps
 estimator.
 """
 
-from propainter.pipeline import Pipeline
-from propainter.raft import ClipFlow
-from propainter.settings import above_0, check_number
+from propainter.inference.pipeline import Pipeline
+from propainter.models.raft import ClipFlow
+from propainter.validation import above_0, check_number
 from variants import Unsupported
 from variants.reuse_attention import PlannedWindowAttention
 from variants.reuse_batches import FewTogether

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from propainter.attention import Kernel, SparseWindowAttention, WindowPlan, rolled_outside, rolls
-from propainter.transformer import (
+from propainter.models.attention import Kernel, SparseWindowAttention, WindowPlan, rolled_outside, rolls
+from propainter.models.transformer import (
     PADDING,
     PATCH,
     STRIDE,

@@ -35,7 +35,7 @@ class FewTogether:
     def __call__(
         self, layers: Callable[..., Tensor], inputs: tuple[Tensor, ...], frames_in: int, frames_out: int
     ) -> Tensor:
-        """Stands in for `propainter.flow_completion.all_together`."""
+        """Stands in for `propainter.models.flow_completion.all_together`."""
         count = inputs[0].shape[frames_in]
         largest = GROWTH * inputs[0].nbytes // count
         step = self.said["frames_together"] = min(count, entries_together(inputs[0].device, largest))

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from propainter.flow_completion import FlowCompletion
-from propainter.generator import Generator
-from propainter.pipeline import Scene
-from propainter.transformer import PADDING, PATCH, STRIDE
+from propainter.inference.pipeline import Scene
+from propainter.models.flow_completion import FlowCompletion
+from propainter.models.generator import Generator
+from propainter.models.transformer import PADDING, PATCH, STRIDE
 from variants.regions import LARGEST_SHARE, Region, around, convolved, cut, each, needed, share, through
 from variants.reuse_batches import entries_together
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.optical_flow._utils import make_coords_grid, upsample_flow
 from torchvision.models.optical_flow.raft import ConvGRU, CorrBlock, UpdateBlock
 
-from propainter.raft import ClipFlow, Flows, all_pairs, check_frames
+from propainter.models.raft import ClipFlow, Flows, all_pairs, check_frames
 from variants.reuse_gru import TORCH, Gating, SplitGRU
 from variants.reuse_lookup import BothDirections
 

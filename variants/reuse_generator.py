@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from propainter.attention import WindowAttention, WindowPlan
-from propainter.generator import Generator, shrink_masks
-from propainter.pipeline import Predictor, Scene
+from propainter.inference.pipeline import Predictor, Scene
+from propainter.models.attention import WindowAttention, WindowPlan
+from propainter.models.generator import Generator, shrink_masks
+from propainter.models.transformer import PATCH, grid_size, token_mask
 from propainter.schedule import Window
-from propainter.transformer import PATCH, grid_size, token_mask
 from variants.reuse_attention import KnownPlan, WindowGrid, run_blocks_once
 from variants.reuse_batches import entries_together
 from variants.reuse_decoder import HoleRegions, decode_region
@@ -190,7 +190,7 @@ def decoded(
 
 
 class DeviceCompositor:
-    """As `propainter.compositing.Compositor`, on the device: one copy to the host, at the end.
+    """As `propainter.inference.compositing.Compositor`, on the device: one copy to the host, at the end.
 
     Only what is predicted goes there; what lies outside the hole comes from the host's frames at the end.
 

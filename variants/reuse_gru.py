@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.optical_flow.raft import ConvGRU
 
-from propainter.raft import Flows
+from propainter.models.raft import Flows
 
 
 class Gating(NamedTuple):

@@ -1,7 +1,7 @@
 """Which pipelines can take a video frame by frame (for `residency=streaming`)."""
 
-from propainter.pipeline import Pipeline, whole_clip
-from propainter.streaming import Streaming
+from propainter.inference.pipeline import Pipeline, whole_clip
+from propainter.inference.streaming import Streaming
 from variants.fallback import Ladder
 
 

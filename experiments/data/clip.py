@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from propainter.compositing import MIN_SIDE
 from propainter.errors import InputError
+from propainter.inference.compositing import MIN_SIDE
 
 log = logging.getLogger(__name__)
 

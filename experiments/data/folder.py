@@ -6,7 +6,7 @@ from pathlib import Path
 from experiments.data.clip import Clip
 from experiments.data.footage import ImageFiles, footage_clip
 from propainter.errors import InputError
-from propainter.video import IMAGE_SUFFIXES, list_images, read_image
+from propainter.io.video import IMAGE_SUFFIXES, list_images, read_image
 
 
 def folder_clip(

@@ -11,7 +11,7 @@ from PIL import Image
 from experiments.data.clip import Clip, check_above_zero, check_whole
 from experiments.data.outpaint import outpaint_clip, outpaint_scales
 from propainter.errors import InputError
-from propainter.video import IMAGE_SUFFIXES, iterate_video, list_images, probe_video, read_mask
+from propainter.io.video import IMAGE_SUFFIXES, iterate_video, list_images, probe_video, read_mask
 
 ASPECT_TOLERANCE = 0.01
 

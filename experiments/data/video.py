@@ -6,7 +6,7 @@ from pathlib import Path
 from experiments.data.clip import Clip
 from experiments.data.footage import VideoFile, footage_clip
 from propainter.errors import InputError
-from propainter.video import probe_video
+from propainter.io.video import probe_video
 
 
 def video_clip(

@@ -9,12 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from propainter.attention import PUBLISHED_ATTENTION, WindowAttention
-from propainter.compositing import Compositor, check_clip
-from propainter.networks import Networks
-from propainter.raft import ClipFlow
-from propainter.schedule import Schedule
-from propainter.seams import (
+from propainter.inference.compositing import Compositor, check_clip
+from propainter.inference.interfaces import (
     STAGES,
     Clip,
     FeatureProvider,
@@ -30,8 +26,12 @@ from propainter.seams import (
     whole_clip,
     window_after_window,
 )
-from propainter.stages import stage_after_stage
-from propainter.storage import Resident
+from propainter.inference.stages import stage_after_stage
+from propainter.inference.storage import Resident
+from propainter.models.attention import PUBLISHED_ATTENTION, WindowAttention
+from propainter.models.networks import Networks
+from propainter.models.raft import ClipFlow
+from propainter.schedule import Schedule
 
 __all__ = [
     "STAGES",

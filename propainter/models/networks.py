@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from propainter.errors import InputError
-from propainter.flow_completion import FlowCompletion
-from propainter.generator import Generator
-from propainter.raft import build_raft, published_state_dict, without_prefix
+from propainter.models.flow_completion import FlowCompletion
+from propainter.models.generator import Generator
+from propainter.models.raft import build_raft, published_state_dict, without_prefix
 
 NETWORKS = ("raft", "flow_completion", "generator")
 

@@ -19,7 +19,7 @@ from av.error import FFmpegError
 from PIL import Image, ImageOps
 
 from propainter.errors import InputError
-from propainter.files import written_whole
+from propainter.io.atomic import written_whole
 
 log = logging.getLogger(__name__)
 av.logging.set_level(None)

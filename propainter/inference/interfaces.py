@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from propainter.attention import WindowAttention
-from propainter.compositing import Compositor
-from propainter.raft import Flows
+from propainter.inference.compositing import Compositor
+from propainter.inference.storage import Resident
+from propainter.models.attention import WindowAttention
+from propainter.models.raft import Flows
 from propainter.schedule import Window
-from propainter.storage import Resident
 
 if TYPE_CHECKING:
-    from propainter.pipeline import Pipeline
+    from propainter.inference.pipeline import Pipeline
 
 STAGES = ("flow", "completion", "propagation", "generation")
 """The stages of a run, in order, under the names they have everywhere."""

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from propainter.compositing import prepare_frames, prepare_masks, process_size, resize_back
-from propainter.flow_completion import complete_flow
-from propainter.propagation import propagate_pixels
+from propainter.inference.compositing import prepare_frames, prepare_masks, process_size, resize_back
+from propainter.inference.interfaces import Clip, Scene
+from propainter.inference.propagation import propagate_pixels
+from propainter.inference.storage import Resident
+from propainter.models.flow_completion import complete_flow
 from propainter.schedule import Window, clip_length, plan_windows
-from propainter.seams import Clip, Scene
-from propainter.storage import Resident
 
 if TYPE_CHECKING:
-    from propainter.pipeline import Pipeline
+    from propainter.inference.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 

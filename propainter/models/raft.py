@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from propainter.light_torchvision import make_coords_grid, upsample_flow
-from propainter.light_torchvision import raft as blocks
+from propainter.models.lazy_torchvision import make_coords_grid, upsample_flow
+from propainter.models.lazy_torchvision import raft as blocks
 from propainter.schedule import clip_length, plan_clips
 
 Flows = tuple[Tensor, Tensor]

@@ -9,8 +9,8 @@ from pathlib import Path
 import av
 from av.error import FFmpegError
 
-from propainter.files import written_whole
-from propainter.video import VideoWriter, libav_as_oserror
+from propainter.io.atomic import written_whole
+from propainter.io.video import VideoWriter, libav_as_oserror
 
 
 class GrowingVideoWriter(VideoWriter):

@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from propainter.attention import PUBLISHED_ATTENTION, WindowAttention, WindowPlan
-from propainter.blocks import DeformableAlignment, UpConv, conv3x3, conv_pair, leaky
-from propainter.raft import Flows
-from propainter.transformer import SoftComposition, SoftSplit, TemporalSparseTransformer, token_mask
-from propainter.warp import consistent, pass_order, positions, sample
+from propainter.models.attention import PUBLISHED_ATTENTION, WindowAttention, WindowPlan
+from propainter.models.layers import DeformableAlignment, UpConv, conv3x3, conv_pair, leaky
+from propainter.models.raft import Flows
+from propainter.models.transformer import SoftComposition, SoftSplit, TemporalSparseTransformer, token_mask
+from propainter.models.warp import consistent, pass_order, positions, sample
 
 DIRECTIONS = ("backward_1", "forward_1")
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from propainter.light_torchvision import deform_conv2d
+from propainter.models.lazy_torchvision import deform_conv2d
 
 
 def leaky(slope: float = 0.2) -> nn.LeakyReLU:

@@ -6,10 +6,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from propainter.blocks import DeformableAlignment, UpConv, conv3x3, conv_pair, leaky
-from propainter.raft import Flows
+from propainter.models.layers import DeformableAlignment, UpConv, conv3x3, conv_pair, leaky
+from propainter.models.raft import Flows
+from propainter.models.warp import pass_order
 from propainter.schedule import FLOW_PADDING, plan_subvideos
-from propainter.warp import pass_order
 
 DIRECTIONS = ("backward_", "forward_")
 

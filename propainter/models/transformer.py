@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from propainter.attention import (
+from propainter.models.attention import (
     PUBLISHED_ATTENTION,
     SparseWindowAttention,
     WindowAttention,
     WindowPlan,
 )
-from propainter.blocks import conv3x3
+from propainter.models.layers import conv3x3
 
 PATCH = 7
 STRIDE = 3

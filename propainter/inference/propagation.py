@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from propainter.raft import Flows
+from propainter.models.raft import Flows
+from propainter.models.warp import binarise, consistent, pass_order, positions, sample
 from propainter.schedule import MAX_PIXEL_SUBVIDEO, PIXEL_PADDING, plan_subvideos
-from propainter.warp import binarise, consistent, pass_order, positions, sample
 
 
 def propagate_pixels(frames: Tensor, flows: Flows, masks: Tensor, subvideo_length: int = 80) -> tuple[Tensor, Tensor]:

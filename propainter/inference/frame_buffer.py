@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from propainter.raft import Flows
+from propainter.inference.interfaces import Scene
+from propainter.inference.stages import as_masks, as_video
+from propainter.models.raft import Flows
 from propainter.schedule import Window
-from propainter.seams import Scene
-from propainter.stages import as_masks, as_video
 
 Rectangle = tuple[slice, slice]
 """Rows and columns of an image."""

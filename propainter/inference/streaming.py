@@ -14,12 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from propainter.compositing import Compositor, prepare_frames, prepare_masks, process_size, resize_back
 from propainter.errors import InputError
-from propainter.flow_completion import complete_flow
-from propainter.generator import shrink_flow
-from propainter.memory import give_back_freed, large_tensors_mapped
-from propainter.propagation import propagate_subvideo
+from propainter.inference.compositing import Compositor, prepare_frames, prepare_masks, process_size, resize_back
+from propainter.inference.frame_buffer import Span, SpanScene, WindowGroups, shifted
+from propainter.inference.interfaces import Clip
+from propainter.inference.propagation import propagate_subvideo
+from propainter.inference.stages import as_masks, as_video, predictor
+from propainter.memory_tracker import give_back_freed, large_tensors_mapped
+from propainter.models.flow_completion import complete_flow
+from propainter.models.generator import shrink_flow
 from propainter.schedule import (
     FLOW_PADDING,
     MAX_PIXEL_SUBVIDEO,
@@ -29,12 +32,9 @@ from propainter.schedule import (
     plan_subvideos,
     plan_windows,
 )
-from propainter.seams import Clip
-from propainter.span import Span, SpanScene, WindowGroups, shifted
-from propainter.stages import as_masks, as_video, predictor
 
 if TYPE_CHECKING:
-    from propainter.pipeline import Pipeline
+    from propainter.inference.pipeline import Pipeline
 
 WINDOWS_TOGETHER = 4
 """Windows that are predicted before the frames they finish are given out: those frames wait in memory."""

@@ -1,0 +1,1 @@
+"""The networks (docs/model.md, sections 1 to 3)."""
