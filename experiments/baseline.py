@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.record import variant
 from propainter import InputError
 from variants import PUBLISHED
-from variants.fast_here import composing_for
+from variants.presets.by_device import composing_for
 
 
 def compose_baseline(cfg: DictConfig) -> tuple[DictConfig, dict[str, Any]]:

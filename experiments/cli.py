@@ -22,7 +22,7 @@ from experiments.record import empty_record
 from experiments.resume import resumed_arguments
 from experiments.sweep import Sweep, finish
 from propainter.errors import InputError
-from variants.fast_here import compose_for
+from variants.presets.by_device import compose_for
 
 log = logging.getLogger(__name__)
 

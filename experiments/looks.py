@@ -74,6 +74,6 @@ class Looks:
         device = str(self.pipeline.networks.device.type)
         parts = [self.variant_id, self.clip.fingerprint, device, torch.__version__, code_fingerprint()]
         digest = hashlib.sha256(repr(parts).encode())
-        for path in sorted(Path(variants.__file__).parent.glob("*.py")):
+        for path in sorted(Path(variants.__file__).parent.rglob("*.py")):
             digest.update(path.read_bytes())
         return digest.hexdigest()[:24]

@@ -13,7 +13,7 @@ from test_pipeline import clip
 
 from propainter import Clip, InputError, Pipeline, Schedule
 from propainter.inference.compositing import prepare_masks
-from variants import chunk_size
+from variants.chunking import auto_size as chunk_size
 from variants.chunking import blend_weights, inpaint_chunks, plan_chunks
 
 QUICK = Schedule(raft_iterations=1)

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from propainter import Schedule
 from variants import PUBLISHED
-from variants.fast_here import compose_for
+from variants.presets.by_device import compose_for
 
 CONF = ROOT / "conf"
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())

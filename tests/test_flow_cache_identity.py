@@ -11,8 +11,9 @@ from reusing import video_tensor
 
 from propainter import Pipeline, Schedule
 from propainter.models.raft import ClipFlow
-from variants import Unsupported, as_published, correlation, kernels, numba_numbers, precision, raft_scale, reuse
+from variants import Unsupported, as_published, correlation, kernels, precision, raft_scale, reuse
 from variants.flow_cache import disk
+from variants.kernels import numba_math as numba_numbers
 
 FRAMES = (3, 136, 144)
 

@@ -19,21 +19,14 @@ from propainter import Pipeline, Schedule
 from propainter.models.flow_completion import complete_flow
 from propainter.models.layers import UpConv, conv3x3, leaky
 from propainter.models.transformer import SoftSplit
-from variants import (
-    Unsupported,
-    correlation,
-    kernels,
-    numba_gru,
-    numba_numbers,
-    numba_windows,
-    precision,
-    raft_scale,
-    reuse,
-    reuse_gru,
-)
-from variants.convolved import convolve_linear_layers, split
-from variants.regions import Span, cut, needed, through
-from variants.reuse_batches import TEMPORARY_BYTES
+from variants import Unsupported, correlation, kernels, precision, raft_scale, reuse
+from variants.kernels import numba_corr as numba_windows
+from variants.kernels import numba_gru
+from variants.kernels import numba_math as numba_numbers
+from variants.kernels.onednn_conv import convolve_linear_layers, split
+from variants.reuse import conv_gru as reuse_gru
+from variants.reuse.batching import TEMPORARY_BYTES
+from variants.reuse.regions import Span, cut, needed, through
 
 QUICK = Schedule(raft_iterations=3, neighbor_length=4, ref_stride=3)
 
@@ -272,8 +265,8 @@ class TestPipeline:
         assert "forward" not in vars(pipeline.networks.generator.ss)  # nothing half-changed
 
     def test_without_numba_it_says_what_to_install(self, narrow, monkeypatch):
-        monkeypatch.setitem(sys.modules, "variants.numba_windows", None)
-        monkeypatch.delattr("variants.numba_windows")
+        monkeypatch.setitem(sys.modules, "variants.kernels.numba_corr", None)
+        monkeypatch.delattr("variants.kernels.numba_corr")
         with pytest.raises(Unsupported, match="pip install numba"):
             kernels.cpu(Pipeline(copy.deepcopy(narrow), QUICK))
 

@@ -13,7 +13,8 @@ def test_torch_keeps_its_number_of_threads():
 import torch
 torch.set_num_threads(3)
 print(torch.get_num_threads())
-from variants import numba_gru, numba_windows
+from variants.kernels import numba_gru
+from variants.kernels import numba_corr as numba_windows
 numba_windows.compile_now(1)
 x = torch.zeros(1, 4, 2, 2)
 numba_gru.blend(x, x, x, x)

@@ -16,8 +16,8 @@ from experiments.cli import asked_device, may_compose_fast
 from experiments.record import variant
 from propainter import InputError, Pipeline, Schedule
 from variants import PUBLISHED
-from variants.fast_here import compose_for, composing_for
 from variants.presets import CONF, composed, fast, preset
+from variants.presets.by_device import compose_for, composing_for
 
 
 @pytest.fixture

@@ -15,11 +15,18 @@ from propainter import Pipeline, Schedule, plan_windows
 from propainter.inference.compositing import Compositor
 from propainter.models.attention import PublishedWindowAttention, SparseWindowAttention, WindowPlan, manual_attention
 from propainter.models.transformer import FusionFeedForward, TemporalSparseTransformer, grid_size
-from variants import Unsupported, attention, reuse, reuse_batches
+from variants import Unsupported, attention, reuse
 from variants.attention import forced_attention, upcast_attention
-from variants.reuse_attention import PlannedWindowAttention, WindowGrid, mixed, mixed_by_convolution, run_blocks_once
-from variants.reuse_deform import sampled_deform_conv
-from variants.reuse_generator import DeviceCompositor, KeptFrames
+from variants.reuse import batching as reuse_batches
+from variants.reuse.deform_conv import sampled_deform_conv
+from variants.reuse.generator import DeviceCompositor, KeptFrames
+from variants.reuse.window_attention import (
+    PlannedWindowAttention,
+    WindowGrid,
+    mixed,
+    mixed_by_convolution,
+    run_blocks_once,
+)
 
 QUICK = Schedule(raft_iterations=3, neighbor_length=4, ref_stride=3)
 

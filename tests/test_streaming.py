@@ -18,7 +18,7 @@ from propainter.inference.streaming import Streaming, as_prediction
 from propainter.models.generator import shrink_flow
 from propainter.schedule import FLOW_PADDING, PIXEL_PADDING, Window
 from propainter.weights import load_seeded
-from variants.reuse_generator import DeviceCompositor
+from variants.reuse.generator import DeviceCompositor
 from variants.streaming import frame_by_frame
 
 SHORT = Schedule(raft_iterations=1, neighbor_length=4, ref_stride=2, subvideo_length=6)

@@ -20,8 +20,10 @@ from propainter.io.atomic import BoundedFolder
 from propainter.models import raft
 from propainter.models.raft import Flows
 from propainter.validation import above_0, check_number
-from variants import Unsupported, correlation, raft_scale, reuse_flow, reuse_lookup
+from variants import Unsupported, correlation, raft_scale
 from variants.precision import TF32_BACKENDS
+from variants.reuse import corr_lookup as reuse_lookup
+from variants.reuse import flow as reuse_flow
 
 log = logging.getLogger(__name__)
 

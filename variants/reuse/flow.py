@@ -10,8 +10,8 @@ from torchvision.models.optical_flow._utils import make_coords_grid, upsample_fl
 from torchvision.models.optical_flow.raft import ConvGRU, CorrBlock, UpdateBlock
 
 from propainter.models.raft import ClipFlow, Flows, all_pairs, check_frames
-from variants.reuse_gru import TORCH, Gating, SplitGRU
-from variants.reuse_lookup import BothDirections
+from variants.reuse.conv_gru import TORCH, Gating, SplitGRU
+from variants.reuse.corr_lookup import BothDirections
 
 UPDATE_CHANNELS = 2400
 """Numbers that an update of RAFT-large holds at once for each pixel of 1/8 size, beside the correlation volume."""

@@ -22,7 +22,7 @@ from propainter.models.transformer import (
     unfold,
 )
 from variants.attention import holds_scores
-from variants.reuse_batches import entries_together
+from variants.reuse.batching import entries_together
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from propainter.models.attention import WindowAttention, WindowPlan
 from propainter.models.generator import Generator, shrink_masks
 from propainter.models.transformer import PATCH, grid_size, token_mask
 from propainter.schedule import Window
-from variants.reuse_attention import KnownPlan, WindowGrid, run_blocks_once
-from variants.reuse_batches import entries_together
-from variants.reuse_decoder import HoleRegions, decode_region
+from variants.reuse.batching import entries_together
+from variants.reuse.region_decode import HoleRegions, decode_region
+from variants.reuse.window_attention import KnownPlan, WindowGrid, run_blocks_once
 
 
 class KeptFrames:

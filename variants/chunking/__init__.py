@@ -11,7 +11,7 @@ from propainter.errors import InputError
 from propainter.inference.pipeline import Clip, OverTime, Pipeline
 from propainter.memory_tracker import give_back_unused
 from propainter.validation import above_0, check_number, check_whole
-from variants.chunk_size import StagePeaks, choose_size, cut, unobserved
+from variants.chunking.auto_size import StagePeaks, choose_size, cut, unobserved
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ from propainter.inference.pipeline import Pipeline
 from propainter.models.raft import ClipFlow
 from propainter.validation import above_0, check_number
 from variants import Unsupported
-from variants.reuse_attention import PlannedWindowAttention
-from variants.reuse_batches import FewTogether
-from variants.reuse_decoder import CompletedInHole
-from variants.reuse_deform import sampled_deform_conv
-from variants.reuse_flow import FlowOnce
-from variants.reuse_generator import DeviceCompositor, EncodedOnce, predictor
+from variants.reuse.batching import FewTogether
+from variants.reuse.deform_conv import sampled_deform_conv
+from variants.reuse.flow import FlowOnce
+from variants.reuse.generator import DeviceCompositor, EncodedOnce, predictor
+from variants.reuse.region_decode import CompletedInHole
+from variants.reuse.window_attention import PlannedWindowAttention
 
 
 def flow(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:

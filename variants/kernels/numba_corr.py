@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from variants.numba_numbers import OPTIONS, STORED, as_numpy, threads_as_torch
+from variants.kernels.numba_math import OPTIONS, STORED, as_numpy, threads_as_torch
 
 PIXELS_TOGETHER = 64
 """Pixels that a thread takes at a time; scratch memory is made once for all of them."""

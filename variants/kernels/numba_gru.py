@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from variants.numba_numbers import OPTIONS, STORED, as_numpy, sigmoid, tanh, threads_as_torch
-from variants.reuse_gru import Gating
+from variants.kernels.numba_math import OPTIONS, STORED, as_numpy, sigmoid, tanh, threads_as_torch
+from variants.reuse.conv_gru import Gating
 
 
 def gates(summed: Tensor, share: Tensor, state: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.reuse_batches import entries_together
+from variants.reuse.batching import entries_together
 
 
 def sampled_deform_conv(

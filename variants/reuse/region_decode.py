@@ -11,8 +11,8 @@ from propainter.inference.pipeline import Scene
 from propainter.models.flow_completion import FlowCompletion
 from propainter.models.generator import Generator
 from propainter.models.transformer import PADDING, PATCH, STRIDE
-from variants.regions import LARGEST_SHARE, Region, around, convolved, cut, each, needed, share, through
-from variants.reuse_batches import entries_together
+from variants.reuse.batching import entries_together
+from variants.reuse.regions import LARGEST_SHARE, Region, around, convolved, cut, each, needed, share, through
 
 
 class HoleRegions:

@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 
 from propainter import InputError, Networks, Pipeline, Schedule
 from variants import PUBLISHED, apply
-from variants.fast_here import composing_for
+from variants.presets.by_device import composing_for
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def fast(networks: Networks, schedule: Schedule | None = None) -> Pipeline:

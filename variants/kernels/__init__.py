@@ -14,10 +14,10 @@ from propainter.inference.pipeline import Clip, OverStages, Pipeline
 from propainter.memory_tracker import freed_memory_kept
 from propainter.models.raft import ClipFlow
 from variants import Unsupported
-from variants.convolved import convolve_linear_layers, in_channels_last, split
 from variants.correlation import AllPairs
-from variants.reuse_flow import FlowOnce
-from variants.reuse_gru import Gating
+from variants.kernels.onednn_conv import convolve_linear_layers, in_channels_last, split
+from variants.reuse.conv_gru import Gating
+from variants.reuse.flow import FlowOnce
 
 
 def cpu(pipeline: Pipeline) -> Pipeline:
@@ -75,7 +75,9 @@ def _keeping_memory(over_stages: OverStages, said: dict[str, Any]) -> OverStages
 def _loops_by_numba(estimator: ClipFlow | FlowOnce, published: CorrBlock) -> dict[str, Any]:
     """Put the loops into the estimator; says what does its windows and recurrent units from now on."""
     try:
-        from variants import numba_gru, numba_numbers, numba_windows
+        from variants.kernels import numba_corr as numba_windows
+        from variants.kernels import numba_gru
+        from variants.kernels import numba_math as numba_numbers
     except ImportError as error:
         raise Unsupported(f"kernels=cpu needs the package numba ({error}): pip install numba") from error
     try:
