@@ -12,8 +12,8 @@ of memory, and its table and report came about, else 1. 2: the command line coul
 import hydra
 from omegaconf import DictConfig
 
-from experiments.cli import command_line, run_job
-from experiments.process import die_with_parent, leaving
+from experiments.launch.cli import command_line, run_job
+from experiments.launch.process import die_with_parent, leaving
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import arithmetic
-from experiments.arithmetic import COMBINATIONS, count, main, ratio_table, stage_table, whole_s
 from experiments.data import load, sample_clip
-from experiments.flops import counting
-from experiments.ledger import Ceilings, Cost, Ledger, moved_bytes
-from experiments.pretend import pretended_cuda
+from experiments.measure.flops import counting
+from experiments.roofline import predict as arithmetic
+from experiments.roofline.fake_cuda import pretended_cuda
+from experiments.roofline.op_costs import Ceilings, Cost, Ledger, moved_bytes
+from experiments.roofline.predict import COMBINATIONS, count, main, ratio_table, stage_table, whole_s
 from propainter import InputError, Observer, Pipeline, Schedule
 from variants import Unsupported
 from variants.precision import tf32_flags

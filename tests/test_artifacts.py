@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from experiments import artifacts
-from experiments.artifacts import ARTIFACTS, check_artifacts, make_artifacts
+from experiments.measure import profiler as artifacts
+from experiments.measure.profiler import ARTIFACTS, check_artifacts, make_artifacts
 from propainter import InputError, Observer
 
 

@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from experiments import ceilings as calibration
-from experiments.ceilings import ceilings
+from experiments.measure import peak_throughput as calibration
+from experiments.measure.peak_throughput import ceilings
 
 CPU = torch.device("cpu")
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.compile_report import table
 from experiments.data import load, sample_clip
-from experiments.measure import Options, measure
+from experiments.measure.protocol import Options, measure
+from experiments.tasks.compile_report import table
 from propainter import InputError, Pipeline, Schedule
 from variants.compile import compiled, cuda_graphs, graphs_recorded
 

@@ -9,8 +9,8 @@ from conftest import SMALLEST
 from PIL import Image
 
 from experiments.data import load, sample_clip
-from experiments.drift import Drift, Report, markdown, measure_drift
-from experiments.drift_plot import draw
+from experiments.tasks.divergence import Drift, Report, markdown, measure_drift
+from experiments.tasks.divergence_plot import draw
 from propainter import Pipeline, Schedule, build_networks
 from variants import Unsupported, chunking, kernels, precision, residency
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from experiments.data import load, sample_clip
-from experiments.effective import collecting
+from experiments.measure.runtime_probe import collecting
 from propainter import STAGES, InputError, Pipeline, Schedule
 from propainter.inference.compositing import prepare_masks
 from propainter.models.attention import manual_attention

@@ -6,10 +6,11 @@ import subprocess
 import pytest
 import torch
 
-from experiments import checkout, environment
-from experiments.checkout import commit
-from experiments.environment import describe, fingerprint
-from experiments.nvml import NoNvml
+from experiments.system import environment
+from experiments.system import git as checkout
+from experiments.system.environment import describe, fingerprint
+from experiments.system.git import commit
+from experiments.system.nvml import NoNvml
 
 CPU = torch.device("cpu")
 COMPARABLE = ("device", "device_type", "threads", "torch", "cuda", "cudnn", "driver")

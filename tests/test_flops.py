@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.ops import deform_conv2d
 
 from experiments.data import load, sample_clip
-from experiments.flops import counting, fraction_of_peak
+from experiments.measure.flops import counting, fraction_of_peak
 from propainter import STAGES, Observer, Pipeline, Schedule
 from variants import attention, precision
 

@@ -13,10 +13,10 @@ import pytest
 from conftest import ROOT
 from omegaconf import OmegaConf
 
-from experiments import isolate
-from experiments.isolate import command, how_it_ended, isolates, keep_record, run_child
-from experiments.limits import apply_limits
-from experiments.process import Ended, last_lines, run_command
+from experiments.launch import isolation as isolate
+from experiments.launch.isolation import command, how_it_ended, isolates, keep_record, run_child
+from experiments.launch.process import Ended, last_lines, run_command
+from experiments.system.memory_limits import apply_limits
 from propainter import InputError
 
 CPU = SimpleNamespace(type="cpu")
@@ -63,7 +63,7 @@ class TestCommand:
 
     def test_one_that_hangs_is_ended_with_what_it_started(self, tmp_path, monkeypatch):
         """It does not listen to SIGTERM, and has a process of its own that does not either."""
-        monkeypatch.setattr("experiments.process.GRACE_S", 0.3)
+        monkeypatch.setattr("experiments.launch.process.GRACE_S", 0.3)
         code = (
             "import signal, subprocess, time, os\n"
             "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -98,10 +98,10 @@ class TestCommand:
 
     @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: its kernel signals a child whose parent has gone")
     def test_a_child_goes_with_the_process_that_started_it(self, tmp_path):
-        child = "from experiments.process import *; import time; die_with_parent(); print('ready', flush=True); "
+        child = "from experiments.launch.process import *; import time; die_with_parent(); print('ready', flush=True); "
         child += "time.sleep(600)"
         parent = (
-            "import sys; from pathlib import Path; from experiments.process import run_command; "
+            "import sys; from pathlib import Path; from experiments.launch.process import run_command; "
             f"run_command([sys.executable, '-c', {child!r}], Path({str(tmp_path / 'output.log')!r}))"
         )
         process = subprocess.Popen(python(parent), cwd=ROOT)
@@ -119,7 +119,7 @@ class TestCommand:
         told = f"""
             import atexit, threading, time
             from concurrent.futures import ThreadPoolExecutor
-            from experiments.process import leaving
+            from experiments.launch.process import leaving
             leave = leaving()
             class Torn:
                 def __del__(self): print("taken apart")
@@ -138,7 +138,7 @@ class TestCommand:
     def test_the_stack_is_asked_for_by_the_user_alone(self, tmp_path, monkeypatch):
         """In this process it is set for Hydra's sake while a sweep runs."""
         monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-        monkeypatch.setattr("experiments.process._ASKED_FOR_STACKS", None)
+        monkeypatch.setattr("experiments.launch.process._ASKED_FOR_STACKS", None)
         code = "import os; print(os.environ.get('HYDRA_FULL_ERROR'))"
         assert run_command(python(code), tmp_path / "output.log").last_lines == "None"
 
@@ -304,6 +304,6 @@ def test_without_hydra_here(tmp_path):
 
 
 def test_the_process_of_a_sweep_does_not_wait_for_torch():
-    told = "import sys, experiments.cli; print('torch' in sys.modules)"
+    told = "import sys, experiments.launch.cli; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

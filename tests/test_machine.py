@@ -10,9 +10,9 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from experiments import machine
-from experiments.machine import Energy, disturbances, process_vram_bytes, snapshot
-from experiments.nvml import FIGURES
+from experiments.system import machine_state as machine
+from experiments.system.machine_state import Energy, disturbances, process_vram_bytes, snapshot
+from experiments.system.nvml import FIGURES
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 from conftest import SMALLEST
 
-from experiments import first_run
-from experiments import measure as measuring
-from experiments import paired as pairing
-from experiments.cost import describe_cost
 from experiments.data import load, sample_clip
-from experiments.first_run import FirstRun, NonFinite
-from experiments.measure import Measurement, Options, measure, warm_up
-from experiments.paired import in_turn
-from experiments.summary import gap_note
-from experiments.timing import TimedRun
-from experiments.trust import planted
+from experiments.measure import first_run
+from experiments.measure import paired as pairing
+from experiments.measure import protocol as measuring
+from experiments.measure.first_run import FirstRun, NonFinite
+from experiments.measure.paired import in_turn
+from experiments.measure.protocol import Measurement, Options, measure, warm_up
+from experiments.measure.timing import TimedRun
+from experiments.record.sections import describe_cost
+from experiments.record.summary import gap_note
+from experiments.tasks.aa_test import planted
 from propainter import STAGES, Observer, Pipeline, Schedule
 from propainter.memory_tracker import RssPeak
 

@@ -9,8 +9,9 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
-from experiments import micro, operations
-from experiments.operations import GROUPS, shapes_of
+from experiments.tasks import microbench as micro
+from experiments.tasks import microbench_ops as operations
+from experiments.tasks.microbench_ops import GROUPS, shapes_of
 from propainter import InputError, Pipeline, Schedule
 from propainter.models.attention import PublishedWindowAttention, WindowPlan
 from variants import Unsupported

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torchvision
 
-from experiments import perceptual
-from experiments.perceptual import Perceptual, ShiftTolerant
+from experiments.quality import lpips as perceptual
+from experiments.quality.lpips import Perceptual, ShiftTolerant
 from propainter.weights import read_checkpoint
 
 needs_st_weights = pytest.mark.skipif(

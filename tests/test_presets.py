@@ -11,9 +11,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
-from experiments.baseline import compose_baseline
-from experiments.cli import asked_device, may_compose_fast
-from experiments.record import variant
+from experiments.launch.cli import asked_device, may_compose_fast
+from experiments.measure.paired_baseline import compose_baseline
+from experiments.record.record import variant
 from propainter import InputError, Pipeline, Schedule
 from variants import PUBLISHED
 from variants.presets import CONF, composed, fast, preset

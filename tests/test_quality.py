@@ -5,8 +5,9 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from experiments import perceptual, quality
 from experiments.data import LoadedClip
+from experiments.quality import lpips as perceptual
+from experiments.quality import metrics as quality
 from propainter import Schedule
 from propainter.inference.compositing import prepare_masks
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import analysis
-from experiments.cache import ArrayCache
 from experiments.data import load, sample_clip
-from experiments.first_run import NonFinite
-from experiments.inpaint import classify
-from experiments.record import write_record
-from experiments.reference import reference_frames, reference_key
+from experiments.measure.first_run import NonFinite
+from experiments.quality.array_cache import ArrayCache
+from experiments.quality.reference import reference_frames, reference_key
+from experiments.record.record import write_record
+from experiments.tasks.inpaint import classify
 from propainter import InputError, Pipeline, Schedule
 from propainter.io.atomic import written_whole
 from variants import Unsupported
@@ -155,5 +155,5 @@ class TestReference:
     )
     def test_the_key_covers_where_it_ran(self, clip, monkeypatch, name, value):
         before = reference_key(torch.device("cpu"), QUICK, clip, "a")
-        monkeypatch.setattr(f"experiments.reference.{name}", value)
+        monkeypatch.setattr(f"experiments.quality.reference.{name}", value)
         assert reference_key(torch.device("cpu"), QUICK, clip, "a") != before

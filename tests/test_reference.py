@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import reference as module
-from experiments.cache import ArrayCache
 from experiments.data import load, sample_clip
-from experiments.first_run import NonFinite
-from experiments.reference import reference_frames
+from experiments.measure.first_run import NonFinite
+from experiments.quality import reference as module
+from experiments.quality.array_cache import ArrayCache
+from experiments.quality.reference import reference_frames
 from propainter import Pipeline, Schedule
 from variants import precision
 

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from experiments.settings import check_settings
+from experiments.record.validation import check_settings
 from propainter import InputError, Pipeline
 from propainter.weights import load_seeded
 from variants import chunking, correlation, fallback, flow_cache, raft_scale, reuse

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments import statistics
-from experiments.coverage import PRESETS, Clock, Noise, limits, paired, single
-from experiments.statistics import Sampling, agree, count_outliers, log_t_interval, look_counts
+from experiments.measure import confidence as statistics
+from experiments.measure.ci_coverage import PRESETS, Clock, Noise, limits, paired, single
+from experiments.measure.confidence import Sampling, agree, count_outliers, log_t_interval, look_counts
 
 several = st.lists(st.floats(0.1, 10), min_size=2, max_size=60)
 

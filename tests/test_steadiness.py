@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from experiments.data import load, sample_clip
-from experiments.steadiness import MAX_PAIRS, frame_flows, seam_pairs, seams_of, steadiness
+from experiments.quality.temporal_consistency import MAX_PAIRS, frame_flows, seam_pairs, seams_of, steadiness
 
 
 @pytest.fixture(scope="module")

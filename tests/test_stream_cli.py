@@ -13,11 +13,11 @@ import pytest
 from conftest import CHEAP, ROOT
 from test_streaming import SHORT, features_of_everything, pair_flow, predict_from_everything
 
-from experiments import stream as stream_module
-from experiments.beside import Abandoned, ReadAhead, WriteBehind
 from experiments.data import Fingerprint, load, sample_clip, survey
-from experiments.outputs import write_growing_result
-from experiments.stream import stream
+from experiments.data.background_io import Abandoned, ReadAhead, WriteBehind
+from experiments.record.outputs import write_growing_result
+from experiments.tasks import inpaint_streaming as stream_module
+from experiments.tasks.inpaint_streaming import stream
 from propainter import InputError, Pipeline
 from propainter.inference.streaming import Streaming
 from propainter.io.fragmented_writer import GrowingVideoWriter

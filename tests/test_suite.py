@@ -8,9 +8,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from experiments import suite
-from experiments.record import command
-from experiments.suite import (
+from experiments.record.record import command
+from experiments.tasks import suite
+from experiments.tasks.suite import (
     Entry,
     check_folder,
     cut,

@@ -10,9 +10,9 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from experiments import sweep as sweeps
-from experiments.resume import Earlier, resumed_arguments
-from experiments.sweep import count_runs, make_report, progress_line
+from experiments.launch import sweep as sweeps
+from experiments.launch.resume import Earlier, resumed_arguments
+from experiments.launch.sweep import count_runs, make_report, progress_line
 from propainter import InputError
 
 

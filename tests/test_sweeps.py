@@ -25,8 +25,8 @@ from types import SimpleNamespace
 
 from hydra.core.hydra_config import HydraConfig
 
-from experiments.limits import apply_limits
-from experiments.record import empty_record, run_section, variant, write_record
+from experiments.system.memory_limits import apply_limits
+from experiments.record.record import empty_record, run_section, variant, write_record
 
 
 def run(cfg, way):

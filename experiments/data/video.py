@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.data.clip import Clip
-from experiments.data.footage import VideoFile, footage_clip
+from experiments.data.file_clip import VideoFile, footage_clip
 from propainter.errors import InputError
 from propainter.io.video import probe_video
 

@@ -1,0 +1,1 @@
+"""Start runs: the command line, one process for a run, sweeps."""

@@ -1,0 +1,211 @@
+"""A run in a process of its own: what it takes down with it when it crashes, hangs or is killed is its own row.
+
+The process is the command line that one would type for the run, with its folder given. It leaves `record.json` and
+`output.log` (what it wrote to the screen) there; where it could not leave a record, one is written for it that says
+how it ended.
+"""
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.launch.process import Ended, is_child, run_command
+from experiments.paths import CONF, ROOT
+from experiments.record.record import empty_record, run_section, variant, write_record
+from propainter.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+_NOT_THE_CHILDS = ("isolate", "resume")
+_NOT_PASSED_ON = (
+    *("hydra.run", "hydra.sweep", "hydra.mode", "hydra.sweeper", "hydra/sweeper"),
+    *("hydra.launcher", "hydra/launcher"),
+)
+_OUT_OF_MEMORY = (
+    *("MemoryError", "std::bad_alloc", "can't allocate memory", "Cannot allocate memory", "OutOfMemoryError"),
+    *("CUDA error: out of memory", "libgomp: Thread creation failed"),
+)
+
+
+def isolates(cfg: DictConfig, sweep: bool) -> bool:
+    """Whether this run is to have a process of its own: `isolate`, where auto means in sweeps and under a time limit.
+
+    Raises:
+        InputError: `isolate` or `limits.run_seconds` makes no sense, or the second can't be kept.
+    """
+    choice, seconds = cfg.isolate, cfg.limits.run_seconds
+    if choice != "auto" and not isinstance(choice, bool):
+        raise InputError(f"isolate is {choice!r}; give auto, true or false")
+    if seconds is not None and (not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or seconds <= 0):
+        raise InputError(f"limits.run_seconds is {seconds!r}; give seconds over 0, or null for no limit")
+    if choice is False and seconds is not None and not is_child():
+        raise InputError("limits.run_seconds needs a process that can be ended; leave out isolate=false")
+    return choice is True or (choice == "auto" and (sweep or seconds is not None))
+
+
+def run_child(
+    overrides: Sequence[str],
+    folder: Path,
+    *,
+    run_seconds: float | None = None,
+    echo: bool = False,
+    hydra: Sequence[str] | None = None,
+    known: Mapping[str, Any] | None = None,
+    tick: Callable[[], object] | None = None,
+) -> dict[str, Any]:
+    """Do one run in a process of its own, in `folder`, and give its record.
+
+    The process is gone when this returns or raises. The record says `run.isolated`, `run.pid` and `run.wall_s` (of
+    the whole process), with status `timed_out` or `failed` and the reason where the process could not write one, and
+    stands in `folder/record.json`, unless that can't be written: then it is failed, and the log says why.
+
+    Args:
+        overrides: as on the command line, without Hydra's own: `["attention=sdpa", "measure=quick"]`.
+        run_seconds: it is ended after these.
+        echo: whether what it writes to the screen is seen here too; `output.log` has it anyway.
+        hydra: Hydra's own overrides and flags (`hydra.searchpath=[...]`, `--config-dir=...`); by default those of the
+            job that this is called in, if it is in one.
+        known: the record's `variant` and `run`, for a run that does not write them; found out where they are needed.
+        tick: called about once a second.
+
+    Raises:
+        OSError: the folder or `output.log` can't be written, or no process can be started.
+    """
+    folder = Path(folder).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "record.json"
+    path.unlink(missing_ok=True)
+    hydra = passed_on() if hydra is None else list(hydra)
+    ended = run_command(
+        command(overrides, folder, hydra), folder / "output.log", seconds=run_seconds, echo=echo, tick=tick
+    )
+    record = read_record(path)
+    left_one = record is not None
+    if record is None:
+        status, reason = how_it_ended(ended, run_seconds)
+        if echo and status != "ok":
+            log.error("%s: %s", status, reason)
+        known = compose_known(overrides, hydra) if known is None else known
+        record = {**empty_record(), **known, "status": status, "reason": reason}
+    record["run"] = {**(record.get("run") or {}), "isolated": True, "pid": ended.pid, "wall_s": ended.wall_s}
+    return keep_record(path, record, left_one)
+
+
+def command(overrides: Sequence[str], folder: Path, hydra: Sequence[str]) -> list[str]:
+    """What is typed for a run with these overrides in that folder."""
+    flags = [item for item in hydra if item.startswith("-")]
+    own = [item for item in hydra if not item.startswith("-")]
+    task = [item for item in overrides if key_of(item) not in _NOT_THE_CHILDS]
+    where = f"hydra.run.dir={QuotedString(str(folder), Quote.single).with_quotes()}"
+    here = [sys.executable, "-u", str(ROOT / "run.py")]
+    return [*here, *flags, *task, *own, "hydra.mode=RUN", where, "isolate=false", "resume=null"]
+
+
+def passed_on() -> list[str]:
+    """What a run that the present Hydra job starts needs of the job's own overrides and flags, if there is a job."""
+    if not HydraConfig.initialized():
+        return []
+    hydra = HydraConfig.get()
+    flags = [] if hydra.job.config_name == "config" else [f"--config-name={hydra.job.config_name}"]
+    for source in hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            flags.append(f"--config-dir={source.path}")
+        elif source.provider == "main" and Path(source.path) != CONF:
+            flags.append(f"--config-path={source.path}")
+    own = _NOT_PASSED_ON
+    kept = [item for item in hydra.overrides.hydra if not any(_is_under(key_of(item), key) for key in own)]
+    return [*flags, *kept]
+
+
+def key_of(override: str) -> str:
+    """`attention` of `+attention=sdpa`."""
+    return override.split("=", 1)[0].lstrip("+~").split("@", 1)[0]
+
+
+def _is_under(key: str, parent: str) -> bool:
+    return key == parent or key.startswith(f"{parent}.")
+
+
+def how_it_ended(ended: Ended, run_seconds: float | None) -> tuple[str, str | None]:
+    """Status and reason of a run whose process left no record."""
+    wrote = f"; its last lines: {ended.last_lines}" if ended.last_lines else "; it had written nothing"
+    code = ended.returncode
+    if ended.timed_out:
+        return "timed_out", f"it took longer than {run_seconds:g} s (limits.run_seconds) and was ended{wrote}"
+    if code == 0:
+        return "ok", None  # a task that keeps no record of its own, as experiment=matrix
+    if any(sign in ended.last_lines for sign in _OUT_OF_MEMORY):
+        return "out_of_memory", f"the process ran out of memory{wrote}"
+    if code == 3:
+        return "unsupported", f"the task left no record{wrote}"
+    if code > 0:
+        return "failed", f"the process ended with exit code {code} and left no record{wrote}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "unnamed"
+    as_memory = ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
+    return "failed", f"the process was killed by signal {-code} ({name}){as_memory}{wrote}"
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record in that file; None where there is none, or it is damaged."""
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def keep_record(path: Path, record: dict[str, Any], is_there: bool = False) -> dict[str, Any]:
+    """Write the record; where that can't be done, say so, and it has failed unless another version of it is there."""
+    try:
+        write_record(path, record)
+    except OSError as error:
+        sentence = f"the record could not be written to {path.parent}: {error}"
+        log.error("%s; free some space, then a sweep goes on with resume=...", sentence)
+        return record if is_there else {**record, "status": "failed", "reason": sentence}
+    return record
+
+
+def describe(cfg: DictConfig) -> dict[str, Any]:
+    """The record's `run` and `variant` of the present Hydra job; null for what a run that is wrong in itself lacks."""
+    known: dict[str, Any] = {"run": None, "variant": None}
+    for key, part in (("run", run_section), ("variant", variant)):
+        try:
+            known[key] = part(cfg)
+        except Exception as error:
+            log.debug("no %s in the record: %s", key, error)
+    return known
+
+
+def compose_known(overrides: Sequence[str], hydra: Sequence[str]) -> dict[str, Any]:
+    """What `describe` says of a run with these overrides, in or out of a Hydra job."""
+    job = HydraConfig.instance()
+    before = job.cfg
+    name = before.hydra.job.config_name if before is not None else "config"
+    with ExitStack() as stack:
+        if not GlobalHydra.instance().is_initialized():
+            stack.enter_context(initialize_config_dir(version_base="1.3", config_dir=str(CONF)))
+        try:
+            items = [item for item in (*overrides, *hydra) if not item.startswith("-")]
+            cfg = compose(name, items, return_hydra_config=True)
+            job.set_config(cfg)
+            return describe(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+        except Exception as error:  # the child could not compose it either, and said so
+            log.debug("the config can't be composed: %s", error)
+            return {"run": None, "variant": None}
+        finally:
+            job.cfg = before

@@ -1,0 +1,225 @@
+"""A sweep as it goes on: a line per run and a bar over all; at its end a table of the records, and a report."""
+
+import logging
+import math
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from hydra.utils import instantiate
+from omegaconf import DictConfig, open_dict, read_write
+from tqdm import tqdm
+
+from experiments.launch.isolation import describe, isolates, keep_record, read_record, run_child
+from experiments.launch.resume import SCRATCH, Earlier
+from experiments.paths import ROOT
+from experiments.record.record import empty_record
+from propainter.errors import InputError, is_out_of_memory
+
+log = logging.getLogger(__name__)
+
+
+class Plan(Callback):
+    """Counts a sweep's runs before the first. (A Hydra callback: `hydra.callbacks` in conf/config.yaml.)"""
+
+    runs: ClassVar[int | None] = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        Plan.runs = count_runs(config)
+
+
+def count_runs(config: DictConfig) -> int | None:
+    """How many runs the sweep of this composed config has; None where its sweeper is not Hydra's basic one."""
+    if not str(config.hydra.sweeper.get("_target_")).endswith(".BasicSweeper"):
+        return None
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    lengths = {
+        override.get_key_element(): sum(1 for _ in override.sweep_string_iterator())
+        if override.is_sweep_override()
+        else 1
+        for override in parser.parse_overrides([*params, *config.hydra.overrides.task])
+    }
+    return math.prod(lengths.values())
+
+
+class Sweep:
+    """The runs of a sweep, one after the other.
+
+    Args:
+        folder: of the sweep.
+        total: number of runs, where it is known.
+        resumed: whether what has come to a result in the folder is kept.
+
+    Attributes:
+        statuses: of the runs that are done or kept.
+        report: whether a report was asked for.
+    """
+
+    def __init__(self, folder: Path, total: int | None, resumed: bool) -> None:
+        self.folder = folder
+        self.statuses: list[str] = []
+        self.report = True
+        self.resumed = resumed
+        self.earlier = Earlier(folder) if resumed else None
+        print(f"sweep{'' if total is None else f' of {total} runs'} in {folder}", flush=True)
+        self.bar = tqdm(total=total, desc="sweep", unit="run", smoothing=0, disable=None)
+
+    @classmethod
+    def of_job(cls, cfg: DictConfig) -> "Sweep":
+        """The sweep that the present Hydra job is the first of.
+
+        Raises:
+            SystemExit: `resume` was not given on the command line.
+        """
+        folder = Path(HydraConfig.get().sweep.dir).absolute()
+        if cfg.resume is not None and Path(cfg.resume).expanduser().absolute() != folder:
+            sys.exit(f"resume is {cfg.resume}; give it on the command line, not in a config file")
+        return cls(folder, Plan.runs, resumed=cfg.resume is not None)
+
+    def run(self, cfg: DictConfig) -> None:
+        """Do the present Hydra job, or keep what an earlier sweep has of it; print its line."""
+        self.report = cfg.report
+        known = describe(cfg)
+        run_id = (known["run"] or {}).get("id")
+        kept = self.earlier.results.get(run_id) if self.earlier else None
+        record = kept or self._record(cfg, self._folder(run_id), known)
+        self.statuses.append(record["status"])
+        if kept and not self.bar.disable:  # it took no time, and says nothing of how long the others take
+            self.bar.initial += 1
+        self.bar.update()
+        of = "" if self.bar.total is None else f"/{self.bar.total}"
+        line = f"{len(self.statuses)}{of}  {progress_line(record, 'kept, ' if kept else '')}"
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+    def _folder(self, run_id: str | None) -> Path:
+        if self.earlier is None:
+            return Path(HydraConfig.get().runtime.output_dir)
+        folder = self.earlier.folder_for(run_id)
+        hydra = HydraConfig.get()
+        with read_write(hydra), open_dict(hydra):
+            hydra.runtime.output_dir = str(folder)  # for a task that runs in this process
+        return folder
+
+    def _record(self, cfg: DictConfig, folder: Path, known: dict[str, Any]) -> dict[str, Any]:
+        try:
+            if isolates(cfg, sweep=True):
+                overrides = list(HydraConfig.get().overrides.task)
+                return run_child(
+                    overrides, folder, run_seconds=cfg.limits.run_seconds, known=known, tick=self.bar.refresh
+                )
+            return _run_here(cfg, folder, known)
+        except InputError as error:
+            record = {**empty_record(), **known, "reason": str(error)}
+            return keep_record(folder / "record.json", record)
+
+    def close(self) -> None:
+        """Leave the bar, and what Hydra made for jobs of a resumed sweep."""
+        self.bar.close()
+        if self.resumed:
+            shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
+
+
+def _run_here(cfg: DictConfig, folder: Path, known: dict[str, Any]) -> dict[str, Any]:
+    """Run the task in this process; what it prints goes to `output.log`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "record.json"
+    path.unlink(missing_ok=True)
+    start = time.monotonic()
+    status, reason = "failed", None
+    try:
+        with (folder / "output.log").open("w") as output, redirect_stdout(output):
+            status = instantiate(cfg.task)(cfg)
+    except Exception as error:
+        foreseen = isinstance(error, InputError)
+        status = "out_of_memory" if is_out_of_memory(error) else "failed"
+        reason = str(error) if foreseen else f"{type(error).__name__}: {error}".strip().split("\n")[0]
+        log.error("%s", reason, exc_info=None if foreseen else error)
+    record = read_record(path)
+    if record is not None:
+        return record
+    run = {**(known["run"] or {}), "wall_s": time.monotonic() - start}
+    return keep_record(path, {**empty_record(), **known, "status": status, "reason": reason, "run": run})
+
+
+def progress_line(record: dict[str, Any], before_status: str = "") -> str:
+    """A run in one line: variant, status, latency with its interval, peak memory, PSNR in the hole; or the reason."""
+    run = record.get("run") or {}
+    variant = record.get("variant") or {}
+    name = variant.get("id") or run.get("command") or "unknown run"
+    again = f" repeat {run['repeat']}" if run.get("repeat") else ""
+    parts = [f"{name}{again}", before_status + record["status"]]
+    latency, memory, quality = record.get("latency"), record.get("memory"), record.get("quality")
+    if latency:
+        parts.append(_latency(latency))
+    if memory and memory.get("peak_bytes") is not None:
+        parts.append(f"{memory['peak_bytes'] / 2**20:,.0f} MiB")
+    if quality:
+        decibel = quality.get("psnr_hole_db")
+        parts.append("identical" if decibel is None else f"{decibel:.1f} dB")
+    if record.get("reason"):
+        parts.append(record["reason"])
+    return "  ".join(parts)
+
+
+def _latency(latency: dict[str, Any]) -> str:
+    seconds = latency.get("median_s")
+    if seconds is None:
+        first = latency.get("first_s")
+        return "not timed" if first is None else f"{first:.3g} s once"
+    interval = latency.get("ci95_s")
+    return f"{seconds:.3g} s" + (f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else "")
+
+
+def finish(folder: Path, report: bool) -> bool:
+    """Write `records.parquet` of all records in the folder and, if asked for, `report.html`; whether both came about.
+
+    What did not is said in one sentence on stderr. A report is of inpainting: without such a run there is none.
+    """
+    if not any(folder.rglob("record.json")):
+        return True
+    try:
+        tasks = write_table(folder)
+    except Exception as error:  # an analysis that fails must not take the records with it
+        log.debug("records.parquet", exc_info=error)
+        print(f"{folder}/records.parquet could not be written: {error}", file=sys.stderr)
+        return False
+    return not (report and "inpaint" in tasks) or make_report(folder)
+
+
+def write_table(folder: Path) -> set[str]:
+    """`records.parquet`: all records in the folder, flattened, a row each; whole or not at all. Returns their tasks.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    from analysis.records import load, write_parquet  # pandas takes its time to import
+
+    # The files, not the folder: rows of an earlier table whose runs are gone, or run again, are not to stay.
+    files = sorted(folder.rglob("record.json"), key=lambda path: (len(path.parent.name), path))
+    table = load(*files)
+    write_parquet(table, folder / "records.parquet")
+    return set(table["run.task"].dropna()) if "run.task" in table else set()
+
+
+def make_report(folder: Path) -> bool:
+    """`report.html` of the sweep, made by `python -m analysis report`; whether it came about, said if not."""
+    target = folder.absolute() / "report.html"
+    command = [sys.executable, "-m", "analysis", "report", str(folder.absolute()), "-o", str(target)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace")
+    if done.returncode == 0:
+        print(f"report: {target}")
+        return True
+    said = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    why = said[-1] if said else f"exit code {done.returncode}"
+    print(f"{target} could not be made: {why}; try again with python -m analysis report {folder}", file=sys.stderr)
+    return False

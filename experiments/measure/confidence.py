@@ -1,0 +1,187 @@
+"""What repeated timings say: an interval for the typical run, and when there are enough of them (docs/statistics.md).
+
+Everything is reckoned in logarithms, so that it means the same for seconds and for ratios, in any unit. What is
+estimated is the typical run, as a median does: from ten samples on, the fastest and the slowest tenth count by their
+rank and not by how far off they are (the trimmed mean of Tukey and McLaughlin, 1963; Yuen, 1974). No sample is dropped:
+all are kept and counted, and the extremes widen the interval.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import stdtrit
+
+LEVEL = 0.95
+"""What an interval states: the share of measurements whose interval holds the true value."""
+
+LOOK_GROWTH = 4 / 3
+"""From one look to the next, the number of samples grows by this."""
+
+TAIL = 0.1
+"""Share of samples at either end that count by rank; of fewer than ten it is none."""
+
+OUTLIER = 3.5
+"""An outlier is this many standard deviations, estimated from the median absolute deviation, off the median."""
+
+
+class Interval(NamedTuple):
+    """An interval with its centre, in the unit of the samples."""
+
+    low: float
+    high: float
+    centre: float
+
+    @property
+    def relative(self) -> float:
+        """Half the width over the centre."""
+        return (self.high - self.low) / 2 / self.centre
+
+
+def log_t_interval(samples: Sequence[float], level: float = LEVEL) -> Interval | None:
+    """The t-interval of the logarithms, trimmed from ten samples on, as seconds or ratios again.
+
+    Args:
+        samples: over 0, any unit.
+        level: share of such intervals that hold the true value, where the samples are independent.
+
+    Returns:
+        None for fewer than two samples.
+
+    Raises:
+        ValueError: a sample is not a finite number over 0.
+    """
+    count = len(samples)
+    if count < 2:
+        return None
+    logs = np.sort(_logs(samples))
+    tail = int(TAIL * count)
+    middle = logs[tail : count - tail]
+    # The spread is that of all samples, the tails pulled in to the ends of the middle.
+    deviations = logs.clip(middle[0], middle[-1])
+    squares = ((deviations - deviations.mean()) ** 2).sum()
+    error = math.sqrt(squares / (len(middle) * (len(middle) - 1)))
+    centre, half = middle.mean(), _quantile(level, len(middle) - 1) * error
+    with np.errstate(over="ignore"):
+        low, high, centre = np.exp([centre - half, centre + half, centre]).tolist()
+    return Interval(low, high, centre)
+
+
+def count_outliers(samples: Sequence[float]) -> int:
+    """How many samples are far off the median of their logarithms (`OUTLIER`); of fewer than five, none."""
+    if len(samples) < 5:
+        return 0
+    logs = _logs(samples)
+    off = np.abs(logs - np.median(logs))
+    return int((off > OUTLIER * 1.4826 * np.median(off)).sum())
+
+
+def agree(a: float, b: float, within: float) -> bool:
+    """Whether two positive numbers differ by no more than this share of the smaller."""
+    return abs(a - b) <= within * min(a, b)
+
+
+class Sampling:
+    """Collects samples until they are enough.
+
+    The interval is looked at only at preset numbers of samples (`look_counts`), at a higher level (`look_level`). What
+    `interval` states at the end is a 95% interval however sampling was stopped: where it was narrow enough, the one
+    that was looked at; where time or samples ran out, one at the plain level.
+
+    Args:
+        target_relative_ci: enough is an interval no wider than this to either side, as a share of its centre; None
+            takes `max_samples`.
+        min_samples: no look before this many.
+        max_samples: no more than this many.
+        max_seconds: no more samples once these have gone by since construction, but at least one.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        target_relative_ci: float | None,
+        min_samples: int,
+        max_samples: int,
+        max_seconds: float,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.target = target_relative_ci
+        self.max_samples = max_samples
+        self.max_seconds = max_seconds
+        self.samples: list[float] = []
+        self.looks: list[int] = []
+        self._counts = look_counts(min_samples, max_samples)
+        self._clock = clock
+        self._start = clock()
+        self._narrow: Interval | None = None
+        self._reason: str | None = None
+
+    def add(self, sample: float) -> None:
+        """Take a sample, and find out whether it was the last one needed; more may be added all the same."""
+        self.samples.append(sample)
+        count = len(self.samples)
+        self._narrow = None
+        if self.target is not None and count in self._counts:
+            self.looks.append(count)
+            interval = log_t_interval(self.samples, look_level(count, first=len(self.looks) == 1))
+            if interval.relative <= self.target:
+                self._narrow, self._reason = interval, "target_relative_ci"
+                return
+        if self._clock() - self._start >= self.max_seconds:
+            self._reason = "max_seconds"
+        elif count >= self.max_samples:
+            self._reason = "max_samples" if self.target is not None else "fixed"
+
+    @property
+    def finished(self) -> bool:
+        """Whether no more samples are needed; False before the first."""
+        return self._reason is not None
+
+    @property
+    def stopped_by(self) -> str:
+        """What ended it: "target_relative_ci", "max_seconds", "max_samples", or "fixed" where no target was set."""
+        return self._reason or ("fixed" if self.target is None else "max_samples")
+
+    @property
+    def interval(self) -> Interval | None:
+        """The 95% interval of the samples; None for fewer than two."""
+        return self._narrow or log_t_interval(self.samples)
+
+
+def look_counts(min_samples: int, max_samples: int) -> list[int]:
+    """Numbers of samples at which the interval is looked at: 3, 4, 6, 8, 12, 16, 22, ...
+
+    Each is `LOOK_GROWTH` times the one before, made even, so that pairs of runs A B B A are complete at a look.
+    """
+    counts = [max(2, min_samples)]
+    while counts[-1] < max_samples:
+        count = math.ceil(counts[-1] * LOOK_GROWTH)
+        counts.append(min(count + count % 2, max_samples))
+    return counts
+
+
+def look_level(count: int, first: bool) -> float:
+    """The level of the interval at a look.
+
+    Stopping where the interval happens to be narrow costs coverage, most with few samples, since those of a spread that
+    is small by chance are picked. The level gives it back: a look takes two thirds of the error that the stated level
+    leaves, one after the first at up to 20 samples half of it. Found by simulation
+    (`python -m experiments.measure.ci_coverage`).
+    """
+    return 1 - (1 - LEVEL) * (1 / 2 if not first and count <= 20 else 2 / 3)
+
+
+def _logs(samples: Sequence[float]) -> np.ndarray:
+    values = np.asarray(samples, dtype=float)
+    if not (np.isfinite(values).all() and (values > 0).all()):
+        raise ValueError(f"samples are {values.tolist()}; an interval of logarithms needs finite numbers over 0")
+    return np.log(values)
+
+
+@cache
+def _quantile(level: float, freedom: int) -> float:
+    """Student's t that leaves half of 1 - level at either end."""
+    return float(stdtrit(freedom, (1 + level) / 2))

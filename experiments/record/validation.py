@@ -1,0 +1,49 @@
+"""Plain settings of a wrong kind, refused before anything is done."""
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from experiments.measure.profiler import check_artifacts
+from propainter import InputError
+from propainter.validation import check_number, check_whole
+
+SOURCES = ("auto", "pretrained", "seeded")
+
+_WHOLE = {
+    "measure.min_samples": 0,
+    "measure.max_samples": 0,
+    "measure.max_warmups": 0,
+    "measure.min_pairs": 0,
+    "output.preview_frames": 1,
+}
+"""Whole numbers, and the least that they may be."""
+
+_AT_LEAST_0 = ("measure.max_seconds", "cache.max_gb")
+_TRUE_OR_FALSE = ("measure.flops", "output.frames", "quality.lpips", "measure.reference")
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Refuse the first setting that makes no sense.
+
+    Raises:
+        InputError: naming it, with what was got and what was expected.
+    """
+    for key, least in _WHOLE.items():
+        check_whole(key, OmegaConf.select(cfg, key), least)
+    for key in _AT_LEAST_0:
+        check_number(key, OmegaConf.select(cfg, key), lambda number: number >= 0, "a number of at least 0")
+    for key in _TRUE_OR_FALSE:
+        if not isinstance(value := OmegaConf.select(cfg, key), bool):
+            raise InputError(f"{key} is {value!r}; give true or false")
+    target = cfg.measure.target_relative_ci
+    if target is not None:
+        check_number("measure.target_relative_ci", target, lambda share: 0 < share < 1, "a share such as 0.03, or null")
+    if cfg.measure.min_samples > cfg.measure.max_samples:
+        raise InputError(
+            f"measure.min_samples is {cfg.measure.min_samples} and measure.max_samples {cfg.measure.max_samples}; "
+            "give a minimum that is not over the maximum"
+        )
+    if not isinstance(cfg.measure.artifacts, ListConfig):
+        raise InputError(f"measure.artifacts is {cfg.measure.artifacts!r}; give a list, as in [trace]")
+    check_artifacts(list(cfg.measure.artifacts))
+    if cfg.weights.source not in SOURCES:
+        raise InputError(f"weights.source is {cfg.weights.source!r}; give one of {', '.join(SOURCES)}")

@@ -1,0 +1,1 @@
+"""Predict a run on a GPU from its operations, without a GPU."""

@@ -1,0 +1,1 @@
+"""What `task` in conf can be: one file for each."""

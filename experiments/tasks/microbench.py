@@ -1,0 +1,227 @@
+"""`experiment=micro`: single operations at the shapes of a real run, the alternatives of each timed in turn."""
+
+import json
+import logging
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+from torch.utils.benchmark import Timer
+from tqdm import tqdm
+
+from experiments.measure.confidence import log_t_interval
+from experiments.system.environment import choose_device, describe
+from experiments.tasks.inpaint import classify
+from experiments.tasks.microbench_ops import GROUPS, Shapes, shapes_of
+from propainter import InputError, Pipeline, build_networks
+from propainter.io.atomic import written_whole
+from propainter.memory_tracker import memory_peak
+from variants import Unsupported
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    cfg: DictConfig,
+    size: str,
+    groups: Sequence[str],
+    dtypes: Sequence[str] | None,
+    rounds: int,
+    min_seconds: float,
+    masked_share: float,
+) -> str:
+    """Time each option of each group in turn with the others of its group; returns a status.
+
+    Writes `micro.json` and `micro.md` into the run folder and prints the table. An option that can't run is a row with
+    its reason.
+
+    Args:
+        size: a key of `operations.SIZES`.
+        groups: keys of `operations.GROUPS`.
+        dtypes: names of torch's dtypes; None for those that the device computes in.
+        rounds: turns of each option.
+        min_seconds: of one turn.
+        masked_share: share of the windows that touch the hole and attend globally.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        device = choose_device(str(cfg.device))
+        if unknown := [group for group in groups if group not in GROUPS]:
+            raise InputError(f"task.groups has {unknown[0]!r}; give some of {', '.join(GROUPS)}")
+        pipeline = Pipeline(build_networks(), instantiate(cfg.schedule))
+        shapes = shapes_of(pipeline.networks, size, masked_share)
+        rows = _rows(pipeline, shapes, groups, dtypes_of(dtypes, device), rounds, min_seconds, device)
+        document = {"kind": "micro", "schema": 1, "environment": describe(device), "size": size, "shapes": shapes}
+        document |= {"raft_iterations": pipeline.schedule.raft_iterations, "rounds": rounds, "rows": rows}
+        text = f"{size} on {document['environment']['device']}, torch {torch.__version__}\n\n{table(rows)}"
+        with written_whole(folder / "micro.json") as unfinished:
+            unfinished.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
+        with written_whole(folder / "micro.md") as unfinished:
+            unfinished.write_text(text + "\n")
+    except Exception as error:
+        status, reason, foreseen = classify(error)
+        log.error("%s: %s", status, reason, exc_info=None if foreseen else error)
+        return status
+    print(text)
+    print(f"run folder: {folder}")
+    return "failed" if any(row["status"] == "failed" for row in rows) else "ok"
+
+
+def dtypes_of(names: Sequence[str] | None, device: torch.device) -> list[torch.dtype]:
+    """The dtypes of these names; for None those that the device computes in.
+
+    Raises:
+        InputError: a name that is no floating dtype of torch.
+    """
+    if names is None:
+        if device.type != "cuda":
+            return [torch.float32, torch.bfloat16]
+        bfloat16 = [torch.bfloat16] if torch.cuda.get_device_capability(device) >= (8, 0) else []
+        return [torch.float32, *bfloat16, torch.float16]
+    dtypes = [getattr(torch, name, None) for name in names]
+    for name, dtype in zip(names, dtypes, strict=True):
+        if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise InputError(f"task.dtypes has {name!r}; give names such as float32, bfloat16 and float16")
+    return dtypes
+
+
+def _rows(
+    pipeline: Pipeline,
+    shapes: Shapes,
+    groups: Sequence[str],
+    dtypes: Sequence[torch.dtype],
+    rounds: int,
+    min_seconds: float,
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    planned = []
+    for group in groups:
+        # RAFT's correlations are in float32 whatever the precision is.
+        for dtype in [torch.float32] if group == "correlation" else dtypes:
+            passes = ("forward", "forward+backward") if group == "attention" else ("forward",)
+            planned += [(group, dtype, passed) for passed in passes]
+    rows = []
+    with tqdm(total=len(planned) * (rounds + 1), desc="micro", disable=None) as bar:
+        for group, dtype, passed in planned:
+            bar.set_postfix_str(f"{group}, {passed}, {_name(dtype)}")
+            with torch.inference_mode(passed == "forward"):
+                inputs, options = GROUPS[group](pipeline, shapes, dtype, device)
+                one = partial(_forward if passed == "forward" else _both_ways, inputs=inputs)
+                operations = {name: partial(one, function) for name, function in options.items()}
+                compared = compare(operations, rounds, min_seconds, device, bar.update)
+            described = {"group": group, "dtype": _name(dtype), "pass": passed}
+            rows += [described | {"option": name} | row for name, row in compared.items()]
+    return rows
+
+
+def compare(
+    operations: dict[str, Callable[[], Any]],
+    rounds: int,
+    min_seconds: float,
+    device: torch.device,
+    tick: Callable[[], Any],
+) -> dict[str, dict[str, Any]]:
+    """By option its figures; `ratio` is its seconds over those of the first option in the same round."""
+    rows: dict[str, dict[str, Any]] = {name: {"status": "ok", "reason": None} for name in operations}
+    seconds: dict[str, list[float]] = {name: [] for name in operations}
+
+    def attempt(name: str, work: Callable[[], Any]) -> Any:
+        """What the work gives; nothing where this option can't run, now or before."""
+        row = rows[name]
+        if row["status"] != "ok":
+            return None
+        try:
+            return work()
+        except Exception as error:
+            lacking = Unsupported(str(error)) if isinstance(error, NotImplementedError) else error
+            row["status"], row["reason"], foreseen = classify(lacking)
+            if not foreseen:
+                log.error("%s: %s", name, row["reason"], exc_info=error)
+            return None
+
+    peaks = {name: attempt(name, partial(_peak_bytes, operation, device)) for name, operation in operations.items()}
+    tick()
+    threads = torch.get_num_threads()
+    timers = {name: Timer("call()", globals={"call": call}, num_threads=threads) for name, call in operations.items()}
+    for number in range(rounds):
+        for name in list(timers) if number % 2 == 0 else reversed(timers):
+            block = attempt(name, partial(timers[name].blocked_autorange, min_run_time=min_seconds))
+            if block is not None:
+                seconds[name].append(block.median)
+        tick()
+
+    first = next(iter(operations))
+    for name, row in rows.items():
+        good = row["status"] == "ok"
+        row["median_s"] = statistics.median(seconds[name]) if good else None
+        row["ci95_s"] = _bounds(seconds[name]) if good else None
+        row["samples_s"] = seconds[name]
+        row["ratio"] = None
+        if good and name != first and rows[first]["status"] == "ok":
+            ratios = [one / other for one, other in zip(seconds[name], seconds[first], strict=True)]
+            row["ratio"] = {"median": statistics.median(ratios), "ci95": _bounds(ratios)}
+        row["peak_bytes"] = peaks[name] if good else None
+    return rows
+
+
+def _forward(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
+    return function(*inputs)
+
+
+def _both_ways(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    output = function(*leaves)
+    return torch.autograd.grad(output, leaves, torch.ones_like(output))
+
+
+def _peak_bytes(operation: Callable[[], Any], device: torch.device) -> int:
+    """Most memory in use during the operation, above the level before it; the first time does not count."""
+    operation()
+    memory = memory_peak(device)
+    try:
+        level = memory.level_bytes()["allocated"] if memory.kind == "vram" else 0
+        memory.reset()
+        result = operation()
+        peak = memory.peak_bytes() - level
+    finally:
+        memory.close()
+    del result
+    return peak
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _bounds(samples: Sequence[float]) -> list[float] | None:
+    interval = log_t_interval(samples)
+    return None if interval is None else [interval.low, interval.high]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a Markdown table; intervals are 95%, over the rounds."""
+    lines = [
+        "| group | dtype | pass | option | time [ms] | time to the group's first | peak memory [MiB] |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        what = f"| {row['group']} | {row['dtype']} | {row['pass']} | {row['option']} |"
+        if row["status"] != "ok":
+            lines.append(f"{what} {row['status']}: {row['reason']} | | |")
+            continue
+        time = _figure(1e3 * row["median_s"], row["ci95_s"] and [1e3 * bound for bound in row["ci95_s"]])
+        ratio = _figure(row["ratio"]["median"], row["ratio"]["ci95"]) if row["ratio"] else ""
+        lines.append(f"{what} {time} | {ratio} | {row['peak_bytes'] / 2**20:,.0f} |")
+    return "\n".join(lines)
+
+
+def _figure(value: float, bounds: list[float] | None) -> str:
+    spread = f" ({bounds[0]:.4g} to {bounds[1]:.4g})" if bounds else ""
+    return f"{value:.4g}{spread}"

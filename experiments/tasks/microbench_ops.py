@@ -1,0 +1,147 @@
+"""The single operations that `experiment=micro` times, with their alternatives, at the shapes of a real run."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+from torchvision.models.optical_flow._utils import make_coords_grid
+
+from experiments.paths import CONF
+from propainter import InputError, Networks, Pipeline
+from propainter.models.attention import Kernel
+from propainter.models.transformer import DILATION, grid_size
+from propainter.schedule import clip_length, plan_windows
+from variants import PUBLISHED, Unsupported
+from variants.correlation import AllPairs, OnDemand
+
+SIZES = {"432x240": (240, 432), "864x1536": (864, 1536), "1280x720": (720, 1280)}
+"""Height and width in pixels, by the names these sizes go by."""
+
+CLIP_FRAMES = 80
+"""Frames of the clip that the shapes are taken from."""
+
+Shapes = dict[str, list[int]]
+"""What `shapes_of` gives."""
+
+Alternatives = tuple[tuple[Tensor, ...], dict[str, Callable[..., Tensor]]]
+"""Inputs, and by option a function of them; the first option is what the others are compared with."""
+
+
+def shapes_of(networks: Networks, size: str, masked_share: float) -> Shapes:
+    """Shapes of the tensors that the operations work on, in a clip of `CLIP_FRAMES` frames.
+
+    Returns:
+        `query` [windows, heads, Q, d] and `key` [windows, heads, K, d] of the windows that touch the hole, `tokens`
+        [1, T, rows, columns, C] and `window` [rows, columns], `features` [T, C, h, w] before they are doubled in size,
+        `feature_maps` [pairs, C, h, w] that RAFT compares.
+
+    Raises:
+        InputError: a size that is not in `SIZES`, or a share that is none.
+    """
+    if size not in SIZES:
+        raise InputError(f"task.size is {size!r}; give one of {', '.join(SIZES)}")
+    if not 0 < masked_share <= 1:
+        raise InputError(f"task.masked_share is {masked_share}; give a share over 0 and up to 1")
+    height, width = SIZES[size]
+    layers = networks.generator.transformers.transformer[0].attention
+    channels, heads, pool = layers.query.in_features, layers.heads, layers.pool_layer.stride[0]
+    # The grid of tokens is padded until windows tile it.
+    grid = grid_size((height // 4, width // 4))
+    rows, columns = (math.ceil(count / side) * side for count, side in zip(grid, layers.window, strict=True))
+    near = math.prod(layers.window)
+    far = len(layers.valid_ind_rolled) + (rows // pool) * (columns // pool)
+    windows = math.ceil(masked_share * rows * columns / near)
+    fullest = max(plan_windows(CLIP_FRAMES), key=lambda window: len(window.frames))
+    frames = len(fullest.frames)
+    return {
+        "query": [windows, heads, frames * near, channels // heads],
+        "key": [windows, heads, math.ceil(frames / DILATION) * (near + far), channels // heads],
+        "tokens": [1, frames, rows, columns, channels],
+        "window": list(layers.window),
+        "features": [len(fullest.local), networks.generator.decoder[0].conv.in_channels, height // 4, width // 4],
+        "feature_maps": [clip_length(width), 2 * networks.raft.update_block.hidden_state_size, height // 8, width // 8],
+    }
+
+
+def attention(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Alternatives:
+    """The inner kernels of the config group `attention` on the windows that touch the hole."""
+    names = sorted(path.stem for path in (CONF / "attention").glob("*.yaml"))
+    names.sort(key=lambda name: name != PUBLISHED["attention"])
+
+    @cache
+    def kernel(name: str) -> Kernel:
+        node = OmegaConf.load(CONF / "attention" / f"{name}.yaml")
+        changed = instantiate(node)(replace(pipeline, contexts=[], effective={}))
+        if not hasattr(changed.window_attention, "kernel"):
+            raise Unsupported("this option is no inner kernel: it replaces all of window attention")
+        return changed.window_attention.kernel
+
+    inputs = tuple(_noise(shapes[name], dtype, device) for name in ("query", "key", "key"))
+    return inputs, {name: lambda *qkv, name=name: kernel(name)(*qkv) for name in names}
+
+
+def partition(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Alternatives:
+    """The grid of tokens cut into windows and heads."""
+    (rows, columns), heads = shapes["window"], shapes["query"][1]
+
+    def by_einops(x: Tensor) -> Tensor:
+        sizes = dict(wh=rows, ww=columns, n=heads)
+        return rearrange(x, "b t (nh wh) (nw ww) (n c) -> b (nh nw) n t (wh ww) c", **sizes)
+
+    def by_view(x: Tensor) -> Tensor:
+        b, t, height, width, channels = x.shape
+        nh, nw, c = height // rows, width // columns, channels // heads
+        x = x.view(b, t, nh, rows, nw, columns, heads, c).permute(0, 2, 4, 6, 1, 3, 5, 7)
+        return x.reshape(b, nh * nw, heads, t, rows * columns, c)
+
+    return (_noise(shapes["tokens"], dtype, device),), {"einops": by_einops, "view_permute": by_view}
+
+
+def resample(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Alternatives:
+    """The decoder's features doubled in size by bilinear interpolation."""
+    double = partial(F.interpolate, mode="bilinear", align_corners=True)
+    size = tuple(2 * side for side in shapes["features"][-2:])
+    options = {"scale_factor": partial(double, scale_factor=2), "size": partial(double, size=size)}
+    return (_noise(shapes["features"], dtype, device),), options
+
+
+def correlation(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Alternatives:
+    """One pyramid of RAFT's correlations, and as many lookups in it as the schedule has iterations."""
+    published, iterations = pipeline.networks.raft.corr_block, pipeline.schedule.raft_iterations
+    levels, radius = published.num_levels, published.radius
+
+    def looked_up(make: Callable[[], torch.nn.Module], first: Tensor, second: Tensor, coords: Tensor) -> Tensor:
+        block = make()
+        block.build_pyramid(first, second)
+        for _ in range(iterations):
+            windows = block.index_pyramid(coords)
+        return windows
+
+    pairs, _, height, width = shapes["feature_maps"]
+    coords = make_coords_grid(pairs, height, width, device=device)
+    coords = coords + 4 * _noise(list(coords.shape), dtype, device)
+    first, second = _noise([2, *shapes["feature_maps"]], dtype, device)
+    options = {
+        "all_pairs": partial(AllPairs, num_levels=levels, radius=radius, note=lambda used: None),
+        "on_demand": partial(OnDemand, levels, radius),
+    }
+    return (first, second, coords), {name: partial(looked_up, make) for name, make in options.items()}
+
+
+GROUPS: dict[str, Callable[[Pipeline, Shapes, torch.dtype, torch.device], Alternatives]] = {
+    "attention": attention,
+    "partition": partition,
+    "resample": resample,
+    "correlation": correlation,
+}
+
+
+def _noise(shape: list[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator(device).manual_seed(0), device=device).to(dtype)

@@ -1,0 +1,269 @@
+"""A list of runs that belong together, each in a process of its own: `experiment=gpu_suite`, `waterfall`, `claims`.
+
+The run folder is the suite's: runs that are done there are kept, so that a suite can be made in slices, and go on
+after it was stopped.
+"""
+
+import logging
+import tarfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.launch.isolation import read_record, run_child
+from experiments.launch.resume import RESULTS
+from experiments.launch.sweep import finish, progress_line
+from experiments.record.record import command
+from experiments.system.git import commit
+from propainter import InputError
+from propainter.io.atomic import written_whole
+
+log = logging.getLogger(__name__)
+
+
+TINY = (
+    "data.num_frames=3",
+    "data.height=128",
+    "data.width=128",
+    "schedule.raft_iterations=2",
+    "measure.max_seconds=1",
+    "measure.max_warmups=1",
+    "limits.vram_gb=null",
+    "compile.components=[decoder]",
+)
+"""What `suite.tiny=true` makes of every run; without the GPU's limit, and of those that compile only the component that
+is soonest compiled, so that a CPU can try the suite too."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run: its folder's name, what is typed for it, and about how many seconds it takes on the suite's device."""
+
+    name: str
+    overrides: list[str]
+    seconds: float
+
+
+def run(
+    cfg: DictConfig,
+    entries: Sequence[Mapping[str, Any]],
+    minutes: float,
+    slice_minutes: float,
+    slice: int | None = None,
+    common: Sequence[str] = (),
+    tiny: bool | str | Sequence[str] = False,
+) -> str:
+    """Make the suite's runs, or one slice of them; returns a status. Writes a record each, and `records.tar`.
+
+    Args:
+        entries: {name, overrides, seconds}, the best evidence first.
+        minutes: entries are taken in order while their seconds fit into this.
+        slice_minutes: longest that a slice takes; no run is started that does not fit into what is left of it.
+        slice: which slice, from 1; None makes all.
+        common: overrides of every run, before its own.
+        tiny: true makes every run small (`TINY`), to try a suite; or overrides of one's own, which come after a run's.
+
+    Raises:
+        InputError: a slice that does not exist, settings that are no numbers, or a folder with results of other runs.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        small = tiny_overrides(tiny)
+        chosen = [with_overrides(entry, common, small) for entry in fitting(read_entries(entries), minutes * 60)]
+        slices = cut(chosen, slice_minutes * 60)
+        if slice is not None and not (isinstance(slice, int) and 1 <= slice <= len(slices)):
+            raise InputError(f"suite.slice is {slice!r}; give a number from 1 to {len(slices)}, or null for all")
+        check_folder(chosen, folder)
+    except InputError as error:
+        log.error("%s", error)
+        return "failed"
+    statuses = []
+    for number, part in enumerate(slices, 1):
+        if slice in (None, number):
+            minutes_needed = sum(entry.seconds for entry in part) / 60
+            names = ", ".join(entry.name for entry in part)
+            print(f"slice {number} of {len(slices)}, about {minutes_needed:.0f} min: {names}", flush=True)
+            statuses += make(part, folder, slice_minutes * 60)
+    tar = pack(folder)
+    open_runs = [entry.name for entry in chosen if done(entry, folder / entry.name) is None]
+    print(f"{len(chosen) - len(open_runs)} of {len(chosen)} runs have a result; all records: {tar}")
+    if open_runs:
+        print(f"without one: {', '.join(open_runs)}; the same command, with their slice or without, makes these")
+    reported = finish(folder, report=bool(cfg.report))
+    print(f"suite folder: {folder}")
+    return "ok" if reported and all(status in RESULTS for status in statuses) else "failed"
+
+
+def tiny_overrides(tiny: bool | str | Sequence[str] | None) -> list[str]:
+    """The overrides that `suite.tiny` stands for: true, a list, or a text of overrides with spaces between.
+
+    Raises:
+        InputError: anything else, or an override without "=".
+    """
+    if tiny in (None, False, True):
+        return list(TINY) if tiny else []
+    items = tiny.split() if isinstance(tiny, str) else [str(item) for item in tiny]
+    if any("=" not in item for item in items):
+        raise InputError(
+            f"suite.tiny is {tiny!r}; give true, or overrides, as in 'suite.tiny=\"data.num_frames=3 data.width=128\"'"
+        )
+    return items
+
+
+def read_entries(entries: Iterable[Mapping[str, Any]]) -> list[Entry]:
+    """Entries from their YAML.
+
+    Raises:
+        InputError: two of one name.
+    """
+    made = [Entry(str(e["name"]), [str(item) for item in e["overrides"]], float(e["seconds"])) for e in entries]
+    names = [entry.name for entry in made]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"the suite has two runs named {twice}; give each a name of its own, its folder goes by it")
+    return made
+
+
+def with_overrides(entry: Entry, common: Sequence[str], tiny: Sequence[str]) -> Entry:
+    """The entry with overrides before and after its own: of a key the last counts, a group ends what is under it.
+
+    Of those after it, what is under `compile` goes only to an entry that says `compile=...`; elsewhere there is no such
+    key.
+    """
+    by_key: dict[str, str] = {}
+    compiles = any(item.startswith("compile=") for item in entry.overrides)
+    after = [item for item in tiny if compiles or not item.startswith("compile.")]
+    for item in [*common, *entry.overrides, *after]:
+        key = item.split("=", 1)[0]
+        for other in [other for other in by_key if other == key or other.startswith(f"{key}.")]:
+            del by_key[other]
+        by_key[key] = item
+    return Entry(entry.name, list(by_key.values()), entry.seconds)
+
+
+def fitting(entries: Sequence[Entry], seconds: float) -> list[Entry]:
+    """The first entries that fit into the time together; at least one."""
+    chosen, left = [], seconds
+    for entry in entries:
+        if chosen and entry.seconds > left:
+            break
+        chosen.append(entry)
+        left -= entry.seconds
+    return chosen
+
+
+def cut(entries: Sequence[Entry], seconds: float) -> list[list[Entry]]:
+    """The entries in slices of at most that time by their estimates (an entry that is longer has its own)."""
+    slices: list[list[Entry]] = []
+    left = 0.0
+    for entry in entries:
+        if not slices or entry.seconds > left:
+            slices.append([])
+            left = seconds
+        slices[-1].append(entry)
+        left -= entry.seconds
+    return slices
+
+
+def make(entries: Sequence[Entry], folder: Path, seconds: float) -> list[str]:
+    """Make the runs that are not done yet, within the time; the statuses of those that were made or kept."""
+    deadline = time.monotonic() + seconds
+    statuses = []
+    for number, entry in enumerate(entries, 1):
+        record = done(entry, folder / entry.name)
+        kept = record is not None
+        if record is None:
+            left = deadline - time.monotonic()
+            if left < min(entry.seconds, seconds):
+                log.warning(
+                    "%s is left for another time: it takes about %.0f s, %.0f are left", entry.name, entry.seconds, left
+                )
+                continue
+            record = run_child(entry.overrides, folder / entry.name, run_seconds=left, echo=False)
+        statuses.append(record["status"])
+        told = progress_line(record, _kept(record) if kept else "")
+        print(f"{number}/{len(entries)}  {entry.name}  {told}", flush=True)
+    return statuses
+
+
+def done(entry: Entry, folder: Path) -> dict[str, Any] | None:
+    """The record that this folder holds of this very run, where it came to a result."""
+    record = _result(folder)
+    return record if record and record["run"]["command"] == command(entry.overrides) else None
+
+
+def check_folder(entries: Iterable[Entry], folder: Path) -> None:
+    """Whether making these runs would overwrite no result.
+
+    Raises:
+        InputError: an entry's folder holds the result of another command.
+    """
+    for entry in entries:
+        record = _result(folder / entry.name)
+        if record and record["run"]["command"] != command(entry.overrides):
+            raise InputError(
+                f"{folder / entry.name} has the result of other settings ({record['run']['command']}); give the suite "
+                "another folder (hydra.run.dir=...), or move this one away"
+            )
+
+
+def _result(folder: Path) -> dict[str, Any] | None:
+    record = read_record(folder / "record.json") or {}
+    return record if (record.get("run") or {}).get("command") and record.get("status") in RESULTS else None
+
+
+def _kept(record: Mapping[str, Any]) -> str:
+    made_at = (record.get("environment") or {}).get("commit")
+    return "kept, " if made_at in (None, commit()[0]) else f"kept from commit {made_at}, "
+
+
+def pack(folder: Path) -> Path:
+    """All records of the suite and their previews as one tar."""
+    target = folder / "records.tar"
+    with written_whole(target) as partial, tarfile.open(partial, "w") as tar:
+        for path in sorted(folder.rglob("micro.json")):
+            tar.add(path, arcname=path.relative_to(folder))
+        for path in sorted(folder.rglob("record.json")):
+            tar.add(path, arcname=path.relative_to(folder))
+            for picture in sorted(path.parent.glob("preview/*.png")):
+                tar.add(picture, arcname=picture.relative_to(folder))
+    return target
+
+
+def entries_of(chain: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A waterfall's runs: each step's overrides on top of those of the steps before it; those that stand alone by
+    themselves.
+
+    Args:
+        chain: {name, overrides, seconds, and perhaps alone: true} by step.
+    """
+    grown: list[str] = []
+    made = []
+    for number, step in enumerate(chain):
+        overrides = list(step["overrides"]) if step.get("alone") else [*grown, *step["overrides"]]
+        grown = grown if step.get("alone") else overrides
+        made.append({"name": f"{number:02d}_{step['name']}", "overrides": overrides, "seconds": step["seconds"]})
+    return made
+
+
+def waterfall(cfg: DictConfig, chain: Sequence[Mapping[str, Any]], **settings: Any) -> str:
+    """`experiment=waterfall`: published, then one technique more in each run, paired with published; as `run`.
+
+    Args:
+        chain: see `entries_of`.
+    """
+    steps = OmegaConf.to_container(chain, resolve=True) if OmegaConf.is_config(chain) else chain
+    return run(cfg, entries_of(steps), **settings)
+
+
+def claims(cfg: DictConfig, **settings: Any) -> str:
+    """`experiment=claims`: what `analysis/claims.yaml` needs of this kind of device; as `run`."""
+    from analysis.claims import entries
+    from experiments.system.environment import choose_device
+
+    return run(cfg, entries(choose_device(str(cfg.device)).type), **settings)
