@@ -3,7 +3,7 @@
 `load` and `variants_table` are for notebooks; `python -m analysis --help` lists the commands.
 """
 
-from analysis.records import load, load_micro
-from analysis.variants import variants_table
+from analysis.records.load import load, load_micro
+from analysis.results.pooling import variants_table
 
 __all__ = ["load", "load_micro", "variants_table"]

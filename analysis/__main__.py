@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis import baseline, check, claims, compare, recommend, table
+from analysis.commands import bless as baseline
+from analysis.commands import check, claims, compare, recommend, table
 from analysis.errors import InputError
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -59,7 +60,7 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from analysis.report import main as write  # brings in matplotlib
+    from analysis.report.page import main as write  # brings in matplotlib
 
     return write(arguments.paths, arguments.output)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from analysis.records import load, write_parquet
+from analysis.records.load import load, write_parquet
 
 PUBLISHED = {
     "attention": "manual",

@@ -8,7 +8,7 @@ import pytest
 from records_fixture import MIB, make_record, write_sweep
 
 from analysis.__main__ import main
-from analysis.baseline import read_baseline
+from analysis.commands.bless import read_baseline
 from analysis.errors import InputError
 
 SDPA = dict(attention="sdpa", seconds=6.0, psnr_hole_db=85.0)

@@ -10,8 +10,8 @@ from conftest import ROOT
 from records_fixture import make_micro, make_record, write_sweep
 
 from analysis import load, load_micro
-from analysis.claim_figures import judge
-from analysis.claims import VERDICTS, combine, entries, evaluate, read_claims, runs, to_markdown
+from analysis.commands.claim_checks import judge
+from analysis.commands.claims import VERDICTS, combine, entries, evaluate, read_claims, runs, to_markdown
 
 GIB = 2**30
 CONFIRMED, PARTLY, CONTRADICTED, INCONCLUSIVE, NOT_MEASURED = VERDICTS

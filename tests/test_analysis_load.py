@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from records_fixture import make_micro, make_record, make_schema_1, put, write_sweep
 
 import analysis
-from analysis import schema
-from analysis.claims import evaluate
+from analysis.commands.claims import evaluate
+from analysis.commands.table import to_csv, to_markdown
 from analysis.errors import InputError
-from analysis.records import load, load_micro, load_some, write_parquet
-from analysis.table import to_csv, to_markdown
+from analysis.records import schema
+from analysis.records.load import load, load_micro, load_some, write_parquet
 
 RECORDS = [
     make_record(),

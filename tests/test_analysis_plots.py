@@ -7,10 +7,14 @@ import pytest
 from PIL import Image
 from records_fixture import make_record, write_sweep
 
-from analysis import plots, plots_cost, plots_growth, plots_quality, plots_stages
-from analysis.records import load
-from analysis.report_gather import rows_of
-from analysis.report_rows import chain, notable, pareto_front
+from analysis.plots import base as plots
+from analysis.plots import cost as plots_cost
+from analysis.plots import quality as plots_quality
+from analysis.plots import scaling as plots_growth
+from analysis.plots import stages as plots_stages
+from analysis.records.load import load
+from analysis.report.collect import rows_of
+from analysis.results.rows import chain, notable, pareto_front
 
 MIB = 2**20
 

@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 import pytest
 from records_fixture import make_record, make_schema_1, write_sweep
 
-from analysis import words
 from analysis.errors import InputError
-from analysis.records import load
-from analysis.report import PLOTS, main, write_report
-from analysis.report_gather import rows_of
+from analysis.records.load import load
+from analysis.report import findings as words
+from analysis.report.collect import rows_of
+from analysis.report.page import PLOTS, main, write_report
 
 MIB = 2**20
 VOID = {"meta", "link", "input", "img", "br", "hr", "path", "use", "rect", "circle"}
@@ -78,7 +78,7 @@ def report(tmp_path, monkeypatch):
 
     def make(*records, with_previews=False, with_plots=False):
         if not with_plots:
-            monkeypatch.setattr("analysis.report._plots", lambda *given: [])
+            monkeypatch.setattr("analysis.report.page._plots", lambda *given: [])
         folder = write_sweep(tmp_path / "sweep", records, with_previews=with_previews, parquet=False)
         return Page(write_report([folder]).read_text())
 
@@ -163,7 +163,7 @@ class TestPage:
         assert len(page.cells[1]) == 10, "one more column says which setting"
 
     def test_what_was_left_out_is_said(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("analysis.report._plots", lambda *given: [])
+        monkeypatch.setattr("analysis.report.page._plots", lambda *given: [])
         folder = write_sweep(tmp_path / "sweep", usual(), parquet=False)
         (folder / "0" / "record.json").write_text("{")
         text = Page(write_report([folder]).read_text()).text
@@ -245,7 +245,7 @@ class TestWords:
 
 class TestCommand:
     def test_the_path_is_printed(self, tmp_path, capsys, monkeypatch):
-        monkeypatch.setattr("analysis.report._plots", lambda *given: [])
+        monkeypatch.setattr("analysis.report.page._plots", lambda *given: [])
         folder = write_sweep(tmp_path / "sweep", usual(), parquet=False)
         assert main([folder], None) == 0
         assert capsys.readouterr().out == f"report: {folder / 'report.html'}\n"
@@ -264,5 +264,5 @@ class TestCommand:
 
     def test_it_imports_neither_torch_nor_the_model(self):
         heavy = {"torch", "propainter", "experiments", "matplotlib"}
-        code = f"import analysis.report, sys; print(sorted({heavy} & set(sys.modules)))"
+        code = f"import analysis.report.page, sys; print(sorted({heavy} & set(sys.modules)))"
         assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

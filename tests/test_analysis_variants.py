@@ -6,8 +6,8 @@ import pytest
 from records_fixture import MIB, make_record, make_schema_1, write_sweep
 
 from analysis import load, variants_table
-from analysis.intervals import apart, between, ratio
-from analysis.variants import rows_of
+from analysis.results.intervals import apart, between, ratio
+from analysis.results.pooling import rows_of
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import time
 import pytest
 from records_fixture import make_record, write_sweep
 
-from analysis import viewer
-from analysis.records import load
-from analysis.report import write_report
-from analysis.report_gather import rows_of
+from analysis.records.load import load
+from analysis.report import viewer
+from analysis.report.collect import rows_of
+from analysis.report.page import write_report
 
 MIB = 2**20
 

@@ -7,7 +7,7 @@ import pytest
 from browser.chromium import chromium, missing, show
 from records_fixture import make_record, write_sweep
 
-from analysis.report import write_report
+from analysis.report.page import write_report
 
 pytestmark = [
     pytest.mark.slow,

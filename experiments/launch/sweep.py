@@ -202,7 +202,7 @@ def write_table(folder: Path) -> set[str]:
     Raises:
         OSError: it can't be written.
     """
-    from analysis.records import load, write_parquet  # pandas takes its time to import
+    from analysis.records.load import load, write_parquet  # pandas takes its time to import
 
     # The files, not the folder: rows of an earlier table whose runs are gone, or run again, are not to stay.
     files = sorted(folder.rglob("record.json"), key=lambda path: (len(path.parent.name), path))

@@ -262,8 +262,8 @@ def waterfall(cfg: DictConfig, chain: Sequence[Mapping[str, Any]], **settings: A
 
 
 def claims(cfg: DictConfig, **settings: Any) -> str:
-    """`experiment=claims`: what `analysis/claims.yaml` needs of this kind of device; as `run`."""
-    from analysis.claims import entries
+    """`experiment=claims`: what `analysis/commands/claims.yaml` needs of this kind of device; as `run`."""
+    from analysis.commands.claims import entries
     from experiments.system.environment import choose_device
 
     return run(cfg, entries(choose_device(str(cfg.device)).type), **settings)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from analysis import intervals
+from analysis.results import intervals
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from analysis.plots import BLUE, GREEN, INK, ORANGE, PINK, Drawing, bars_height, named_bars, new_figure
-from analysis.plots_cost import MOST_BARS, by_speed, left_out
-from analysis.report_rows import STAGES, Row, notable
+from analysis.plots.base import BLUE, GREEN, INK, ORANGE, PINK, Drawing, bars_height, named_bars, new_figure
+from analysis.plots.cost import MOST_BARS, by_speed, left_out
+from analysis.results.rows import STAGES, Row, notable
 
 _STAGE_LOOK = {
     "flow": (BLUE, ""),

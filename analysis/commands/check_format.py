@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from xml.etree import ElementTree
 
-from analysis.outcome import FINE, NOT_COMPARABLE, REGRESSION, Outcome
-from analysis.table import markdown
+from analysis.commands.check_result import FINE, NOT_COMPARABLE, REGRESSION, Outcome
+from analysis.commands.table import markdown
 
 VERDICTS = {FINE: "fine", REGRESSION: "regression", NOT_COMPARABLE: "not comparable"}
 

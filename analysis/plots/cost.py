@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from analysis.figures import times
-from analysis.plots import (
+from analysis.plots.base import (
     BLUE,
     GREEN,
     GRID,
@@ -17,8 +16,9 @@ from analysis.plots import (
     new_figure,
     value_label,
 )
-from analysis.plots import shortened as short
-from analysis.report_rows import Row, chain, notable, pareto_front
+from analysis.plots.base import shortened as short
+from analysis.results.format import times
+from analysis.results.rows import Row, chain, notable, pareto_front
 
 MIB = 2**20
 

@@ -4,9 +4,9 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from analysis.plots import SERIES, Drawing, new_figure
-from analysis.plots import shortened as short
-from analysis.report_rows import Row
+from analysis.plots.base import SERIES, Drawing, new_figure
+from analysis.plots.base import shortened as short
+from analysis.results.rows import Row
 
 MIB = 2**20
 

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from analysis import figures, words
-from analysis.report_rows import Row
+from analysis.report import findings as words
+from analysis.results import format as figures
+from analysis.results.rows import Row
 
 if TYPE_CHECKING:
     import pandas as pd

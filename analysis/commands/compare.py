@@ -4,13 +4,14 @@ import argparse
 import math
 from pathlib import Path
 
-from analysis import figures, intervals
+from analysis.commands.table import markdown
 from analysis.errors import InputError
-from analysis.files import written_whole
-from analysis.matching import differences, match
-from analysis.records import load_some
-from analysis.table import markdown
-from analysis.variants import Row, decibel, rows_of, unpaired, variants_table
+from analysis.records.atomic import written_whole
+from analysis.records.load import load_some
+from analysis.results import format as figures
+from analysis.results import intervals
+from analysis.results.pairing import differences, match
+from analysis.results.pooling import Row, decibel, rows_of, unpaired, variants_table
 
 HEADER = (
     "variant",

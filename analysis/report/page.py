@@ -8,26 +8,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis import (
-    claims,
-    plots,
-    plots_cost,
-    plots_growth,
-    plots_quality,
-    plots_stages,
-    report_head,
-    report_table,
-    words,
-)
+from analysis.commands import claims
+from analysis.commands.table import to_csv, to_markdown
 from analysis.errors import InputError
-from analysis.files import written_whole
-from analysis.records import load_micro, load_some
-from analysis.report_gather import rows_of
-from analysis.report_how import folds
-from analysis.report_rows import Row, notable
-from analysis.table import to_csv, to_markdown
-from analysis.variants import variants_table
-from analysis.viewer import frames_of
+from analysis.plots import base as plots
+from analysis.plots import cost as plots_cost
+from analysis.plots import quality as plots_quality
+from analysis.plots import scaling as plots_growth
+from analysis.plots import stages as plots_stages
+from analysis.records.atomic import written_whole
+from analysis.records.load import load_micro, load_some
+from analysis.report import findings as words
+from analysis.report import header as report_head
+from analysis.report import table as report_table
+from analysis.report.collect import rows_of
+from analysis.report.methods import folds
+from analysis.report.viewer import frames_of
+from analysis.results.pooling import variants_table
+from analysis.results.rows import Row, notable
 
 if TYPE_CHECKING:
     import pandas as pd

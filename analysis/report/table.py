@@ -1,11 +1,11 @@
-"""The table of the report's page. (As CSV and as Markdown it is `analysis.table`'s.)"""
+"""The table of the report's page. (As CSV and as Markdown it is `analysis.commands.table`'s.)"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.figures import memory, seconds, times
-from analysis.report_rows import Row
-from analysis.words import quality_word
+from analysis.report.findings import quality_word
+from analysis.results.format import memory, seconds, times
+from analysis.results.rows import Row
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis import figures, variants
-from analysis.report_rows import STAGES, Row
+from analysis.results import format as figures
+from analysis.results import pooling as variants
+from analysis.results.rows import STAGES, Row
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.report_rows import Row
-from analysis.words import quality_text
+from analysis.report.findings import quality_text
+from analysis.results.rows import Row
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Plots of a report: drawn by matplotlib, in colours that colour-blind readers tell apart, on light and on dark.
 
-The drawing functions are in `analysis.plots_cost`, `analysis.plots_quality` and `analysis.plots_growth`; each gives a
+The drawing functions are in `analysis.plots.cost`, `analysis.plots.quality` and `analysis.plots.scaling`; each gives a
 `Drawing`, or None where the records don't have what it shows.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.files import written_whole
+from analysis.records.atomic import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.figures import memory, seconds, times
-from analysis.report_rows import Row, within_bounds
+from analysis.results.format import memory, seconds, times
+from analysis.results.rows import Row, within_bounds
 
 LEAST_PSNR_HOLE_DB = 40.0
 """The bound on quality: at least this PSNR in the hole against the fp32 reference, or identical."""

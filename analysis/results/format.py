@@ -1,6 +1,6 @@
 """How figures are written for people: with their unit and their interval."""
 
-from analysis.variants import Row, decibel
+from analysis.results.pooling import Row, decibel
 
 GIB = 2**30
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis import figures
 from analysis.errors import InputError
-from analysis.intervals import apart
-from analysis.records import load_some
-from analysis.variants import Row, decibel, rows_of, variants_table
+from analysis.records.load import load_some
+from analysis.results import format as figures
+from analysis.results.intervals import apart
+from analysis.results.pooling import Row, decibel, rows_of, variants_table
 
 RUNNERS_UP = 3
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.files import written_whole
+from analysis.records.atomic import written_whole
 
 if TYPE_CHECKING:
     import pandas as pd

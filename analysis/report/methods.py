@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from analysis import figures, variants
-from analysis.report_rows import Row
+from analysis.results import format as figures
+from analysis.results import pooling as variants
+from analysis.results.rows import Row
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,7 +1,7 @@
 """Which row of one sweep stands beside which of another."""
 
-from analysis import figures
-from analysis.variants import Row, options
+from analysis.results import format as figures
+from analysis.results.pooling import Row, options
 
 _MUST_EQUAL = {
     "schema": "schema",

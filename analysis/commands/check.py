@@ -6,14 +6,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-from analysis import figures, intervals
-from analysis.baseline import Baseline, build, pixels, read_baseline
+from analysis.commands.bless import Baseline, build, pixels, read_baseline
+from analysis.commands.check_result import Bounds, Finding, Outcome
 from analysis.errors import InputError
-from analysis.files import written_whole
-from analysis.matching import differences, match
-from analysis.outcome import Bounds, Finding, Outcome
-from analysis.records import load_some
-from analysis.variants import STATUSES, Row, decibel, name
+from analysis.records.atomic import written_whole
+from analysis.records.load import load_some
+from analysis.results import format as figures
+from analysis.results import intervals
+from analysis.results.pairing import differences, match
+from analysis.results.pooling import STATUSES, Row, decibel, name
 
 RSS_NOISE_BYTES = 64 * 2**20
 """A resident set must have grown by more than this as well, to count as bigger."""
@@ -31,7 +32,7 @@ def check(
     """Compare a sweep with a baseline: first the reference's frames, then each variant.
 
     Args:
-        new, old: of `analysis.baseline.build` or `read_baseline`.
+        new, old: of `analysis.commands.bless.build` or `read_baseline`.
         subset: variants of the baseline that the sweep does not have are no regression.
         tolerant: references need not be bit-equal on the same torch and processor either.
         accuracy_only: times and memory are not compared.
@@ -232,7 +233,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print or write what was found; 0 fine, 1 regression, 2 not comparable."""
-    from analysis.check_output import FORMATS
+    from analysis.commands.check_format import FORMATS
 
     bounds = Bounds(
         arguments.psnr_drop,

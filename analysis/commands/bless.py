@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import InputError
-from analysis.files import written_whole
-from analysis.records import load_some
-from analysis.variants import Row, rows_of, variants_table
+from analysis.records.atomic import written_whole
+from analysis.records.load import load_some
+from analysis.results.pooling import Row, rows_of, variants_table
 
 if TYPE_CHECKING:
     import numpy as np

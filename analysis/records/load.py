@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis import parquet, schema
 from analysis.errors import InputError
-from analysis.parquet import write_parquet
+from analysis.records import parquet, schema
+from analysis.records.parquet import write_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,7 @@ def load(*paths: str | Path) -> "pd.DataFrame":
     """All records of run folders, sweep folders, record files, parquet files or tars of them, one row each.
 
     Columns are the record's keys joined by dots (`status`, `variant.attention`, `latency.median_s`,
-    `stages.flow.peak_bytes`, ...; `analysis/record.schema.json` describes them, with units), and `path`, the file.
+    `stages.flow.peak_bytes`, ...; `record.schema.json` describes them, with units), and `path`, the file.
     Lists stay lists. A column is there where any record has that key; what a record lacks is None or NaN.
 
     A sweep's records.parquet holds the same records as its run folders: it is read for those whose record.json is

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 
-from analysis.figures import times
-from analysis.plots import INK, SERIES, Drawing, new_figure
-from analysis.plots import shortened as short
-from analysis.report_rows import Row, notable
+from analysis.plots.base import INK, SERIES, Drawing, new_figure
+from analysis.plots.base import shortened as short
+from analysis.results.format import times
+from analysis.results.rows import Row, notable
 
 
 def psnr_per_frame(rows: Sequence[Row], quality: str) -> Drawing | None:

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from analysis import figures, intervals
-from analysis.variants import Row, comparable, decibel, name, unpaired
+from analysis.results import format as figures
+from analysis.results import intervals
+from analysis.results.pooling import Row, comparable, decibel, name, unpaired
 
 CONFIRMED, PARTLY, CONTRADICTED, INCONCLUSIVE, NOT_MEASURED = (
     "confirmed",

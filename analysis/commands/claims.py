@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.claim_figures import (
+from analysis.commands.claim_checks import (
     CONFIRMED,
     CONTRADICTED,
     INCONCLUSIVE,
@@ -18,11 +18,11 @@ from analysis.claim_figures import (
     Measured,
     measure,
 )
+from analysis.commands.table import markdown
 from analysis.errors import InputError
-from analysis.files import written_whole
-from analysis.records import load, load_micro
-from analysis.table import markdown
-from analysis.variants import Row, rows_of, variants_table
+from analysis.records.atomic import written_whole
+from analysis.records.load import load, load_micro
+from analysis.results.pooling import Row, rows_of, variants_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ VERDICTS = (CONFIRMED, PARTLY, CONTRADICTED, INCONCLUSIVE, NOT_MEASURED)
 
 
 def read_claims(path: str | Path | None = None) -> list[dict[str, Any]]:
-    """The claims of a YAML file (`analysis/claims.yaml`, which describes its keys); not to be changed."""
+    """The claims of a YAML file (`analysis/commands/claims.yaml`, which describes its keys); not to be changed."""
     return _parsed(Path(path or FILE).read_text(encoding="utf-8"))
 
 
@@ -76,7 +76,7 @@ def evaluate(
 
     Returns:
         A dictionary a claim: `id`, `claim`, `verdict` (one of `VERDICTS`), `remark` (a sentence, or ""), `measured`
-        (dictionaries with the fields of `analysis.claim_figures.Measured`), `commands` (what would measure it).
+        (dictionaries with the fields of `analysis.commands.claim_checks.Measured`), `commands` (what would measure it).
     """
     pooled = frame if "processes" in frame.columns else variants_table(frame)
     rows = rows_of(pooled)

@@ -1,0 +1,1 @@
+"""What a user can type: one file for each command of `python -m analysis`."""

@@ -1,0 +1,1 @@
+"""Records as they stand on disk: load, check against the schema, write."""

@@ -1,0 +1,1 @@
+"""Figures of variants: pooled records, intervals, pairs."""
