@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from chromium import chromium, missing, show
+from support.chromium import chromium, missing, show
 
 SHOTS = {
     "report-desktop": dict(width=1280, height=1440, dark=False),

@@ -1,0 +1,319 @@
+"""The plan's promises: one case for each verdict, and every claim of the file."""
+
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+from support.command_line import ROOT
+from support.records_fixture import make_micro, make_record, write_sweep
+
+from analysis import load, load_micro
+from analysis.commands.claim_checks import judge
+from analysis.commands.claims import VERDICTS, combine, entries, evaluate, read_claims, runs, to_markdown
+
+GIB = 2**30
+CONFIRMED, PARTLY, CONTRADICTED, INCONCLUSIVE, NOT_MEASURED = VERDICTS
+IDS = (
+    "sdpa_speed sdpa_memory compile_speed compile_memory amp_speed amp_memory amp_stable chunk_short chunk_long "
+    "chunk_any combined_speed combined_memory raft_scale_memory raft_scale_quality raft_scale_4k resample_speed "
+    "partition_speed summary_speed summary_memory log_example checkpointing published_memory"
+)
+ALL = dict(attention="sdpa", precision="amp", compile="default", chunking="fixed")
+CUDA = dict(device="H100", device_type="cuda")
+
+
+@pytest.fixture
+def verdict(tmp_path):
+    """verdict(claim, *records, micro=rows) is what `evaluate` says of one claim."""
+
+    def of(claim, *records, micro=None):
+        write_sweep(tmp_path, records, parquet=False)
+        if micro:
+            (tmp_path / "micro.json").write_text(json.dumps(make_micro(micro)))
+        found = evaluate(load(tmp_path), load_micro(tmp_path))
+        return next(one for one in found if one["id"] == claim)
+
+    return of
+
+
+def test_every_claim_of_the_plan_is_there():
+    assert sorted(claim["id"] for claim in read_claims()) == sorted(IDS.split())
+
+
+class TestVerdicts:
+    @pytest.mark.parametrize(
+        ("paired", "noise", "expected"),
+        [
+            (1.7, 0.03, CONFIRMED),
+            (2.5, 0.03, CONFIRMED),
+            (1.3, 0.03, PARTLY),
+            (1.0, 0.03, CONTRADICTED),
+            (0.7, 0.03, CONTRADICTED),
+            (1.5, 0.03, INCONCLUSIVE),
+            (1.3, 0.5, INCONCLUSIVE),
+        ],
+    )
+    def test_a_speedup_by_its_interval(self, verdict, paired, noise, expected):
+        found = verdict("amp_speed", make_record(), make_record(precision="amp", paired=paired, noise=noise))
+        assert found["verdict"] == expected
+        assert found["measured"][0]["value"] == paired
+        assert ("better than promised" in found["remark"]) == (paired == 2.5)
+
+    @pytest.mark.parametrize(
+        ("share", "expected"),
+        [(0.60, CONFIRMED), (0.80, PARTLY), (1.2, CONTRADICTED), (1.0, CONTRADICTED), (0.70, INCONCLUSIVE)],
+    )
+    def test_a_saving_of_resident_memory_by_its_uncertainty(self, verdict, share, expected):
+        peaks = 4 * GIB, int(4 * GIB * share)
+        records = make_record(peak_bytes=peaks[0]), make_record(precision="amp", peak_bytes=peaks[1])
+        assert verdict("amp_memory", *records)["verdict"] == expected
+
+    def test_a_saving_of_vram_is_exact(self, verdict):
+        records = make_record(peak_bytes=GIB, **CUDA), make_record(precision="amp", peak_bytes=int(0.699 * GIB), **CUDA)
+        assert verdict("amp_memory", *records)["verdict"] == CONFIRMED
+
+    def test_not_measured_comes_with_its_commands(self, verdict):
+        found = verdict("amp_speed", make_record())
+        assert found["verdict"] == NOT_MEASURED
+        assert "python run.py precision=amp measure.baseline=published" in found["commands"]
+
+    def test_a_variant_with_something_else_is_not_the_one(self, verdict):
+        records = make_record(), make_record(precision="amp", attention="sdpa", paired=1.7)
+        assert verdict("amp_speed", *records)["verdict"] == NOT_MEASURED
+
+    def test_a_single_sample_is_inconclusive(self, verdict):
+        records = make_record(latency__ci95_s=None), make_record(precision="amp", seconds=1.0, latency__ci95_s=None)
+        found = verdict("amp_speed", *records)
+        assert found["verdict"] == INCONCLUSIVE
+        assert "no interval" in found["measured"][0]["text"]
+
+    def test_unpaired_and_disturbed_are_said(self, verdict):
+        records = make_record(disturbed=["load 3.0"]), make_record(precision="amp", seconds=4.0)
+        found = verdict("amp_speed", *records)
+        assert found["measured"][0]["kind"] == "unpaired"
+        assert "disturbed" in found["remark"]
+
+    def test_two_devices_that_disagree(self, verdict):
+        records = [make_record(precision="amp", paired=1.7, **CUDA), make_record(precision="amp", paired=0.5)]
+        assert verdict("amp_speed", *records)["verdict"] == PARTLY
+
+    @pytest.mark.parametrize(
+        ("verdicts", "expected"),
+        [
+            ([], NOT_MEASURED),
+            ([None, NOT_MEASURED], NOT_MEASURED),
+            ([CONFIRMED, CONFIRMED], CONFIRMED),
+            ([CONFIRMED, NOT_MEASURED], PARTLY),
+            ([CONTRADICTED, NOT_MEASURED], CONTRADICTED),
+            ([CONFIRMED, INCONCLUSIVE], INCONCLUSIVE),
+            ([CONFIRMED, CONTRADICTED], PARTLY),
+            ([PARTLY, INCONCLUSIVE], PARTLY),
+        ],
+    )
+    def test_of_several_parts(self, verdicts, expected):
+        assert combine(verdicts) == expected
+
+    @pytest.mark.parametrize(
+        ("part", "interval", "expected"),
+        [
+            ({"within": [14, 16]}, [14.5, 15.5], CONFIRMED),
+            ({"within": [14, 16]}, [17.0, 18.0], CONTRADICTED),
+            ({"within": [14, 16]}, [15.0, 17.0], INCONCLUSIVE),
+            ({"at_most": 3.2}, [3.0, 3.1], CONFIRMED),
+            ({"at_most": 3.2}, [3.3, 3.4], CONTRADICTED),
+            ({"at_most": 3.2}, [3.1, 3.3], INCONCLUSIVE),
+            ({"at_least": 30}, [31.0, 31.0], CONFIRMED),
+            ({"near": 28, "tolerance": 0.1}, [24.0, 26.0], CONFIRMED),
+            ({"near": 28, "tolerance": 0.1}, [20.0, 24.0], CONTRADICTED),
+        ],
+    )
+    def test_other_bounds(self, part, interval, expected):
+        assert judge(part | {"figure": "gib"}, interval[0], interval) == expected
+
+
+class TestClaims:
+    def test_attention_is_measured_alone(self, verdict):
+        micro = [
+            {"option": "manual"},
+            {"option": "sdpa", "ratio": {"median": 0.4, "ci95": [0.38, 0.42]}, "peak_bytes": 40 * 2**20},
+        ]
+        records = make_record(), make_record(attention="sdpa", paired=1.1)
+        found = verdict("sdpa_speed", *records, micro=micro)
+        assert found["verdict"] == CONFIRMED
+        assert found["measured"][0]["interval"] == pytest.approx([1 / 0.42, 1 / 0.38])
+        assert [one["verdict"] for one in found["measured"]] == [CONFIRMED, None]
+
+    def test_the_whole_run_alone_says_nothing_of_attention(self, verdict):
+        found = verdict("sdpa_memory", make_record(), make_record(attention="sdpa", paired=1.1))
+        assert found["verdict"] == NOT_MEASURED
+        assert "python run.py experiment=micro" in found["commands"]
+
+    def test_einops_is_the_first_of_its_group(self, verdict):
+        micro = [
+            {"group": "partition", "option": "einops"},
+            {"group": "partition", "option": "view_permute", "ratio": {"median": 0.8, "ci95": [0.79, 0.81]}},
+        ]
+        found = verdict("partition_speed", micro=micro)
+        assert (found["verdict"], found["measured"][0]["value"]) == (CONTRADICTED, 0.8)
+
+    @pytest.mark.parametrize(
+        ("amp", "half", "expected"),
+        [
+            ("ok", "non_finite", CONFIRMED),
+            ("ok", "ok", PARTLY),
+            ("non_finite", "non_finite", CONTRADICTED),
+            ("ok", "unsupported", NOT_MEASURED),
+        ],
+    )
+    def test_amp_stable(self, verdict, amp, half, expected):
+        records = make_record(precision="amp", status=amp, **CUDA), make_record(precision="half", status=half, **CUDA)
+        assert verdict("amp_stable", *records)["verdict"] == expected
+
+    def test_amp_stable_is_of_fp16(self, verdict):
+        records = make_record(precision="amp"), make_record(precision="half", status="failed")
+        assert verdict("amp_stable", *records)["verdict"] == NOT_MEASURED
+
+    def test_chunking_by_the_clips_length(self, verdict):
+        records = [
+            record
+            for frames, share in ((10, 0.65), (100, 0.3))
+            for record in (
+                make_record(frames=frames, peak_bytes=GIB, **CUDA),
+                make_record(frames=frames, peak_bytes=int(share * GIB), chunking="fixed", **CUDA),
+            )
+        ]
+        assert verdict("chunk_short", *records)["verdict"] == CONFIRMED
+        assert verdict("chunk_long", *records)["measured"][0]["value"] == pytest.approx(0.7)
+
+    def test_a_clip_that_only_chunks_can_hold(self, verdict):
+        found = verdict(
+            "chunk_any",
+            make_record(frames=500, status="out_of_memory"),
+            make_record(frames=500, chunking="fixed"),
+            make_record(),
+            make_record(chunking="fixed", paired=0.9),
+        )
+        assert [one["verdict"] for one in found["measured"]] == [CONFIRMED, CONTRADICTED]
+        assert found["verdict"] == PARTLY
+
+    def test_all_together(self, verdict, tmp_path):
+        verdict(
+            "combined_speed",
+            make_record(peak_bytes=GIB, **CUDA),
+            make_record(paired=3.5, peak_bytes=GIB // 4, **ALL, **CUDA),
+        )
+        found = {one["id"]: one["verdict"] for one in evaluate(load(tmp_path))}
+        claims = ("combined_speed", "combined_memory", "summary_speed", "summary_memory")
+        assert [found[claim] for claim in claims] == [CONFIRMED] * 4
+
+    def test_flow_at_half_size(self, verdict):
+        sizes = dict(height=864, width=1536)
+        found = verdict(
+            "raft_scale_memory",
+            make_record(stages__flow__peak_bytes=15 * GIB, **sizes, **CUDA),
+            make_record(raft_scale="half", stages__flow__peak_bytes=int(3.75 * GIB), **sizes, **CUDA),
+        )
+        assert [one["verdict"] for one in found["measured"]] == [CONFIRMED] * 3
+        assert found["verdict"] == PARTLY
+        assert "Not measured: flow's peak at 432x768" in found["remark"]
+
+    def test_quality_is_not_measured_with_seeded_weights(self, verdict):
+        of = dict(raft_scale="half", height=256, width=256, psnr_hole_db=35.0)
+        found = verdict("raft_scale_quality", make_record(**of))
+        assert found["verdict"] == NOT_MEASURED
+        assert "numerical agreement" in found["remark"]
+
+    def test_quality_with_learned_weights(self, verdict):
+        of = dict(raft_scale="half", height=256, width=256, psnr_hole_db=35.0, weights="pretrained")
+        assert verdict("raft_scale_quality", make_record(**of))["verdict"] == CONFIRMED
+
+    @pytest.mark.parametrize(("peak", "status", "expected"), [(12, "ok", CONFIRMED), (14, "ok", CONTRADICTED),
+                                                              (0, "out_of_memory", CONTRADICTED)])  # fmt: skip
+    def test_4k(self, verdict, peak, status, expected):
+        record = make_record(
+            raft_scale="auto", chunking="fixed", height=2160, width=3840, peak_bytes=peak * GIB, status=status, **CUDA
+        )
+        assert verdict("raft_scale_4k", record)["verdict"] == expected
+
+    def test_the_log_is_held_to_the_fastest(self, verdict):
+        sizes = dict(frames=75, height=864, width=1536)
+        found = verdict(
+            "log_example", make_record(seconds=9.0, **sizes, **CUDA), make_record(seconds=1.5, **ALL, **sizes, **CUDA)
+        )
+        assert [one["value"] for one in found["measured"]] == [1.5, pytest.approx(0.63)]
+        assert found["verdict"] == CONFIRMED
+
+    def test_the_authors_table(self, verdict):
+        sizes = dict(height=720, width=1280)
+        limits = {"vram_gb": 32, "host_gb": None}
+        found = verdict(
+            "published_memory",
+            make_record(frames=50, peak_bytes=26 * GIB, **sizes, **CUDA),
+            make_record(frames=50, peak_bytes=10 * GIB, precision="half", **sizes, **CUDA),
+            make_record(frames=80, status="out_of_memory", run__limits=limits, **sizes, **CUDA),
+        )
+        assert [one["verdict"] for one in found["measured"]] == [CONFIRMED, CONTRADICTED, CONFIRMED]
+        assert found["measured"][2]["text"] == "out of memory within 32 GiB"
+        assert found["verdict"] == PARTLY
+
+    def test_checkpointing_waits_for_training(self, verdict):
+        found = verdict("checkpointing", make_record())
+        assert (found["verdict"], found["commands"]) == (NOT_MEASURED, [])
+        assert "no training yet" in found["remark"]
+
+    def test_markdown_has_every_claim(self, verdict, tmp_path):
+        verdict("amp_speed", make_record(), make_record(precision="amp", paired=1.7))
+        text = to_markdown(evaluate(load(tmp_path)))
+        assert all(f"| {claim} |" in text for claim in IDS.split())
+        assert "1.70x (1.65 to 1.75)" in text
+        assert text.splitlines()[0].startswith("1 confirmed")
+
+
+class TestRuns:
+    def test_each_once_and_by_device(self):
+        for device in ("cpu", "cuda"):
+            listed = runs(device_type=device)
+            assert len({tuple(run) for run in listed}) == len(listed) > 5
+            assert all(entry["seconds"] > 0 for entry in entries(device))
+            names = [entry["name"] for entry in entries(device)]
+            assert len(set(names)) == len(names)
+        assert len(runs()) == len(runs(device_type="cpu")) + len(runs(device_type="cuda")) - len(
+            {tuple(run) for run in runs(device_type="cpu")} & {tuple(run) for run in runs(device_type="cuda")}
+        )
+
+    def test_their_overrides_are_plain(self):
+        for run in runs():
+            assert all("=" in override for override in run)
+            assert shlex.split(shlex.join(run)) == run
+
+    def test_every_claim_that_can_be_measured_has_some(self):
+        for claim in read_claims():
+            assert claim.get("unavailable") or claim["runs"]
+
+
+def test_the_commands_words_are_those_of_the_config():
+    """Groups, options and micro's names in claims.yaml are those of conf/."""
+    known = {path.parent.name: [] for path in (ROOT / "conf").glob("*/*.yaml")}
+    for path in (ROOT / "conf").glob("*/*.yaml"):
+        known[path.parent.name].append(path.stem)
+    for override in {override for run in runs() for override in run}:
+        key, value = override.split("=", 1)
+        if key in known:
+            assert value in known[key], override
+    wanted = [part.get(side) for claim in read_claims() for part in claim["parts"] for side in ("variant", "baseline")]
+    names = []
+    for one in wanted:
+        names += one["has"] if isinstance(one, dict) else one if isinstance(one, list) else [one]
+    for choice in {choice for name in names if name and "=" in name for choice in name.split(",")}:
+        group, option = choice.split("=")
+        assert option in known[group], choice
+
+
+def test_claims_need_no_records_where_there_is_a_micro(tmp_path):
+    (tmp_path / "micro.json").write_text(json.dumps(make_micro([{"option": "manual"}, {"option": "sdpa"}])))
+    command = [sys.executable, "-m", "analysis", "claims", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0
+    assert "| sdpa_speed |" in done.stdout

@@ -1,0 +1,260 @@
+"""Videos that are inpainted as they are read: threads, files that can be played at any time, and the job itself."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import av
+import numpy as np
+import pytest
+from support.command_line import CHEAP, ROOT
+from support.fake_stages import SHORT, features_of_everything, pair_flow, predict_from_everything
+
+from experiments.data import Fingerprint, load, sample_clip, survey
+from experiments.data.background_io import Abandoned, ReadAhead, WriteBehind
+from experiments.record.outputs import write_growing_result
+from experiments.tasks import inpaint_streaming as stream_module
+from experiments.tasks.inpaint_streaming import stream
+from propainter import InputError, Pipeline
+from propainter.inference.streaming import Streaming
+from propainter.io.fragmented_writer import GrowingVideoWriter
+from propainter.io.video import iterate_video, probe_video, read_image
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    before = set(threading.enumerate())
+    yield
+    assert [thread for thread in threading.enumerate() if thread not in before and thread.name in THREADS] == []
+
+
+THREADS = ("decode", "encode", "read ahead", "write behind")
+
+
+def decoded(path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def greys(count: int) -> list[np.ndarray]:
+    return [np.full((32, 48, 3), 3 * number, np.uint8) for number in range(count)]
+
+
+class TestThreads:
+    def test_items_in_order(self):
+        written = []
+        with ReadAhead(iter_of(range(50)), 3) as items, WriteBehind(written.extend, 3) as write:
+            for item in items:
+                write(item)
+        assert written == list(range(50))
+
+    def test_no_more_than_asked_for_is_read(self):
+        made = []
+        with ReadAhead((made.append(i) or i for i in range(100)), 4) as items:
+            assert next(items) == 0
+            time.sleep(0.3)
+            assert len(made) <= 6
+
+    def test_what_goes_wrong_in_reading_comes_in_its_place(self):
+        def items():
+            yield 1
+            raise InputError("the film is torn")
+
+        with ReadAhead(items(), 3) as read:
+            assert next(read) == 1
+            with pytest.raises(InputError, match="the film is torn"):
+                next(read)
+
+    def test_what_goes_wrong_in_writing_comes_at_the_next_item_or_the_end(self):
+        def full(items):
+            next(items)
+            raise OSError("no space left")
+
+        with pytest.raises(OSError, match="no space left"), WriteBehind(full, 2) as write:
+            for item in range(100):
+                write(item)
+        with pytest.raises(OSError, match="no space left"), WriteBehind(full, 2) as write:
+            write(1)
+
+    def test_an_error_in_between_ends_both(self):
+        closed, written = [], []
+
+        def items():
+            try:
+                yield from range(1000)
+            finally:
+                closed.append(threading.current_thread().name)
+
+        def write_all(items):
+            try:
+                written.extend(items)
+            except Abandoned:
+                written.append("abandoned")
+                raise
+
+        with pytest.raises(KeyboardInterrupt), ReadAhead(items(), 2) as read, WriteBehind(write_all, 2) as write:
+            for item in read:
+                write(item)
+                if item == 5:
+                    raise KeyboardInterrupt
+        assert closed == ["read ahead"]
+        assert written[-1] == "abandoned"
+
+
+def iter_of(items):
+    yield from items
+
+
+class TestGrowingVideo:
+    def test_complete(self, tmp_path):
+        frames = greys(60)
+        with GrowingVideoWriter(tmp_path / "out.mp4", 25, 32, 48) as video:
+            for frame in frames:
+                video.write(frame)
+        assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+        info = probe_video(tmp_path / "out.mp4")
+        assert (info.fps, info.num_frames) == (25, 60)
+        read = list(iterate_video(tmp_path / "out.mp4"))
+        assert max(np.abs(a.astype(int) - b).max() for a, b in zip(read, frames, strict=True)) <= 3
+
+    def test_interrupted(self, tmp_path):
+        with pytest.raises(KeyboardInterrupt), GrowingVideoWriter(tmp_path / "out.mp4", 25, 32, 48) as video:
+            for frame in greys(10):
+                video.write(frame)
+            raise KeyboardInterrupt
+        assert [path.name for path in tmp_path.iterdir()] == ["out.partial.mp4"]
+        assert [round(frame.mean() / 3) for frame in decoded(tmp_path / "out.partial.mp4")] == list(range(10))
+
+    def test_killed(self, tmp_path):
+        """What is in the file at any moment can be played, up to a second before."""
+        with GrowingVideoWriter(tmp_path / "out.mp4", 5, 32, 48) as video:
+            for frame in greys(80):
+                video.write(frame)
+            (tmp_path / "then.mp4").write_bytes(video.partial.read_bytes())
+        assert 10 <= len(decoded(tmp_path / "then.mp4")) < 80
+
+    def test_without_a_frame_there_is_no_file(self, tmp_path):
+        with pytest.raises(RuntimeError), GrowingVideoWriter(tmp_path / "out.mp4", 25, 32, 48):
+            raise RuntimeError
+        assert list(tmp_path.iterdir()) == []
+
+    def test_pictures_too(self, tmp_path):
+        write_growing_result(tmp_path, iter(greys(3)), 24, 32, 48, frames=True)
+        assert sorted(path.name for path in (tmp_path / "frames").iterdir()) == ["00000.png", "00001.png", "00002.png"]
+
+
+@pytest.fixture
+def pipeline(networks, monkeypatch) -> Pipeline:
+    """Real networks that are not called."""
+    for module in ("streaming", "stages"):
+        monkeypatch.setattr(f"propainter.{module}.complete_flow", lambda network, flows, masks, length: flows)
+    return Pipeline(
+        networks,
+        SHORT,
+        flow_estimator=pair_flow,
+        feature_provider=features_of_everything,
+        predictor=predict_from_everything,
+    )
+
+
+class TestJob:
+    clip = sample_clip(20, 128, 128)
+
+    def run(self, pipeline, folder, clip=clip, **options):
+        options = {"frames": True, "limit_bytes": None, **options}
+        return stream(clip, survey(clip), pipeline, Streaming({}), folder, **options)
+
+    def test_same_frames_and_record_as_in_memory(self, pipeline, tmp_path):
+        sections = self.run(pipeline, tmp_path)
+        loaded = load(self.clip)
+        expected = pipeline(loaded.frames, loaded.masks)
+        pictures = [read_image(tmp_path / "frames" / f"{number:05d}.png") for number in range(20)]
+        assert np.array_equal(pictures, expected)
+        assert len(decoded(tmp_path / "inpainted.mp4")) == 20
+        data, latency = sections["data"], sections["latency"]
+        assert data["fingerprint"] == loaded.fingerprint
+        assert data["hole_fraction"] == pytest.approx(loaded.hole_fraction)
+        assert latency["first_s"] <= latency["end_to_end_s"]
+        assert latency["median_s"] is None
+        assert sections["memory"]["peak_bytes"] > 0
+        assert set(sections["effective"]["tf32"]) == {"flow", "completion", "propagation", "generation"}
+
+    def test_interrupted(self, pipeline, tmp_path, caplog):
+        """The frames that were finished by then, and no others."""
+        predict, calls = pipeline.predictor, []
+
+        def interrupted(*args):
+            made = predict(*args)
+
+            def once_more(window):
+                calls.append(window)
+                if len(calls) == 6:
+                    raise KeyboardInterrupt
+                return made(window)
+
+            return once_more
+
+        pipeline.predictor = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            self.run(pipeline, tmp_path)
+        assert not (tmp_path / "inpainted.mp4").exists()
+        finished = len(list((tmp_path / "frames").iterdir()))
+        assert 0 < finished < 20
+        assert len(decoded(tmp_path / "inpainted.partial.mp4")) == finished
+        assert "inpainted.partial.mp4" in caplog.text
+
+    def test_a_frame_that_cannot_be_read(self, pipeline, tmp_path, monkeypatch):
+        parts = stream_module._parts
+
+        def torn(clip, fingerprint: Fingerprint):
+            for number, part in enumerate(parts(clip, fingerprint)):
+                if number == 15:
+                    raise InputError("the file is cut off")
+                yield part
+
+        monkeypatch.setattr(stream_module, "_parts", torn)
+        with pytest.raises(InputError, match="the file is cut off"):
+            self.run(pipeline, tmp_path)
+
+    def test_a_folder_that_cannot_be_written(self, pipeline, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(OSError):
+            self.run(pipeline, tmp_path / "file")
+
+
+STREAMING = ["residency=streaming", "measure=none", "measure.min_samples=0", "measure.max_samples=0"]
+SMALL = ["data.height=128", "data.width=128", "schedule.raft_iterations=1", "schedule.neighbor_length=4"]
+
+
+@pytest.mark.slow
+class TestCommandLine:
+    def test_a_run(self, bench):
+        done = bench(*STREAMING, *SMALL, "data.num_frames=4")
+        assert done.code == 0, done.err
+        assert done.record["effective"]["residency"]["kind"] == "streaming"
+        assert done.record["memory"]["peak_bytes"] > 0
+        assert done.record["data"]["frames"] == 4
+        assert done.record["effective"]["fallbacks"] == []
+        assert len(decoded(done.folder / "inpainted.mp4")) == 4
+        assert "nothing was timed" in done.out
+
+    def test_ended_from_outside(self, tmp_path):
+        folder = tmp_path / "run"
+        length = ["schedule.subvideo_length=5", "data.num_frames=200", f"hydra.run.dir={folder}"]
+        command = [sys.executable, str(ROOT / "run.py"), *CHEAP, *STREAMING, *SMALL, *length, "output.frames=true"]
+        process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "TORCH_HOME": str(tmp_path)})
+        try:
+            until = time.monotonic() + 120
+            while len(list(folder.glob("frames/*.png"))) < 5 and time.monotonic() < until:
+                assert process.poll() is None
+                time.sleep(0.2)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 130
+        finally:
+            process.kill()
+            process.wait()
+        assert not (folder / "inpainted.mp4").exists()
+        assert len(decoded(folder / "inpainted.partial.mp4")) == len(list(folder.glob("frames/*.png"))) >= 5

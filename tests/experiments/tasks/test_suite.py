@@ -1,0 +1,143 @@
+"""A list of runs in slices: which are made, which are kept, what is packed."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+from support.command_line import ROOT
+
+from experiments.record.record import command
+from experiments.tasks import suite
+from experiments.tasks.suite import (
+    Entry,
+    check_folder,
+    cut,
+    done,
+    entries_of,
+    fitting,
+    make,
+    pack,
+    read_entries,
+    tiny_overrides,
+    with_overrides,
+)
+from propainter import InputError
+
+ENTRIES = [Entry(name, [f"data.num_frames={n}"], 100.0) for n, name in enumerate("abcde", 2)]
+
+
+def record_of(entry, status="ok"):
+    run, environment = {"command": command(entry.overrides)}, {"commit": "0123456789ab"}
+    return {"status": status, "run": run, "variant": {"id": entry.name}, "environment": environment}
+
+
+class TestPlan:
+    def test_the_first_entries_that_fit_are_taken_at_least_one(self):
+        assert [entry.name for entry in fitting(ENTRIES, 350)] == ["a", "b", "c"]
+        assert [entry.name for entry in fitting(ENTRIES, 1)] == ["a"]
+
+    def test_slices_are_no_longer_than_asked_for(self):
+        assert [[entry.name for entry in part] for part in cut(ENTRIES, 250)] == [["a", "b"], ["c", "d"], ["e"]]
+        assert len(cut(ENTRIES, 50)) == 5
+
+    def test_of_one_key_the_last_counts_and_a_group_ends_what_is_under_it(self):
+        entry = Entry("x", ["weights=pretrained", "a.b=1"], 1)
+        assert with_overrides(entry, ["weights.source=seeded", "a.b=0", "c=1"], ["c=2"]).overrides == [
+            *("weights=pretrained", "a.b=1", "c=2")
+        ]
+
+    def test_tiny_compiles_little_where_it_compiles(self):
+        small = ["compile.components=[decoder]"]
+        assert with_overrides(Entry("x", ["a=1"], 1), [], small).overrides == ["a=1"]
+        compiled = Entry("x", ["compile=default", "compile.components=[raft,decoder]"], 1)
+        assert with_overrides(compiled, [], small).overrides == ["compile=default", *small]
+
+    def test_a_waterfall_adds_up(self):
+        chain = [{"name": n, "overrides": [f"{n}=1"], "seconds": 1} for n in "ab"]
+        assert [(e["name"], e["overrides"]) for e in entries_of(chain)] == [("00_a", ["a=1"]), ("01_b", ["a=1", "b=1"])]
+
+    def test_a_step_that_stands_alone_adds_nothing(self):
+        chain = [{"name": n, "overrides": [f"{n}=1"], "seconds": 1, "alone": n == "b"} for n in "abc"]
+        assert [e["overrides"] for e in entries_of(chain)] == [["a=1"], ["b=1"], ["a=1", "c=1"]]
+
+    def test_tiny_is_true_a_list_or_a_text(self):
+        assert tiny_overrides(True) == list(suite.TINY) and tiny_overrides(False) == tiny_overrides(None) == []
+        assert tiny_overrides("data.num_frames=3 data.width=128") == ["data.num_frames=3", "data.width=128"]
+        assert tiny_overrides(["data.num_frames=3"]) == ["data.num_frames=3"]
+        with pytest.raises(InputError, match="suite.tiny is 'small'"):
+            tiny_overrides("small")
+
+    def test_two_runs_of_one_name_are_refused(self):
+        with pytest.raises(InputError, match="two runs named a"):
+            read_entries([{"name": "a", "overrides": [], "seconds": 1}] * 2)
+
+
+class TestMake:
+    @pytest.fixture
+    def children(self, monkeypatch):
+        made = []
+
+        def child(overrides, folder: Path, *, run_seconds, echo):
+            entry = next(entry for entry in ENTRIES if entry.overrides == overrides)
+            made.append((entry.name, run_seconds))
+            folder.mkdir(parents=True, exist_ok=True)
+            record = record_of(entry, "timed_out" if entry.name == "b" else "ok")
+            (folder / "record.json").write_text(json.dumps(record))
+            return record
+
+        monkeypatch.setattr(suite, "run_child", child)
+        return made
+
+    def test_what_came_to_a_result_is_kept_the_rest_is_made_again(self, children, tmp_path, capsys, monkeypatch):
+        assert make(ENTRIES[:3], tmp_path, 1000) == ["ok", "timed_out", "ok"]
+        assert make(ENTRIES[:3], tmp_path, 1000) == ["ok", "timed_out", "ok"]
+        assert [name for name, _ in children] == ["a", "b", "c", "b"]
+        assert all(seconds <= 1000 for _, seconds in children)
+        assert capsys.readouterr().out.count("kept from commit 0123456789ab, ok") == 2
+        monkeypatch.setattr(suite, "commit", lambda: ("0123456789ab", True))
+        make(ENTRIES[:1], tmp_path, 1000)
+        assert "kept, ok" in capsys.readouterr().out
+
+    def test_a_run_that_does_not_fit_any_more_is_left(self, children, tmp_path, monkeypatch, caplog):
+        clock = iter([0, 0, 60, 120])
+        monkeypatch.setattr(suite.time, "monotonic", lambda: next(clock))
+        make(ENTRIES[:3], tmp_path, 150)
+        assert [name for name, _ in children] == ["a"]
+        assert "b is left for another time" in caplog.text
+
+    def test_other_settings_in_the_folder_are_not_taken_for_it(self, children, tmp_path):
+        make(ENTRIES[:1], tmp_path, 1000)
+        assert done(ENTRIES[0], tmp_path / "a")["status"] == "ok"
+        other = Entry("a", ["data.num_frames=9"], 1)
+        assert done(other, tmp_path / "a") is None
+        check_folder(ENTRIES, tmp_path)
+        with pytest.raises(InputError, match=r"a has the result of other settings \(.*data.num_frames=2\)"):
+            check_folder([other], tmp_path)
+        make(ENTRIES[1:2], tmp_path, 1000)
+        check_folder([Entry("b", ["data.num_frames=9"], 1)], tmp_path)  # it timed out: no result is lost
+        for damaged in ("{", "[]", '{"status": "ok", "run": null}'):
+            (tmp_path / "a" / "record.json").write_text(damaged)
+            check_folder([other], tmp_path)
+
+    def test_records_and_previews_are_packed(self, children, tmp_path):
+        make(ENTRIES[:2], tmp_path, 1000)
+        (tmp_path / "a" / "preview").mkdir()
+        (tmp_path / "a" / "preview" / "00000_result.png").touch()
+        with tarfile.open(pack(tmp_path)) as tar:
+            assert tar.getnames() == ["a/record.json", "a/preview/00000_result.png", "b/record.json"]
+
+
+@pytest.mark.parametrize("name", ["gpu_suite", "waterfall"])
+def test_the_suites_fit_their_time(name):
+    node = yaml.safe_load((ROOT / f"conf/experiment/{name}.yaml").read_text())
+    task, limits = node["task"], node["suite"]
+    entries = read_entries(task.get("entries") or entries_of(task["chain"]))
+    assert max(entry.seconds for entry in entries) <= limits["slice_minutes"] * 60
+    chosen = fitting(entries, limits["minutes"] * 60)
+    assert chosen == entries
+    slices = cut(chosen, limits["slice_minutes"] * 60)
+    assert len(slices) <= -(-limits["minutes"] // limits["slice_minutes"])
+    assert all(sum(entry.seconds for entry in part) <= limits["slice_minutes"] * 60 for part in slices)
+    assert chosen[0].name.endswith(("published", "published_240p"))

@@ -1,0 +1,16 @@
+"""The project's config, composed as the command line composes it."""
+
+from hydra import compose, initialize_config_dir
+from support.command_line import ROOT
+
+from variants.presets.by_device import compose_for
+
+CONF = ROOT / "conf"
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+
+
+def composed(*overrides: str):
+    compose_for("auto")
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return compose("config", list(overrides), return_hydra_config=True)

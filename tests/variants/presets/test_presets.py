@@ -1,0 +1,156 @@
+"""Presets: `fast` by device, on the command line and from Python; the plan's own values."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import OverrideParseException
+from omegaconf import OmegaConf
+from support.command_line import SMALLEST
+
+from experiments.launch.cli import asked_device, may_compose_fast
+from experiments.measure.paired_baseline import compose_baseline
+from experiments.record.record import variant
+from propainter import InputError, Pipeline, Schedule
+from variants import PUBLISHED
+from variants.presets import CONF, composed, fast, preset
+from variants.presets.by_device import compose_for, composing_for
+
+
+@pytest.fixture
+def with_cuda(monkeypatch):
+    """As on a machine with a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    compose_for("auto")
+    yield
+    monkeypatch.undo()
+    compose_for("auto")
+
+
+def groups(name: str, *overrides: str, device: str = "auto") -> dict:
+    """The resolved groups of a preset."""
+    cfg = composed([f"preset={name}", *overrides], device)
+    return OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(PUBLISHED)), resolve=True)
+
+
+class TestFastByDevice:
+    @pytest.mark.parametrize("device", ["cpu", "auto"])
+    def test_cpu(self, device, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert groups("fast", device=device) == groups("fast_cpu")
+
+    @pytest.mark.parametrize("device", ["cuda", "cuda:1", "auto"])
+    def test_cuda(self, device, with_cuda):
+        assert groups("fast", device=device) == groups("fast_cuda") != groups("fast_cpu")
+
+    def test_cpu_beside_a_gpu(self, with_cuda):
+        assert groups("fast", device="cpu") == groups("fast_cpu")
+
+    def test_what_is_given_wins(self):
+        changed = groups("fast", "reuse=none", "precision=fp32", device="cpu")
+        assert changed == groups("fast_cpu") | {group: groups("published")[group] for group in ("reuse", "precision")}
+
+    def test_outside_a_block_nothing_has_changed(self):
+        before = groups("fast")
+        with composing_for("cuda"):
+            pass
+        assert groups("fast") == before
+
+    def test_plain_composition(self, with_cuda):
+        """The record names the groups that the preset was resolved to."""
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            cfg = compose("config", ["preset=fast"], return_hydra_config=True)
+            composed(["preset=published"])  # in a Hydra job as well, which it leaves as it was
+            again = compose("config", ["preset=fast"], return_hydra_config=True)
+        assert again.hydra.runtime.choices == cfg.hydra.runtime.choices
+        described = variant(OmegaConf.masked_copy(cfg, [*PUBLISHED, "schedule"]), cfg.hydra.runtime.choices)
+        assert (described["reuse"], described["precision"], described["attention"]) == ("exact", "amp_all", "sdpa")
+
+
+class TestCommandLine:
+    @pytest.mark.parametrize(
+        ("arguments", "device"),
+        [
+            (["preset=fast"], "auto"),
+            (["preset=fast", "device=cpu"], "cpu"),
+            (["-m", "preset=fast,published", "device=cuda:1"], "cuda:1"),
+            (["-m", "preset=fast_cpu,published", "device=cpu,cuda"], "auto"),
+            (["-m", "device=cpu,cuda"], "auto"),
+        ],
+    )
+    def test_asked_device(self, arguments, device):
+        assert asked_device(arguments) == device
+
+    @pytest.mark.parametrize(
+        ("arguments", "may"),
+        [
+            (["-m", "attention=sdpa,manual", "precision=amp"], False),
+            (["+preset=fast"], True),
+            (["experiment=gpu_suite"], True),
+            (["--config-dir", "mine", "attention=sdpa"], True),
+            (["hydra.searchpath=[file:///mine]"], True),
+        ],
+    )
+    def test_may_compose_fast(self, arguments, may):
+        assert may_compose_fast(arguments) == may
+
+    @pytest.mark.parametrize("given", ["preset=fast", "preset=published,fast"])
+    def test_a_sweep_over_devices_is_refused(self, given):
+        with pytest.raises(OverrideParseException, match="preset=fast_cpu and preset=fast_cuda"):
+            asked_device(["-m", given, "device=cpu,cuda"])
+
+    def test_fast_as_a_baseline(self, with_cuda):
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            overrides = ["measure.baseline=fast", "device=cpu"]
+            cfg = compose("config", overrides, return_hydra_config=True)
+            before = HydraConfig.instance().cfg
+            HydraConfig.instance().set_config(cfg)
+            try:
+                made, described = compose_baseline(cfg)
+            finally:
+                HydraConfig.instance().cfg = before
+        made = OmegaConf.to_container(OmegaConf.masked_copy(made, list(PUBLISHED)), resolve=True)
+        assert made == groups("fast_cpu")
+        assert described["reuse"] == "exact"
+
+    @pytest.mark.slow
+    def test_run(self, bench):
+        done = bench(*SMALLEST, "preset=fast", "device=cpu", "precision=amp", "measure.baseline=fast")
+        assert done.code == 0, done.err
+        assert (done.record["variant"]["precision"], done.record["variant"]["reuse"]) == ("amp", "exact")
+        assert done.record["speedup"]["baseline_variant"]["precision"] == "amp_all"
+
+
+class TestFromPython:
+    def test_fast_has_the_presets_variants(self, networks):
+        schedule = Schedule(raft_iterations=1)
+        pipeline = fast(copy.deepcopy(networks), schedule)
+        assert isinstance(pipeline, Pipeline)
+        assert pipeline.schedule is schedule
+        assert "feature_propagation.deform_conv2d" in pipeline.effective["ops_in_fp32"]  # said by autocast
+        assert set(pipeline.effective["reuse"]) >= {"flow", "features", "attention"}
+        frames = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
+        masks = np.zeros((128, 128), np.uint8)
+        masks[40:60, 40:60] = 1
+        output = pipeline(frames, masks)
+        assert output.shape == frames.shape
+        assert (output != frames).any()
+
+    def test_another_preset(self, networks):
+        pipeline = preset(networks, "published")
+        assert pipeline.schedule == Schedule()
+        assert "reuse" not in pipeline.effective
+        assert "residency" in preset(networks, "memory_efficient").effective
+
+    def test_an_unknown_preset(self, networks):
+        with pytest.raises(InputError, match=r"preset=fastest can't be composed.*fast_cpu"):
+            preset(networks, "fastest")
+
+
+def test_the_plans_fast():
+    plan = groups("fast_plan")
+    assert (plan["chunking"]["size"], plan["chunking"]["overlap"], plan["compile"]["mode"]) == (50, 2, "default")
+    assert plan["precision"] == groups("published", "precision=amp")["precision"]
