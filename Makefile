@@ -2,6 +2,7 @@
 # make test    set up, then lint and test
 # make gate    set up, then check the accuracy of some variants against baselines/
 # make bless   make that baseline anew, where a shift is wanted
+# make docs    set up, then build docs/ and API pages into site/; broken links fail
 # make setup   the environment alone, in .venv
 #
 # PYTHON=python3.12 chooses the interpreter. Versions are those of constraints.txt where the interpreter is new enough
@@ -13,20 +14,22 @@ CONSTRAINTS ?= $(if $(NEW_ENOUGH),constraints.txt)
 LIMITS := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 UV := $(shell command -v uv 2>/dev/null)
 BIN := .venv/bin
+ifneq ($(UV),)
+VENV := uv venv --quiet --allow-existing --python $(PYTHON) .venv
+INSTALL := uv pip install --quiet --python $(BIN)/python $(LIMITS)
+else
+VENV := $(PYTHON) -m venv .venv
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(LIMITS)
+endif
 
 .PHONY: setup demo test
 
 setup: .venv/.installed
 
 .venv/.installed: pyproject.toml $(CONSTRAINTS)
-ifneq ($(UV),)
-	uv venv --quiet --allow-existing --python $(PYTHON) .venv
-	uv pip install --quiet --python $(BIN)/python $(LIMITS) --editable '.[dev]'
-else
-	$(PYTHON) -m venv .venv
+	$(VENV)
 	@echo "installing torch and the rest (about 6 GB); this takes a few minutes"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(LIMITS) --editable '.[dev]'
-endif
+	$(INSTALL) --editable '.[dev]'
 	@touch $@
 
 demo: setup
@@ -53,3 +56,11 @@ gate: gate-sweep
 
 bless: gate-sweep
 	$(BIN)/python -m analysis bless .gate -o baselines/amd-epyc/sample.json
+
+.PHONY: docs
+docs: .venv/.installed-docs
+	$(BIN)/zensical build --strict --clean
+
+.venv/.installed-docs: .venv/.installed
+	$(INSTALL) --editable '.[docs]'
+	@touch $@
