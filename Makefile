@@ -1,5 +1,6 @@
 # make demo    set up, then a sweep of four variants on the built-in sample, and its report
-# make test    set up, then lint and test
+# make check   set up, then format, lint, types, import contracts and the fast tests: a few minutes
+# make test    set up, then format, lint and all tests
 # make gate    set up, then check the accuracy of some variants against baselines/
 # make bless   make that baseline anew, where a shift is wanted
 # make docs    set up, then build docs/ and API pages into site/; broken links fail
@@ -22,7 +23,7 @@ VENV := $(PYTHON) -m venv .venv
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(LIMITS)
 endif
 
-.PHONY: setup demo test
+.PHONY: setup demo lint types contracts fast check test
 
 setup: .venv/.installed
 
@@ -35,10 +36,25 @@ setup: .venv/.installed
 demo: setup
 	$(BIN)/python run.py -m attention=sdpa,manual precision=amp,fp32 measure.max_seconds=10 measure.max_warmups=1
 
-test: setup
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+types: setup
+	$(BIN)/mypy
+
+contracts: setup
+	$(BIN)/lint-imports
+
+fast: setup
+	$(PYTEST) -m 'not slow'
+
+check: lint types contracts fast
+
+test: lint
+	$(PYTEST)
 
 # The accuracy gate: variants of a small sample against the baseline that is kept here. On another processor or torch
 # the reference may differ by rounding (--tolerant).
