@@ -1,7 +1,9 @@
 # make demo    set up, then a sweep of four variants on the built-in sample, and its report
-# make test    set up, then lint and test
+# make check   set up, then format, lint, types, import contracts and the fast tests: a few minutes
+# make test    set up, then format, lint and all tests
 # make gate    set up, then check the accuracy of some variants against baselines/
 # make bless   make that baseline anew, where a shift is wanted
+# make docs    set up, then build docs/ and API pages into site/; broken links fail
 # make setup   the environment alone, in .venv
 #
 # PYTHON=python3.12 chooses the interpreter. Versions are those of constraints.txt where the interpreter is new enough
@@ -13,29 +15,46 @@ CONSTRAINTS ?= $(if $(NEW_ENOUGH),constraints.txt)
 LIMITS := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 UV := $(shell command -v uv 2>/dev/null)
 BIN := .venv/bin
+ifneq ($(UV),)
+VENV := uv venv --quiet --allow-existing --python $(PYTHON) .venv
+INSTALL := uv pip install --quiet --python $(BIN)/python $(LIMITS)
+else
+VENV := $(PYTHON) -m venv .venv
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(LIMITS)
+endif
 
-.PHONY: setup demo test
+.PHONY: setup demo lint types contracts fast check test
 
 setup: .venv/.installed
 
 .venv/.installed: pyproject.toml $(CONSTRAINTS)
-ifneq ($(UV),)
-	uv venv --quiet --allow-existing --python $(PYTHON) .venv
-	uv pip install --quiet --python $(BIN)/python $(LIMITS) --editable '.[dev]'
-else
-	$(PYTHON) -m venv .venv
+	$(VENV)
 	@echo "installing torch and the rest (about 6 GB); this takes a few minutes"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(LIMITS) --editable '.[dev]'
-endif
+	$(INSTALL) --editable '.[dev]'
 	@touch $@
 
 demo: setup
 	$(BIN)/python run.py -m attention=sdpa,manual precision=amp,fp32 measure.max_seconds=10 measure.max_warmups=1
 
-test: setup
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+types: setup
+	$(BIN)/mypy
+
+contracts: setup
+	$(BIN)/lint-imports
+
+fast: setup
+	$(PYTEST) -m 'not slow'
+
+check: lint types contracts fast
+
+test: lint
+	$(PYTEST)
 
 # The accuracy gate: variants of a small sample against the baseline that is kept here. On another processor or torch
 # the reference may differ by rounding (--tolerant).
@@ -53,3 +72,11 @@ gate: gate-sweep
 
 bless: gate-sweep
 	$(BIN)/python -m analysis bless .gate -o baselines/amd-epyc/sample.json
+
+.PHONY: docs
+docs: .venv/.installed-docs
+	$(BIN)/zensical build --strict --clean
+
+.venv/.installed-docs: .venv/.installed
+	$(INSTALL) --editable '.[docs]'
+	@touch $@
