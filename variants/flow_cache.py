@@ -23,7 +23,7 @@ from propainter.validation import above_0, check_number
 from variants import Unsupported, correlation, raft_scale
 from variants.precision import TF32_BACKENDS
 from variants.reuse import corr_lookup as reuse_lookup
-from variants.reuse import flow as reuse_flow
+from variants.reuse import dedup_flow as reuse_flow
 
 log = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ import itertools
 import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from support.command_line import ROOT
 from support.configs import CONF, OPTIONS, composed
 
 from propainter import Schedule

@@ -17,7 +17,7 @@ from variants import Unsupported
 from variants.correlation import AllPairs
 from variants.kernels.onednn_conv import convolve_linear_layers, in_channels_last, split
 from variants.reuse.conv_gru import Gating
-from variants.reuse.flow import FlowOnce
+from variants.reuse.dedup_flow import FlowOnce
 
 
 def cpu(pipeline: Pipeline) -> Pipeline:

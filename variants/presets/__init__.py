@@ -1,22 +1,27 @@
 """Presets from Python; they stand in their YAML alone."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from propainter import InputError, Networks, Pipeline, Schedule
+from propainter.errors import InputError
 from variants import PUBLISHED, apply
 from variants.presets.by_device import composing_for
+
+if TYPE_CHECKING:  # torch takes seconds to import, and by_device is for processes that do without
+    import torch
+
+    from propainter import Networks, Pipeline, Schedule
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
-def fast(networks: Networks, schedule: Schedule | None = None) -> Pipeline:
+def fast(networks: "Networks", schedule: "Schedule | None" = None) -> "Pipeline":
     """The fastest known pipeline over these networks, for the device they are on: `preset=fast`.
 
     Args:
@@ -33,7 +38,7 @@ def fast(networks: Networks, schedule: Schedule | None = None) -> Pipeline:
     return preset(networks, "fast", schedule)
 
 
-def preset(networks: Networks, name: str, schedule: Schedule | None = None) -> Pipeline:
+def preset(networks: "Networks", name: str, schedule: "Schedule | None" = None) -> "Pipeline":
     """A pipeline over the networks with the variants of a preset, as `python run.py preset=NAME` would have it.
 
     Args:
@@ -44,11 +49,13 @@ def preset(networks: Networks, name: str, schedule: Schedule | None = None) -> P
         InputError: there is no such preset.
         Unsupported: a part of it can't run on this device.
     """
+    from propainter import Pipeline, Schedule
+
     cfg = composed([f"preset={name}"], networks.device)
     return apply(Pipeline(networks, schedule or Schedule()), {group: instantiate(cfg[group]) for group in PUBLISHED})
 
 
-def composed(overrides: list[str], device: str | torch.device = "auto") -> DictConfig:
+def composed(overrides: list[str], device: "str | torch.device" = "auto") -> DictConfig:
     """The project's config with these overrides, for this device, in or out of a Hydra job.
 
     Raises:

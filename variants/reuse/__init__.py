@@ -9,8 +9,8 @@ from propainter.models.raft import ClipFlow
 from propainter.validation import above_0, check_number
 from variants import Unsupported
 from variants.reuse.batching import FewTogether
+from variants.reuse.dedup_flow import FlowOnce
 from variants.reuse.deform_conv import sampled_deform_conv
-from variants.reuse.flow import FlowOnce
 from variants.reuse.generator import DeviceCompositor, EncodedOnce, predictor
 from variants.reuse.region_decode import CompletedInHole
 from variants.reuse.window_attention import PlannedWindowAttention

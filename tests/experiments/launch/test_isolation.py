@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -260,8 +261,8 @@ class TestLimits:
             "    except Exception as error:\n        print(is_out_of_memory(error))\n"
             "print(apply_limits(limited(), CPU))\n"
             "print(numpy.empty(2**32, numpy.uint8).size)\n"
-        ).replace("tests_limits", "test_isolate")
-        paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+        ).replace("tests_limits", "test_isolation")
+        paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])}
         done = subprocess.run(python(code), capture_output=True, text=True, env={**os.environ, **paths})
         lines = done.stdout.splitlines()
         assert "the process has" in lines[0], done.stderr

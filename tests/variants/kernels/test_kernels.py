@@ -71,7 +71,9 @@ class TestWindows:
             assert (windows == 0).all()
 
     def test_a_second_process_compiles_nothing(self, tmp_path):
-        script = "from variants import numba_gru, numba_windows; numba_gru.compile_now(); numba_windows.compile_now(4)"
+        script = (
+            "from variants.kernels import numba_corr, numba_gru; numba_gru.compile_now(); numba_corr.compile_now(4)"
+        )
         command = [sys.executable, "-c", script]
         kept = []
         for _ in range(2):

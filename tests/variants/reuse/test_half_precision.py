@@ -12,8 +12,8 @@ from propainter import Networks, Pipeline, Schedule, build_networks
 from propainter.models.flow_completion import complete_flow
 from variants import precision, reuse
 from variants.reuse.corr_lookup import BothDirections
+from variants.reuse.dedup_flow import Updates
 from variants.reuse.deform_conv import sampled_deform_conv
-from variants.reuse.flow import Updates
 
 QUICK = Schedule(raft_iterations=3, neighbor_length=4, ref_stride=3)
 ROUNDING = 2**-8

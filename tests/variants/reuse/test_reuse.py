@@ -12,7 +12,7 @@ from propainter import InputError, Pipeline, Schedule
 from propainter.models.flow_completion import complete_flow
 from variants import Unsupported, attention, correlation, flow_cache, kernels, precision, raft_scale, reuse
 from variants.reuse.batching import TEMPORARY_BYTES
-from variants.reuse.flow import FlowOnce
+from variants.reuse.dedup_flow import FlowOnce
 
 QUICK = Schedule(raft_iterations=3, neighbor_length=4, ref_stride=3)
 PARTS = {name: getattr(reuse, name) for name in ("flow", "features", "attention", "exact")}
