@@ -14,7 +14,7 @@ from analysis.errors import InputError
 OK, FAILED, USAGE = 0, 1, 2
 
 COMMANDS = {
-    "claims": (claims, "the optimisation plan's promises, each with a verdict"),
+    "claims": (claims, "the promises of docs/plan.md, each with a verdict"),
     "check": (check, "has output or speed shifted since a baseline: exit 0 fine, 1 regression, 2 not comparable"),
     "bless": (baseline, "make a baseline of a sweep"),
     "recommend": (recommend, "the best measured variant within bounds, and its command; exit 1 where nothing fits"),

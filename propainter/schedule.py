@@ -1,4 +1,4 @@
-"""The published inference schedule (spec section 4): clips for RAFT, sub-videos and windows."""
+"""The published schedule: clips for RAFT, sub-videos and windows (docs/model.md, section 4)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -7,18 +7,18 @@ from typing import NamedTuple
 from propainter.validation import check_whole
 
 FLOW_PADDING = 5
-"""Flows of context on each side of a sub-video in flow completion (spec 4.3)."""
+"""Flows of context on each side of a sub-video in flow completion (docs/model.md, section 4.3)."""
 
 PIXEL_PADDING = 10
-"""Frames of context on each side of a sub-video in pixel propagation (spec 4.4)."""
+"""Frames of context on each side of a sub-video in pixel propagation (docs/model.md, section 4.4)."""
 
 MAX_PIXEL_SUBVIDEO = 100
-"""Longest sub-video of pixel propagation, whatever `subvideo_length` is (spec 4.4)."""
+"""Longest sub-video of pixel propagation, whatever `subvideo_length` is (docs/model.md, section 4.4)."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What shapes the result apart from networks and data; the defaults are the published ones (spec section 4).
+    """What shapes the result apart from networks and data; published defaults (docs/model.md, section 4).
 
     Attributes:
         raft_iterations: updates of RAFT per pair of frames.
@@ -66,7 +66,7 @@ class SubVideo(NamedTuple):
 def plan_windows(
     num_frames: int, neighbor_length: int = 10, ref_stride: int = 10, subvideo_length: int = 80
 ) -> list[Window]:
-    """The generator's windows over a video, in order (spec 4.5).
+    """The generator's windows over a video, in order (docs/model.md, section 4.5).
 
     Windows are centred on frames 0, n, 2n, ... with n = neighbor_length // 2; local frames reach n to each side.
     References are every `ref_stride`-th frame of the whole video, or, where it is longer than `subvideo_length`, of
@@ -100,7 +100,7 @@ def plan_subvideos(length: int, subvideo_length: int, padding: int) -> list[SubV
 
 
 def clip_length(width: int) -> int:
-    """Frames that go through RAFT together, by the width in pixels (spec 4.2)."""
+    """Frames that go through RAFT together, by the width in pixels (docs/model.md, section 4.2)."""
     for limit, length in ((640, 12), (720, 8), (1280, 4)):
         if width <= limit:
             return length
@@ -108,7 +108,7 @@ def clip_length(width: int) -> int:
 
 
 def plan_clips(num_frames: int, length: int) -> Iterator[tuple[int, int]]:
-    """Start and stop of RAFT's clips; a clip after the first starts one frame early (spec 4.2)."""
+    """Yield start and stop of RAFT's clips; later clips start one frame early (docs/model.md, section 4.2)."""
     for start in range(0, num_frames, length):
         first, stop = max(0, start - 1), min(num_frames, start + length)
         if stop - first > 1:

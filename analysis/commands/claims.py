@@ -1,4 +1,4 @@
-"""`python -m analysis claims`: the optimisation plan's promises, each with a verdict by what was measured."""
+"""`python -m analysis claims`: the promises of docs/plan.md, each with a verdict by what was measured."""
 
 import argparse
 import shlex

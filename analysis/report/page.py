@@ -225,7 +225,7 @@ def _claims(table: "pd.DataFrame", micro: "pd.DataFrame") -> list[dict[str, Any]
 
 
 def _claims_lead(rows: list[Row]) -> str:
-    text = "What the plan that this project comes from promised, and what these records say of it."
+    text = "What the optimisation plan promised (docs/plan.md), and what these records say of it."
     if words.quality_word(rows) == "agreement":
         text += " With seeded weights no claim of quality is judged."
     return text

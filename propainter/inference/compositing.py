@@ -1,4 +1,4 @@
-"""Frames and masks in and out of the networks, on the host (spec sections 4.1 and 4.6)."""
+"""Frames and masks in and out of the networks, on the host (docs/model.md, sections 4.1 and 4.6)."""
 
 from collections.abc import Sequence
 
@@ -74,7 +74,7 @@ def _resize(images: np.ndarray, size: tuple[int, int], method: Image.Resampling)
 
 
 class Compositor:
-    """Collects predictions: in the hole the prediction, outside the original; uint8 throughout (spec 4.6).
+    """Composite predictions in uint8: inside the hole the prediction, else the original (docs/model.md, section 4.6).
 
     A frame predicted by several windows is averaged half and half with what was there, truncated each time.
 

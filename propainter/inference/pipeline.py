@@ -1,4 +1,4 @@
-"""The published inference, and the seams where a variant may step in (spec section 4)."""
+"""The published inference, and the seams where a variant may step in (docs/model.md, section 4)."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -158,7 +158,7 @@ def inpaint(
     flow_masks: np.ndarray | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> np.ndarray:
-    """Fill the hole of a video by the published schedule (spec section 4), on the device the networks are on.
+    """Fill the hole of a video by the published schedule, on the networks' device (docs/model.md, section 4).
 
     Args:
         networks: from `build_networks`, with weights loaded.

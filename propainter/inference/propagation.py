@@ -1,4 +1,4 @@
-"""Pixel propagation: fills the hole from other frames along the completed flow (spec sections 3a and 4.4)."""
+"""Pixel propagation: fill the hole from other frames along the flow (docs/model.md, sections 3a and 4.4)."""
 
 import torch
 from torch import Tensor

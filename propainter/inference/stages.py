@@ -1,4 +1,4 @@
-"""The four stages of the published inference, one after the other over a whole clip (spec section 4)."""
+"""The four stages of the published inference, each over a whole clip (docs/model.md, section 4)."""
 
 import logging
 from collections.abc import Callable, Sequence

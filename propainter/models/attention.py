@@ -1,4 +1,4 @@
-"""Window attention over a token grid in which only the windows that touch the hole look far (spec section 3e)."""
+"""Window attention in which only windows that touch the hole look far (docs/model.md, section 3e)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

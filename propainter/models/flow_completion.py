@@ -1,4 +1,4 @@
-"""Recurrent flow completion: fills the flow inside the hole (spec section 2)."""
+"""Recurrent flow completion: fill the flow inside the hole (docs/model.md, section 2)."""
 
 from collections.abc import Callable
 
@@ -67,7 +67,7 @@ class SecondOrderPropagation(nn.Module):
 
 
 class EdgeDetector(nn.Module):
-    """Edges of a flow field; used in training only (spec section 2)."""
+    """Edges of a flow field; used in training only (docs/model.md, section 2)."""
 
     def __init__(self, channels: int = 16) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ def predict_flow(flow_completion: Callable[[Tensor, Tensor], Tensor], flows: Flo
 def complete_flow(
     flow_completion: Callable[[Tensor, Tensor], Tensor], flows: Flows, masks: Tensor, subvideo_length: int = 80
 ) -> Flows:
-    """Flow with the hole filled: the prediction in the hole, the input flow outside (spec sections 2 and 4.3).
+    """Fill the flow inside the hole; outside, the input flow stays (docs/model.md, sections 2 and 4.3).
 
     Args:
         flow_completion: a `FlowCompletion`, or what takes and gives the same.

@@ -1,4 +1,4 @@
-"""The generator: frames in which pixels were propagated -> frames with the hole filled (spec section 3)."""
+"""The generator: frames in which pixels were propagated -> frames with the hole filled (docs/model.md, section 3)."""
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ DIRECTIONS = ("backward_1", "forward_1")
 
 
 class Encoder(nn.Module):
-    """Per frame: [frame, original mask, remaining mask] -> features at a quarter of the size (spec 3b).
+    """Encode each frame with its two masks to features at a quarter of the size (docs/model.md, section 3b).
 
     Args:
         channels: of the result; the layers between are half to four times as wide (published: 128).
@@ -51,7 +51,7 @@ def interleave(first: Tensor, second: Tensor, groups: int) -> Tensor:
 
 
 class FeaturePropagation(nn.Module):
-    """Carries the local frames' features backward and forward along the flow (spec 3c)."""
+    """Carries the local frames' features backward and forward along the flow (docs/model.md, section 3c)."""
 
     def __init__(self, channels: int = 128) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class FeaturePropagation(nn.Module):
 
 
 class Generator(nn.Module):
-    """Fills the hole of the local frames, looking at reference frames too (spec section 3; paper section 3.3).
+    """Fill the hole of the local frames; reference frames help (docs/model.md, section 3; paper, section 3.3).
 
     Args:
         channels: width of the features (published: 128).

@@ -37,7 +37,7 @@ class UpConv(nn.Module):
 class DeformableAlignment(nn.Module):
     """Modulated deformable 3x3 convolution whose offsets and modulation are predicted from a condition.
 
-    Spec sections 2 and 3c. `reach` bounds the learned offsets, in pixels.
+    docs/model.md, sections 2 and 3c. `reach` bounds the learned offsets, in pixels.
 
     Args:
         inputs: channels of what is aligned.

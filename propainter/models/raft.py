@@ -1,4 +1,4 @@
-"""RAFT, built from torchvision's parts, and the published way to run it over a video (spec sections 1 and 4.2)."""
+"""RAFT from torchvision's parts, and how it runs over a video (docs/model.md, sections 1 and 4.2)."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -134,7 +134,7 @@ def estimate_flow(
     iterations: int = 20,
     correlation: Callable[[], nn.Module] | None = None,
 ) -> Flows:
-    """Flow between neighbouring frames in both directions, all pairs in one batch (spec section 1).
+    """Flow between neighbouring frames in both directions, all pairs in one batch (docs/model.md, section 1).
 
     Args:
         frames: [B, T, 3, H, W] in [-1, 1]; H and W multiples of 8 and at least 128.
@@ -169,7 +169,7 @@ def check_frames(frames: Tensor) -> None:
 
 
 class ClipFlow:
-    """The published flow estimator: RAFT on short clips of the video, clip after clip (spec 4.2).
+    """The published flow estimator: RAFT on short clips of the video, clip after clip (docs/model.md, section 4.2).
 
     The seam it fills: a callable (frames [B, T, 3, H, W] in [-1, 1], report) -> flow_f, flow_b, on the networks'
     device; `report(done, total)` is called with the number of frames done.

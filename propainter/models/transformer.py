@@ -1,4 +1,4 @@
-"""The generator's tokens and its eight transformer blocks (spec sections 3d and 3e)."""
+"""The generator's tokens and its eight transformer blocks (docs/model.md, sections 3d and 3e)."""
 
 from collections.abc import Callable, Sequence
 
@@ -167,6 +167,6 @@ class TemporalSparseTransformer(nn.Module):
 
 
 def token_mask(masks: Tensor) -> Tensor:
-    """Which tokens touch the hole: masks [B, L, 1, h, w] -> [B, L, fh, fw] (spec 3d)."""
+    """Which tokens touch the hole: masks [B, L, 1, h, w] -> [B, L, fh, fw] (docs/model.md, section 3d)."""
     pooled = F.max_pool2d(masks.flatten(0, 1), PATCH, STRIDE, PADDING)
     return pooled.view(*masks.shape[:2], *pooled.shape[-2:])

@@ -1,4 +1,4 @@
-"""Backward warping, flow consistency and the order of a propagation pass (spec: Conventions)."""
+"""Backward warping, flow consistency and the order of a propagation pass (docs/model.md, Conventions)."""
 
 from collections.abc import Iterator
 

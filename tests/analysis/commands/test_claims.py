@@ -1,4 +1,4 @@
-"""The plan's promises: one case for each verdict, and every claim of the file."""
+"""The promises of docs/plan.md: one case for each verdict, and every claim of the file."""
 
 import json
 import shlex

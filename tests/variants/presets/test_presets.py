@@ -1,4 +1,4 @@
-"""Presets: `fast` by device, on the command line and from Python; the plan's own values."""
+"""Presets: `fast` by device, on the command line and from Python; the values of docs/plan.md."""
 
 import copy
 
