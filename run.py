@@ -13,7 +13,7 @@ import hydra
 from omegaconf import DictConfig
 
 from experiments.launch.cli import command_line, run_job
-from experiments.launch.process import die_with_parent, leaving
+from experiments.launch.process import die_with_parent, fast_exit
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -24,5 +24,5 @@ def job(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     die_with_parent()
-    leave = leaving()
+    leave = fast_exit()
     leave(command_line(job))

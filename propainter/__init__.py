@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from propainter.errors import InputError
     from propainter.inference.pipeline import STAGES, Clip, Observer, Pipeline, Scene, inpaint
     from propainter.inference.propagation import propagate_pixels
-    from propainter.inference.storage import Resident
+    from propainter.inference.storage import DeviceStorage
     from propainter.models.flow_completion import complete_flow
     from propainter.models.networks import Networks, build_networks, load_weights, published_state, seeded_state_dict
     from propainter.models.raft import estimate_flow
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 __all__ = [
     "STAGES",
     "Clip",
+    "DeviceStorage",
     "InputError",
     "Networks",
     "Observer",
     "Pipeline",
-    "Resident",
     "Scene",
     "Schedule",
     "Window",
@@ -42,7 +42,7 @@ _FROM = {
     "errors": ["InputError"],
     "inference.pipeline": ["STAGES", "Clip", "Observer", "Pipeline", "Scene", "inpaint"],
     "inference.propagation": ["propagate_pixels"],
-    "inference.storage": ["Resident"],
+    "inference.storage": ["DeviceStorage"],
     "models.flow_completion": ["complete_flow"],
     "models.networks": ["Networks", "build_networks", "load_weights", "published_state", "seeded_state_dict"],
     "models.raft": ["estimate_flow"],

@@ -65,7 +65,7 @@ class RssPeak:
     kind = "rss"
 
     def __init__(self) -> None:
-        give_back_unused()
+        release_memory()
         self.level = _without_files("VmRSS")
 
     @staticmethod
@@ -108,7 +108,7 @@ class SampledRssPeak:
     kind = "rss"
 
     def __init__(self) -> None:
-        give_back_unused()
+        release_memory()
         self.process = psutil.Process()
         self.level = self.peak = self.process.memory_info().rss
         self.stop = threading.Event()
@@ -137,13 +137,13 @@ class SampledRssPeak:
 MemoryPeak = VramPeak | RssPeak | SampledRssPeak
 
 
-def give_back_unused() -> None:
+def release_memory() -> None:
     """Drop what Python no longer reaches, and give freed memory back: kept, it would hide a later peak."""
     gc.collect()
-    give_back_freed()
+    malloc_trim()
 
 
-def give_back_freed() -> None:
+def malloc_trim() -> None:
     """Return freed memory to the system where the C library keeps it (glibc), in some milliseconds.
 
     What is kept lies in gaps, which later tensors fit or not: a long run's heap grows by them. Of what other threads
@@ -154,7 +154,7 @@ def give_back_freed() -> None:
 
 
 @contextmanager
-def large_tensors_mapped(from_bytes: int = 2**20) -> Iterator[int | None]:
+def mmap_threshold(from_bytes: int = 2**20) -> Iterator[int | None]:
     """Inside, memory of a freed tensor of that size or more goes back to the system at once (glibc).
 
     glibc raises the size from which it maps memory from the system to that of the largest mapping freed so far, up to
@@ -176,7 +176,7 @@ def large_tensors_mapped(from_bytes: int = 2**20) -> Iterator[int | None]:
 
 
 @contextmanager
-def freed_memory_kept() -> Iterator[bool]:
+def no_heap_trim() -> Iterator[bool]:
     """Inside, memory of a freed tensor under 32 MiB stays with the process for the next one (glibc).
 
     Otherwise glibc gives the end of its heap back once 64 MiB of it are free, and a network that makes and drops
@@ -191,7 +191,7 @@ def freed_memory_kept() -> Iterator[bool]:
     finally:
         if kept:
             _restore_options()
-            give_back_freed()
+            malloc_trim()
 
 
 def _set_option(name: int, value: int) -> bool:
@@ -206,7 +206,7 @@ def _restore_options() -> None:
     _set_option(_M_TRIM_THRESHOLD, 2 * LARGEST_FROM_HEAP_BYTES)
 
 
-def keep_few_kernels(most: int = 64) -> int:
+def set_onednn_cache_capacity(most: int = 64) -> int:
     """Let oneDNN keep the code of its latest `most` kernels only, each made for one size of tensors.
 
     It reads the variable before its first kernel of the process, and not again. One that is dropped is made anew when
@@ -218,10 +218,10 @@ def keep_few_kernels(most: int = 64) -> int:
     Raises:
         InputError: it was set to what is no whole number.
     """
-    said = os.environ.setdefault(KERNELS_KEPT, str(most))
-    if not said.isdecimal():
-        raise InputError(f"{KERNELS_KEPT} is {said!r} in the environment; give a whole number, or leave it out")
-    return int(said)
+    value = os.environ.setdefault(KERNELS_KEPT, str(most))
+    if not value.isdecimal():
+        raise InputError(f"{KERNELS_KEPT} is {value!r} in the environment; give a whole number, or leave it out")
+    return int(value)
 
 
 def memory_peak(device: torch.device) -> MemoryPeak:

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from propainter.errors import InputError
-from propainter.io.atomic import written_whole
+from propainter.io.atomic import atomic_write
 from propainter.models.networks import (
     NETWORKS,
     Networks,
@@ -52,7 +52,7 @@ STALL_SECONDS = 30
 """How long a download may stand still before it counts as broken off."""
 
 
-class Unreachable(InputError):
+class UnreachableError(InputError):
     """A file that is neither on disk nor to be had by download; `why` is the reason alone."""
 
     def __init__(self, message: str, why: str) -> None:
@@ -149,12 +149,12 @@ def download(
     target = folder / url.rsplit("/", 1)[-1]
     try:
         response = _open(url, connect_seconds)
-        with response, written_whole(target) as partial:
+        with response, atomic_write(target) as partial:
             _save(response, partial, target.stem)
             check(partial)
     except (OSError, HTTPException, ValueError) as error:
         why = f"{target.name} from {url}: {getattr(error, 'reason', None) or error}"
-        raise Unreachable(
+        raise UnreachableError(
             f"{target.name} is in none of the weight folders and could not be downloaded ({why}): put the file into "
             "./weights, or name its folder with weights.dir=... or PROPAINTER_WEIGHTS",
             why,

@@ -1,7 +1,7 @@
 """What may be swapped in ProPainter: each variant is one function of a `propainter.Pipeline`, named by one YAML.
 
 A variant takes the pipeline (and its own options), changes what it has to through the pipeline's seams, and returns
-it. One that this device or dtype cannot run raises `Unsupported` with the reason.
+it. One that this device or dtype cannot run raises `UnsupportedError` with the reason.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from propainter.inference.pipeline import Pipeline
 
-PUBLISHED = {
+GROUPS = {
     "attention": "manual",
     "precision": "fp32",
     "correlation": "all_pairs",
@@ -26,7 +26,7 @@ PUBLISHED = {
 """The config groups in the order in which they are applied, each with the option that is the published behaviour."""
 
 
-class Unsupported(RuntimeError):
+class UnsupportedError(RuntimeError):
     """This variant can't run on this device, dtype or build; the message says why, in one sentence."""
 
 
@@ -36,7 +36,7 @@ def as_published(pipeline: "Pipeline") -> "Pipeline":
 
 
 def apply(pipeline: "Pipeline", variants: Mapping[str, Callable[["Pipeline"], "Pipeline"]]) -> "Pipeline":
-    """Apply one variant per group, in the order of `PUBLISHED`."""
-    for group in PUBLISHED:
+    """Apply one variant per group, in the order of `GROUPS`."""
+    for group in GROUPS:
         pipeline = variants[group](pipeline)
     return pipeline

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from propainter.inference.pipeline import Pipeline
 from propainter.models.attention import Kernel, PublishedWindowAttention, manual_attention
-from variants import Unsupported
+from variants import UnsupportedError
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -63,12 +63,12 @@ def forced_attention(backend: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             if "viable backend" not in str(error) and "available kernel" not in str(error):
                 raise
             given = [str(reason.message).split(" (Triggered")[0] for reason in reasons] or [str(error)]
-            raise Unsupported(
+            raise UnsupportedError(
                 f"SDPA's {backend} backend can't run on {q.device.type} with {q.dtype}: {' '.join(given)}"
             ) from None
 
 
-def holds_scores(kernel: Kernel) -> bool:
+def materializes_scores(kernel: Kernel) -> bool:
     """Whether the kernel holds the scores of all queries and keys at once, [N, heads, Q, K]."""
     by_math = isinstance(kernel, partial) and kernel.func is forced_attention and kernel.args == ("math",)
     return by_math or kernel in (manual_attention, upcast_attention)

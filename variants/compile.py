@@ -51,12 +51,12 @@ def compiled(
     if mode not in MODES:
         raise InputError(f"compile.mode is {mode!r}; give one of {', '.join(MODES)}")
     device = pipeline.networks.device
-    said = {"mode": mode, "cuda_graphs": cuda_graphs(mode, device), "components": {}}
-    pipeline.effective["compile"] = said
+    stats = {"mode": mode, "cuda_graphs": cuda_graphs(mode, device), "components": {}}
+    pipeline.effective["compile"] = stats
     keep_outputs = mode != "default" and device.type == "cuda"
     set_compilation_metrics_limit(10_000)
     for component in chosen:
-        told = said["components"][component] = {
+        told = stats["components"][component] = {
             **{"status": "compiled", "graphs": 0, "graph_breaks": {}, "recompilations": 0},
             **{"skipped_frames": [], "compile_s": 0.0},
         }
@@ -64,18 +64,18 @@ def compiled(
             fast = torch.compile(module.forward, mode=MODES[mode], dynamic=dynamic, fullgraph=fullgraph)
             module.forward = _falling_back(module, fast, told, component, keep_outputs)
     if keep_outputs:
-        pipeline.contexts.append(_noting_graphs(said, device))
+        pipeline.contexts.append(_noting_graphs(stats, device))
     return pipeline
 
 
-def _noting_graphs(said: dict[str, Any], device: torch.device) -> Callable[[str], AbstractContextManager[None]]:
+def _noting_graphs(stats: dict[str, Any], device: torch.device) -> Callable[[str], AbstractContextManager[None]]:
     """A context that says after each stage how many CUDA graphs have been recorded by then."""
 
     @contextmanager
     def context(stage: str) -> Iterator[None]:
         yield
         if stage == "generation":
-            said["cuda_graphs"] = graphs_recorded(get_manager(device.index or 0, create_if_none_exists=False))
+            stats["cuda_graphs"] = graphs_recorded(get_manager(device.index or 0, create_if_none_exists=False))
 
     return context
 

@@ -51,10 +51,10 @@ def on_demand(pipeline: Pipeline, block_mb: float = 16) -> Pipeline:
 
 
 def _with_correlation(pipeline: Pipeline, kind: str, make: Callable[..., nn.Module]) -> Pipeline:
-    said = pipeline.effective["correlation"] = {"kind": kind, "peak_bytes": 0}
+    stats = pipeline.effective["correlation"] = {"kind": kind, "peak_bytes": 0}
 
     def note(used: int) -> None:
-        said["peak_bytes"] = max(said["peak_bytes"], used)
+        stats["peak_bytes"] = max(stats["peak_bytes"], used)
 
     iterations = pipeline.schedule.raft_iterations
     pipeline.flow_estimator = ClipFlow(pipeline.networks.raft, iterations, correlation=partial(make, note=note))

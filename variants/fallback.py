@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from propainter.errors import is_out_of_memory
-from propainter.inference.pipeline import Clip, OverTime, Pipeline
-from propainter.memory_tracker import give_back_unused
+from propainter.inference.pipeline import Clip, ClipSplitter, Pipeline
+from propainter.memory_tracker import release_memory
 from propainter.models.networks import NETWORKS, Networks
 from propainter.models.raft import Flows
 from propainter.validation import check_number
@@ -49,20 +49,20 @@ def ladder(
 
 
 class Ladder:
-    """Stands in the pipeline's `flow_estimator` and `over_time`, before those that were there; see `ladder`."""
+    """Stands in the pipeline's `flow_estimator` and `clip_splitter`, before those that were there; see `ladder`."""
 
     def __init__(self, pipeline: Pipeline, min_scale: float, min_chunk: int, overlap: int, cpu: bool) -> None:
         self.pipeline = pipeline
         self.min_chunk, self.overlap, self.cpu = min_chunk, overlap, cpu
-        self._estimate, self._over_time = pipeline.flow_estimator, pipeline.over_time
+        self._estimate, self._over_time = pipeline.flow_estimator, pipeline.clip_splitter
         self._scales = [scale for scale in _SCALES if scale >= min_scale]
         self._flow_step = 0  # how far down this run's flow is: what failed once is not tried again by the next chunk
         self._flow_failed = False
         self._wrote_scale = False
         self._stage = "flow"
-        self._said: list[dict[str, str]] = []
-        pipeline.effective["fallbacks"] = self._said
-        pipeline.flow_estimator, pipeline.over_time = self.flow_estimator, self.over_time
+        self._stats: list[dict[str, str]] = []
+        pipeline.effective["fallbacks"] = self._stats
+        pipeline.flow_estimator, pipeline.clip_splitter = self.flow_estimator, self.clip_splitter
         pipeline.contexts.insert(0, self._remember)  # first, to know the stage where another context fails
 
     @contextmanager
@@ -71,8 +71,8 @@ class Ladder:
         yield
 
     @property
-    def inner(self) -> OverTime:
-        """What was in the pipeline's `over_time` before."""
+    def inner(self) -> ClipSplitter:
+        """What was in the pipeline's `clip_splitter` before."""
         return self._over_time
 
     # In both loops the error is let go (with its traceback, and so with every tensor of the attempt) before the next
@@ -100,10 +100,10 @@ class Ladder:
             self._flow_step += 1
             self._step_down("flow", steps[self._flow_step][0], reason)
 
-    def over_time(self, inpaint: Callable[[Clip], np.ndarray], clip: Clip) -> np.ndarray:
+    def clip_splitter(self, inpaint: Callable[[Clip], np.ndarray], clip: Clip) -> np.ndarray:
         """The clip inpainted at the first step that fits; arguments as the pipeline's seam."""
         self._flow_step, self._flow_failed = 0, False
-        over_time, on_cpu = self._over_time, False
+        clip_splitter, on_cpu = self._over_time, False
         while True:
             longest = 0
 
@@ -115,7 +115,7 @@ class Ladder:
             self.pipeline.effective.pop("chunking", None)  # of the attempt before
             try:
                 if not on_cpu:
-                    return over_time(watched, clip)
+                    return clip_splitter(watched, clip)
                 with on_the_cpu(self.pipeline):
                     return self._over_time(watched, clip)
             except Exception as error:
@@ -127,7 +127,7 @@ class Ladder:
                 reason = _reason(error)
             if longest > self.min_chunk:
                 size = max(self.min_chunk, longest // 2)
-                over_time = in_chunks_of(self.pipeline, size, min(self.overlap, size - 1))
+                clip_splitter = in_chunks_of(self.pipeline, size, min(self.overlap, size - 1))
                 step = f"chunks of {size} frames"
             else:
                 on_cpu, step = True, "cpu"
@@ -152,9 +152,9 @@ class Ladder:
 
     def _step_down(self, stage: str, step: str, reason: str) -> None:
         log.warning("out of memory in stage %s (%s): now %s", stage, reason, step)
-        if not any((said["stage"], said["step"]) == (stage, step) for said in self._said):
-            self._said.append({"stage": stage, "step": step, "reason": reason})
-        give_back_unused()
+        if not any((stats["stage"], stats["step"]) == (stage, step) for stats in self._stats):
+            self._stats.append({"stage": stage, "step": step, "reason": reason})
+        release_memory()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from propainter import schedule
 from propainter.inference.pipeline import FlowEstimator, Pipeline
-from propainter.io.atomic import BoundedFolder
+from propainter.io.atomic import DiskLRUCache
 from propainter.models import raft
 from propainter.models.raft import Flows
 from propainter.validation import above_0, check_number
-from variants import Unsupported, correlation, raft_scale
+from variants import UnsupportedError, correlation, raft_scale
 from variants.precision import TF32_BACKENDS
 from variants.reuse import corr_lookup as reuse_lookup
 from variants.reuse import dedup_flow as reuse_flow
@@ -47,7 +47,7 @@ def disk(pipeline: Pipeline, folder: str | Path, max_gb: float = 8) -> Pipeline:
         Unsupported: the estimator does not say what shapes its flow.
     """
     check_number("flow_cache.max_gb", max_gb, above_0, "a number of GiB above 0")
-    entries = BoundedFolder(folder, int(max_gb * 2**30), ".safetensors")
+    entries = DiskLRUCache(folder, int(max_gb * 2**30), ".safetensors")
     pipeline.flow_estimator = CachedFlow(pipeline.flow_estimator, pipeline.networks.raft, entries, pipeline.effective)
     return pipeline
 
@@ -67,7 +67,7 @@ class CachedFlow:
     """
 
     def __init__(
-        self, inner: FlowEstimator, network: nn.Module, entries: BoundedFolder, effective: dict[str, Any]
+        self, inner: FlowEstimator, network: nn.Module, entries: DiskLRUCache, effective: dict[str, Any]
     ) -> None:
         self.inner = inner
         self.network = network
@@ -75,13 +75,13 @@ class CachedFlow:
         self.effective = effective
         self.identity = getattr(inner, "identity", None)
         if not self.identity:
-            raise Unsupported(
+            raise UnsupportedError(
                 f"flow_cache=disk needs a flow estimator that says what shapes its flow; {type(inner).__name__} has no "
                 "`identity`"
             )
         self._weights: str | None = None
-        self._said = {"hits": 0, "misses": 0, "cold_s": None, "hit_s": [], "avoided_s": [], "kept": 0}
-        effective["flow_cache"] = self._said
+        self._stats = {"hits": 0, "misses": 0, "cold_s": None, "hit_s": [], "avoided_s": [], "kept": 0}
+        effective["flow_cache"] = self._stats
 
     def __call__(self, frames: Tensor, report: Callable[[int, int], None] = lambda done, total: None) -> Flows:
         """[1, T, 3, H, W] in [-1, 1] -> flow_f and flow_b, each [1, T-1, 2, H, W] in pixels, on the frames' device.
@@ -89,22 +89,22 @@ class CachedFlow:
         Raises:
             Unsupported: RAFT's modules are wrapped, so that what they compute can't be told from their weights.
         """
-        start, said = time.perf_counter(), self._said
+        start, stats = time.perf_counter(), self._stats
         key = self.key(frames)
         entry = self.entries.read(key, _load, damage=(SafetensorError, KeyError, ValueError))
         if entry is None:
             flows = self._estimate(key, frames, report)
-            said["misses"] += 1
-            said["cold_s"] = (said["cold_s"] or 0.0) + time.perf_counter() - start
+            stats["misses"] += 1
+            stats["cold_s"] = (stats["cold_s"] or 0.0) + time.perf_counter() - start
             return flows
         (flow_f, flow_b), about = entry
         flows = flow_f.to(frames.device), flow_b.to(frames.device)
-        if not said["misses"]:
+        if not stats["misses"]:
             self.effective.update({group: {**seen, "from_cache": True} for group, seen in about["effective"].items()})
         report(frames.shape[1], frames.shape[1])
-        said["hits"] += 1
-        said["hit_s"].append(time.perf_counter() - start)
-        said["avoided_s"].append(about["estimate_s"])
+        stats["hits"] += 1
+        stats["hit_s"].append(time.perf_counter() - start)
+        stats["avoided_s"].append(about["estimate_s"])
         return flows
 
     def key(self, frames: Tensor) -> str:
@@ -140,7 +140,7 @@ class CachedFlow:
         text = {"about": json.dumps(about), "digest": digest(flow_f, flow_b)}
         try:
             self.entries.write(key, lambda path: save_file({"flow_f": flow_f, "flow_b": flow_b}, path, text))
-            self._said["kept"] += 1
+            self._stats["kept"] += 1
         except (OSError, SafetensorError) as error:
             folder = self.entries.folder
             log.warning("flows could not be kept in %s (%s); the next run estimates them again", folder, error)
@@ -160,7 +160,7 @@ def _weights(network: nn.Module) -> str:
     """Over all tensors of a network whose modules compute what their classes say."""
     for name, module in network.named_modules():
         if "forward" in vars(module) or getattr(module, "_compiled_call_impl", None) is not None:
-            raise Unsupported(
+            raise UnsupportedError(
                 f"flow_cache=disk can't tell what flows RAFT gives, because its {name or 'forward'} is wrapped; leave "
                 "raft out of precision.dtypes and compile.components"
             )

@@ -12,7 +12,7 @@ from torchvision.ops import deform_conv2d
 
 from propainter import InputError
 from propainter.inference.pipeline import Pipeline
-from variants import Unsupported
+from variants import UnsupportedError
 from variants.components import check_components, modules_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -42,7 +42,7 @@ def tf32(pipeline: Pipeline) -> Pipeline:
     """
     device = pipeline.networks.device
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
-        raise Unsupported(f"TF32 exists on CUDA devices of capability 8.0 and newer, not on this {device.type} device")
+        raise UnsupportedError(f"TF32 needs a CUDA device of capability 8.0 or newer, not this {device.type} device")
     pipeline.contexts.append(lambda stage: tf32_flags(True))
     return pipeline
 
@@ -56,7 +56,7 @@ def half(pipeline: Pipeline) -> Pipeline:
     fp32(pipeline)
     device = pipeline.networks.device
     if device.type == "cpu":
-        raise Unsupported(
+        raise UnsupportedError(
             "half precision on the CPU: convolutions and matrix products in fp16 are 30 to 100 times slower than in "
             "fp32 there, and deform_conv2d has no fp16; use precision=amp, which is bf16 on the CPU"
         )
@@ -142,7 +142,7 @@ def autocast_dtype(device: torch.device, name: str | None) -> torch.dtype:
     if name not in ("float16", "bfloat16"):
         raise InputError(f"precision asks for {name!r}; give float16 or bfloat16 (float32 in per_component only)")
     if name == "float16" and device.type == "cpu":
-        raise Unsupported("autocast to float16 on the CPU: 30 to 100 times slower than fp32 there; give bfloat16")
+        raise UnsupportedError("autocast to float16 on the CPU: 30 to 100 times slower than fp32 there; give bfloat16")
     return DTYPES[name]
 
 
@@ -168,8 +168,8 @@ def deform_in_fp32(pipeline: Pipeline, components: tuple[str, ...] | list[str]) 
             for part in module.modules():
                 if hasattr(part, "deform_conv"):
                     part.deform_conv = _deform_conv_fp32
-                    said = pipeline.effective.setdefault("ops_in_fp32", {})
-                    said[f"{component}.deform_conv2d"] = "no autocast kernel in half precision"
+                    stats = pipeline.effective.setdefault("ops_in_fp32", {})
+                    stats[f"{component}.deform_conv2d"] = "no autocast kernel in half precision"
 
 
 def _deform_conv_fp32(x: Tensor, offset: Tensor, weight: nn.Parameter, bias: Tensor, **options: Any) -> Tensor:

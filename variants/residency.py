@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from propainter.inference.pipeline import Pipeline
-from propainter.inference.storage import Resident
+from propainter.inference.storage import DeviceStorage
 from propainter.inference.streaming import Streaming
-from propainter.memory_tracker import keep_few_kernels
+from propainter.memory_tracker import set_onednn_cache_capacity
 
 
 def lean(pipeline: Pipeline) -> Pipeline:
     """Each intermediate is freed when its last user is done."""
-    return _use(pipeline, Lean, "lean")
+    return _use(pipeline, EagerFree, "lean")
 
 
 def offload(pipeline: Pipeline) -> Pipeline:
@@ -21,7 +21,7 @@ def offload(pipeline: Pipeline) -> Pipeline:
 
     On the CPU that is where they are anyway: `moved_bytes` in `effective` stays 0.
     """
-    return _use(pipeline, Offload, "offload")
+    return _use(pipeline, CpuOffload, "offload")
 
 
 def streaming(pipeline: Pipeline) -> Pipeline:
@@ -29,28 +29,28 @@ def streaming(pipeline: Pipeline) -> Pipeline:
     last reader is done, so that memory does not grow with the video.
 
     `effective["residency"]` says how much was held at once: see `Streaming`; and `onednn_kernels`, of how many oneDNN
-    was told to keep the code (see `keep_few_kernels`), None on devices other than the CPU.
+    was told to keep the code (see `set_onednn_cache_capacity`), None on devices other than the CPU.
     """
     on_cpu = pipeline.networks.device.type == "cpu"
-    said = {"kind": "streaming", "onednn_kernels": keep_few_kernels() if on_cpu else None}
-    pipeline.effective["residency"] = said
-    pipeline.over_stages = Streaming(said)
+    stats = {"kind": "streaming", "onednn_kernels": set_onednn_cache_capacity() if on_cpu else None}
+    pipeline.effective["residency"] = stats
+    pipeline.stage_runner = Streaming(stats)
     return pipeline
 
 
-def _use(pipeline: Pipeline, kind: type["Lean"], name: str) -> Pipeline:
+def _use(pipeline: Pipeline, kind: type["EagerFree"], name: str) -> Pipeline:
     """`effective` gets the largest figures of any run of the stages (of any chunk)."""
-    said = {"kind": name, "freed_bytes": 0, "host_bytes": 0, "moved_bytes": 0}
-    pipeline.effective["residency"] = said
+    stats = {"kind": name, "freed_bytes": 0, "host_bytes": 0, "moved_bytes": 0}
+    pipeline.effective["residency"] = stats
 
-    def storage(device: torch.device) -> Lean:
-        return kind(device, said)
+    def storage(device: torch.device) -> EagerFree:
+        return kind(device, stats)
 
     pipeline.storage = storage
     return pipeline
 
 
-class Lean(Resident):
+class EagerFree(DeviceStorage):
     """Dropped tensors are freed.
 
     Args:
@@ -59,9 +59,9 @@ class Lean(Resident):
             storage) and `moved_bytes` (copied from host to device) are kept here, each the largest so far.
     """
 
-    def __init__(self, device: torch.device, said: dict[str, int | str]) -> None:
+    def __init__(self, device: torch.device, stats: dict[str, int | str]) -> None:
         super().__init__(device)
-        self._said = said
+        self._stats = stats
         self._sums: dict[str, int] = {}
 
     def drop(self, *names: str) -> None:
@@ -71,10 +71,10 @@ class Lean(Resident):
 
     def _count(self, key: str, more: int) -> None:
         self._sums[key] = self._sums.get(key, 0) + more
-        self._said[key] = max(self._said[key], self._sums[key])
+        self._stats[key] = max(self._stats[key], self._sums[key])
 
 
-class Offload(Lean):
+class CpuOffload(EagerFree):
     """Tensors wait on the host, pinned under CUDA; `get` copies what is asked for to the device."""
 
     def put(self, name: str, tensor: Tensor) -> None:
@@ -84,7 +84,7 @@ class Offload(Lean):
             host = torch.empty_like(tensor, device="cpu", pin_memory=self.device.type == "cuda")
             tensor = host.copy_(tensor)
         super().put(name, tensor)
-        self._said["host_bytes"] = max(self._said["host_bytes"], sum(kept.nbytes for kept in self._tensors.values()))
+        self._stats["host_bytes"] = max(self._stats["host_bytes"], sum(kept.nbytes for kept in self._tensors.values()))
 
     def get(self, name: str, entries: slice | Sequence[int] = slice(None)) -> Tensor:
         """A copy of a tensor, or of some of its T entries, on the device.

@@ -1,6 +1,6 @@
 """Which pipelines can take a video frame by frame (for `residency=streaming`)."""
 
-from propainter.inference.pipeline import Pipeline, whole_clip
+from propainter.inference.pipeline import Pipeline, no_split
 from propainter.inference.streaming import Streaming
 from variants.fallback import Ladder
 
@@ -10,14 +10,14 @@ def frame_by_frame(pipeline: Pipeline) -> tuple[Streaming | None, str | None]:
 
     Of the ladder of `fallback` only the flow's steps are left there: frames that are written can't be inpainted again.
     """
-    streaming = pipeline.over_stages
+    streaming = pipeline.stage_runner
     if not isinstance(streaming, Streaming):
         return None, None
-    over_time = pipeline.over_time
-    ladder = getattr(over_time, "__self__", None)
+    clip_splitter = pipeline.clip_splitter
+    ladder = getattr(clip_splitter, "__self__", None)
     if isinstance(ladder, Ladder):
-        over_time = ladder.inner
-    if over_time is not whole_clip:
+        clip_splitter = ladder.inner
+    if clip_splitter is not no_split:
         return (
             None,
             "chunking cuts a clip that is in memory; leave chunking=none, since streaming bounds memory by itself",

@@ -9,7 +9,7 @@ from typing import Any
 from analysis.commands.bless import Baseline, build, pixels, read_baseline
 from analysis.commands.check_result import Bounds, Finding, Outcome
 from analysis.errors import InputError
-from analysis.records.atomic import written_whole
+from analysis.records.atomic import atomic_write
 from analysis.records.load import load_some
 from analysis.results import format as figures
 from analysis.results import intervals
@@ -194,7 +194,7 @@ def _check_times(outcome: Outcome, before: Row, after: Row, bounds: Bounds) -> N
             outcome.notes.append(f"{label}: {key} is not compared: one of the two has no interval")
             continue
         outcome.compared[label].append(key.split(".")[0])
-        if (now / was) ** sign > 1 + bounds.slower and intervals.apart(before[interval], after[interval]):
+        if (now / was) ** sign > 1 + bounds.slower and intervals.disjoint(before[interval], after[interval]):
             why = f"it is slower by more than {bounds.slower:.0%}, and the intervals are apart"
             finding = Finding(label, key, text(was, before[interval]), text(now, after[interval]), why)
             outcome.regressions.append(finding)
@@ -262,6 +262,6 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.output is None:
         print(text, end="")
     else:
-        with written_whole(arguments.output) as partial:
+        with atomic_write(arguments.output) as partial:
             partial.write_text(text, encoding="utf-8")
     return outcome.code

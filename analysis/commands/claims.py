@@ -20,7 +20,7 @@ from analysis.commands.claim_checks import (
 )
 from analysis.commands.table import markdown
 from analysis.errors import InputError
-from analysis.records.atomic import written_whole
+from analysis.records.atomic import atomic_write
 from analysis.records.load import load, load_micro
 from analysis.results.pooling import Row, rows_of, variants_table
 
@@ -134,7 +134,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.output is None:
         print(text, end="")
     else:
-        with written_whole(arguments.output) as partial:
+        with atomic_write(arguments.output) as partial:
             partial.write_text(text, encoding="utf-8")
     return 0
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from analysis.commands.table import markdown
 from analysis.errors import InputError
-from analysis.records.atomic import written_whole
+from analysis.records.atomic import atomic_write
 from analysis.records.load import load_some
 from analysis.results import format as figures
 from analysis.results import intervals
@@ -71,7 +71,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.output is None:
         print(text, end="")
     else:
-        with written_whole(arguments.output) as partial:
+        with atomic_write(arguments.output) as partial:
             partial.write_text(text, encoding="utf-8")
     return 0
 
@@ -94,7 +94,7 @@ def _faster(row: Row, other: Row) -> str:
     text = figures.times(figure["it.median"], figure["it.ci95"])
     if figure["it.ci95"] is None:
         return f"{text}, no interval"
-    if not intervals.apart(figure["it.ci95"], [1.0, 1.0]):
+    if not intervals.disjoint(figure["it.ci95"], [1.0, 1.0]):
         return f"{text}, no difference shown"
     return f"{text}, {'faster' if figure['it.median'] > 1 else 'slower'}"
 

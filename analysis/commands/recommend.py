@@ -9,7 +9,7 @@ from pathlib import Path
 from analysis.errors import InputError
 from analysis.records.load import load_some
 from analysis.results import format as figures
-from analysis.results.intervals import apart
+from analysis.results.intervals import disjoint
 from analysis.results.pooling import Row, decibel, rows_of, variants_table
 
 RUNNERS_UP = 3
@@ -177,7 +177,7 @@ def _described(row: Row, best: Row | None = None) -> list[str]:
     if row.get("disturbed"):
         parts.append("disturbed while it was measured")
     intervals = (row.get("latency.ci95_s"), best.get("latency.ci95_s")) if best else (None, None)
-    if None not in intervals and not apart(*intervals):
+    if None not in intervals and not disjoint(*intervals):
         parts.append("not shown to be slower: the intervals overlap")
     return [f"  {row['variant.label']}", f"    {'; '.join(parts)}"]
 

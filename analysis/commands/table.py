@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import InputError
-from analysis.records.atomic import written_whole
+from analysis.records.atomic import atomic_write
 from analysis.records.load import load_some
 from analysis.results import format as figures
 from analysis.results.pooling import Row, rows_of, variants_table
@@ -150,7 +150,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.output is None:
         print(text, end="")
     else:
-        with written_whole(arguments.output) as partial:
+        with atomic_write(arguments.output) as partial:
             partial.write_text(text, encoding="utf-8")
     if arguments.format == "markdown" and arguments.output is None:
         note = figures.agreement({row.get("weights.source") for row in rows_of(table)})

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.records.atomic import written_whole
+from analysis.records.atomic import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -153,9 +153,9 @@ def render(drawing: Drawing, folder: Path) -> Plot:
     drawing.figure.savefig(picture, format="png", dpi=160)
     drawing.figure.set_layout_engine("none")  # the PNG's layout is the SVG's too
     drawing.figure.savefig(vector, format="svg", metadata={"Date": None, "Title": drawing.title})
-    with written_whole(folder / f"{drawing.name}.png") as partial:
+    with atomic_write(folder / f"{drawing.name}.png") as partial:
         partial.write_bytes(picture.getvalue())
-    with written_whole(folder / f"{drawing.name}.svg") as partial:
+    with atomic_write(folder / f"{drawing.name}.svg") as partial:
         partial.write_text(vector.getvalue(), encoding="utf-8")
     return Plot(
         name=drawing.name,

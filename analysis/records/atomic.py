@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @contextmanager
-def written_whole(target: str | Path) -> Iterator[Path]:
+def atomic_write(target: str | Path) -> Iterator[Path]:
     """A temporary path to write to; it becomes `target` at the end of the block, or is removed on an error.
 
     The folder is made where it is missing. The temporary name keeps the target's ending.

@@ -95,7 +95,7 @@ def load_micro(*paths: str | Path) -> "pd.DataFrame":
                 continue
             environment = _flat({"environment": content.get("environment") or {}})
             for row in content["rows"]:
-                if wrong := schema.fault(row, "micro_row"):
+                if wrong := schema.validation_error(row, "micro_row"):
                     raise ValueError(wrong)
             common = {**environment, "size": content.get("size"), "path": name}
             rows += [_flat(row) | common for row in content["rows"]]
@@ -137,7 +137,7 @@ def _rows(paths: tuple[str | Path, ...], left_out: list[str]) -> Iterator[dict[s
                 continue
             where = flat.get("path")
             where = str(Path(folder, where)) if isinstance(where, str) else f"{name}[{number}]"
-            wrong = schema.fault(parquet.nested(flat))
+            wrong = schema.validation_error(parquet.nested(flat))
             if wrong:
                 left_out.append(f"{where} is left out: {wrong}")
             else:
@@ -150,7 +150,7 @@ def _checked(name: str, left_out: list[str], read: Callable[[], Any]) -> dict[st
         record = read()
         if isinstance(record, dict) and record.get("kind") == "micro":  # see load_micro
             return None
-        wrong = schema.fault(record) if isinstance(record, dict) else "it is no record"
+        wrong = schema.validation_error(record) if isinstance(record, dict) else "it is no record"
         if wrong is None:
             return {**_flat(record), "path": name}
     except _DAMAGE as error:

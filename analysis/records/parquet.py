@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.records.atomic import written_whole
+from analysis.records.atomic import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,7 @@ def write_parquet(frame: "pd.DataFrame", path: str | Path) -> None:
         arrays[column] = array
     metadata = {_JSON_COLUMNS: json.dumps(as_json)}
     table = pyarrow.table(arrays).replace_schema_metadata(metadata)
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         write_table(table, partial)
 
 

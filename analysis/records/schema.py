@@ -24,7 +24,7 @@ def schema() -> dict[str, Any]:
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 
-def fault(value: Any, part: str | None = None) -> str | None:
+def validation_error(value: Any, part: str | None = None) -> str | None:
     """What is wrong with a record, or with a value by one of the schema's `$defs`, in words; None where nothing is."""
     return _fault(value, schema()["$defs"][part] if part else schema(), "")
 

@@ -7,7 +7,7 @@ Interval = list[float]
 """Lower and upper end."""
 
 
-def between(values: Sequence[float]) -> Interval | None:
+def log_t_interval(values: Sequence[float]) -> Interval | None:
     """The t-interval of the logarithms of positive values, one for each process; None with under 2 of them."""
     if len(values) < 2 or min(values) <= 0:
         return None
@@ -32,6 +32,6 @@ def ratio(above: float, above_ci: Interval | None, below: float, below_ci: Inter
     return [middle * math.exp(-half), middle * math.exp(half)]
 
 
-def apart(one: Interval | None, other: Interval | None) -> bool:
+def disjoint(one: Interval | None, other: Interval | None) -> bool:
     """Whether two intervals have nothing in common; an absent one is never apart from another."""
     return one is not None and other is not None and (one[1] < other[0] or other[1] < one[0])

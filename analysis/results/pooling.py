@@ -57,7 +57,7 @@ def variants_table(frame: "pd.DataFrame") -> "pd.DataFrame":
     groups: dict[tuple, list[Row]] = {}
     for record in rows_of(frame):
         if record.get("run.task") in (None, "inpaint"):
-            groups.setdefault((place(record), *(record.get(key) for key in _SAME)), []).append(record)
+            groups.setdefault((machine_key(record), *(record.get(key) for key in _SAME)), []).append(record)
     rows = [_pool(records) for records in groups.values()]
     _compare_unpaired(rows)
     _label(rows)
@@ -75,7 +75,7 @@ def rows_of(frame: "pd.DataFrame") -> list[Row]:
     ]
 
 
-def place(record: Row) -> str:
+def machine_key(record: Row) -> str:
     """Where times may be compared: the environment's fingerprint, or device and torch of an older record."""
     older = f"{record.get('environment.device')}, torch {record.get('environment.torch')}"
     return record.get("environment.fingerprint") or older
@@ -110,7 +110,7 @@ def _pool(records: list[Row]) -> Row:
         "status": worst["status"],
         "reason": worst.get("reason"),
         "variant.name": name(first.get("variant.id")),
-        "place": place(first),
+        "place": machine_key(first),
         "processes": len(good),
         "records": len(records),
         **{key: value for record in records for key, value in record.items() if key.startswith(_TAKEN)},
@@ -150,7 +150,7 @@ def _pool_times(records: list[Row], key: str, interval: str) -> Row:
     values = [record[key] for record in having]
     return {
         key: statistics.median(values),
-        interval: intervals.between(values) if len(values) > 1 else having[0].get(interval),
+        interval: intervals.log_t_interval(values) if len(values) > 1 else having[0].get(interval),
     }
 
 
@@ -199,8 +199,8 @@ def unpaired(baseline: Row, row: Row, times: str, speedup: str) -> Row:
     above, below = baseline.get(f"{times}.median_s"), row.get(f"{times}.median_s")
     if not above or not below:
         return {}
-    between = intervals.ratio(above, baseline.get(f"{times}.ci95_s"), below, row.get(f"{times}.ci95_s"))
-    return {f"{speedup}.median": above / below, f"{speedup}.ci95": between}
+    log_t_interval = intervals.ratio(above, baseline.get(f"{times}.ci95_s"), below, row.get(f"{times}.ci95_s"))
+    return {f"{speedup}.median": above / below, f"{speedup}.ci95": log_t_interval}
 
 
 def _label(rows: list[Row]) -> None:

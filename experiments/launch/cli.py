@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.launch.isolation import describe, isolates, keep_record, run_child
+from experiments.launch.isolation import describe, run_child, save_record, should_isolate
 from experiments.launch.process import STACKS
 from experiments.launch.resume import resumed_arguments
 from experiments.launch.sweep import Sweep, finish
@@ -47,14 +47,14 @@ def _run_alone(cfg: DictConfig) -> str:
     try:
         if cfg.resume is not None:
             raise InputError(f"resume is {cfg.resume}, but this is no sweep; add -m, or leave resume out")
-        if isolates(cfg, sweep=False):
+        if should_isolate(cfg, sweep=False):
             overrides = list(HydraConfig.get().overrides.task)
             known = describe(cfg)
             return run_child(overrides, folder, run_seconds=cfg.limits.run_seconds, echo=True, known=known)["status"]
     except InputError as error:
         log.error("failed: %s", error)
         record = {**empty_record(), **describe(cfg), "reason": str(error)}
-        return keep_record(folder / "record.json", record)["status"]
+        return save_record(folder / "record.json", record)["status"]
     return instantiate(cfg.task)(cfg)
 
 
@@ -78,7 +78,7 @@ def command_line(job: Callable[[], None]) -> int:
         print(error, file=sys.stderr)
         return FAILED
     signal.signal(signal.SIGTERM, _as_ctrl_c)
-    code = guarded(job)
+    code = run_guarded(job)
     if not _sweeps:
         return code or exit_code(_statuses, sweep=False)
     try:
@@ -101,7 +101,7 @@ def _end(sweep: Sweep, code: int) -> int:
     return code or (exit_code(sweep.statuses, sweep=True) if whole else FAILED)
 
 
-def guarded(job: Callable[[], None]) -> int:
+def run_guarded(job: Callable[[], None]) -> int:
     """Run a Hydra job; what Hydra or the system has against it becomes one sentence and an exit code, 0 else.
 
     With HYDRA_FULL_ERROR=1 in the environment the exception comes with its stack, as in any Hydra program.
@@ -114,7 +114,7 @@ def guarded(job: Callable[[], None]) -> int:
     try:
         check_overrides(sys.argv[1:])
         device = asked_device(sys.argv[1:])
-        if may_compose_fast(sys.argv[1:]):
+        if preset_fast_possible(sys.argv[1:]):
             compose_for(device)
         job()
     except KeyboardInterrupt:
@@ -187,7 +187,7 @@ def asked_device(arguments: Sequence[str]) -> str:
     return "auto"
 
 
-def may_compose_fast(arguments: Sequence[str]) -> bool:
+def preset_fast_possible(arguments: Sequence[str]) -> bool:
     """Whether `preset=fast` can come in by this command line; where not, nobody need ask torch for the device."""
     if any(argument.startswith(("-c", "--config")) for argument in arguments):
         return True

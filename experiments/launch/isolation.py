@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.launch.process import Ended, is_child, run_command
+from experiments.launch.process import ProcessResult, is_child, run_command
 from experiments.paths import CONF, ROOT
 from experiments.record.record import empty_record, run_section, variant, write_record
 from propainter.errors import InputError
@@ -39,7 +39,7 @@ _OUT_OF_MEMORY = (
 )
 
 
-def isolates(cfg: DictConfig, sweep: bool) -> bool:
+def should_isolate(cfg: DictConfig, sweep: bool) -> bool:
     """Whether this run is to have a process of its own: `isolate`, where auto means in sweeps and under a time limit.
 
     Raises:
@@ -87,20 +87,20 @@ def run_child(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "record.json"
     path.unlink(missing_ok=True)
-    hydra = passed_on() if hydra is None else list(hydra)
+    hydra = inherited_overrides() if hydra is None else list(hydra)
     ended = run_command(
         command(overrides, folder, hydra), folder / "output.log", seconds=run_seconds, echo=echo, tick=tick
     )
     record = read_record(path)
     left_one = record is not None
     if record is None:
-        status, reason = how_it_ended(ended, run_seconds)
+        status, reason = exit_reason(ended, run_seconds)
         if echo and status != "ok":
             log.error("%s: %s", status, reason)
         known = compose_known(overrides, hydra) if known is None else known
         record = {**empty_record(), **known, "status": status, "reason": reason}
     record["run"] = {**(record.get("run") or {}), "isolated": True, "pid": ended.pid, "wall_s": ended.wall_s}
-    return keep_record(path, record, left_one)
+    return save_record(path, record, left_one)
 
 
 def command(overrides: Sequence[str], folder: Path, hydra: Sequence[str]) -> list[str]:
@@ -113,7 +113,7 @@ def command(overrides: Sequence[str], folder: Path, hydra: Sequence[str]) -> lis
     return [*here, *flags, *task, *own, "hydra.mode=RUN", where, "isolate=false", "resume=null"]
 
 
-def passed_on() -> list[str]:
+def inherited_overrides() -> list[str]:
     """What a run that the present Hydra job starts needs of the job's own overrides and flags, if there is a job."""
     if not HydraConfig.initialized():
         return []
@@ -138,7 +138,7 @@ def _is_under(key: str, parent: str) -> bool:
     return key == parent or key.startswith(f"{parent}.")
 
 
-def how_it_ended(ended: Ended, run_seconds: float | None) -> tuple[str, str | None]:
+def exit_reason(ended: ProcessResult, run_seconds: float | None) -> tuple[str, str | None]:
     """Status and reason of a run whose process left no record."""
     wrote = f"; its last lines: {ended.last_lines}" if ended.last_lines else "; it had written nothing"
     code = ended.returncode
@@ -169,7 +169,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def keep_record(path: Path, record: dict[str, Any], is_there: bool = False) -> dict[str, Any]:
+def save_record(path: Path, record: dict[str, Any], is_there: bool = False) -> dict[str, Any]:
     """Write the record; where that can't be done, say so, and it has failed unless another version of it is there."""
     try:
         write_record(path, record)

@@ -27,7 +27,7 @@ _PARENT = "PROPAINTER_BENCH_PARENT"
 
 
 @dataclass(frozen=True)
-class Ended:
+class ProcessResult:
     """How a command ended.
 
     Attributes:
@@ -51,7 +51,7 @@ def run_command(
     seconds: float | None = None,
     echo: bool = False,
     tick: Callable[[], object] | None = None,
-) -> Ended:
+) -> ProcessResult:
     """Run a command until it ends; no process that it started in its session is left then, whatever happens here.
 
     Args:
@@ -95,7 +95,7 @@ def run_command(
                 if reader.is_alive():
                     reader.join(GRACE_S)
     wall_s = time.monotonic() - start
-    return Ended(process.pid, process.returncode, wall_s, timed_out, last if timed_out else last_lines(output))
+    return ProcessResult(process.pid, process.returncode, wall_s, timed_out, last if timed_out else last_lines(output))
 
 
 def die_with_parent() -> None:
@@ -116,7 +116,7 @@ def is_child() -> bool:
     return bool(_inherited)
 
 
-def leaving() -> Callable[[int], NoReturn]:
+def fast_exit() -> Callable[[int], NoReturn]:
     """A way to end this process as `sys.exit(code)` does, but with its memory left to the system.
 
     Threads are waited for, what was registered for the exit after this call is done, and what was written is flushed.

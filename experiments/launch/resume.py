@@ -18,7 +18,7 @@ SCRATCH = ".resumed"
 """Where Hydra makes its folders of a resumed sweep's jobs, whose numbers say nothing; removed at the end."""
 
 
-class Earlier:
+class PreviousSweep:
     """The runs that a folder holds, by `run.id`: all the resolved settings that shape a run.
 
     Args:

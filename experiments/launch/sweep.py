@@ -18,8 +18,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict, read_write
 from tqdm import tqdm
 
-from experiments.launch.isolation import describe, isolates, keep_record, read_record, run_child
-from experiments.launch.resume import SCRATCH, Earlier
+from experiments.launch.isolation import describe, read_record, run_child, save_record, should_isolate
+from experiments.launch.resume import SCRATCH, PreviousSweep
 from experiments.paths import ROOT
 from experiments.record.record import empty_record
 from propainter.errors import InputError, is_out_of_memory
@@ -69,7 +69,7 @@ class Sweep:
         self.statuses: list[str] = []
         self.report = True
         self.resumed = resumed
-        self.earlier = Earlier(folder) if resumed else None
+        self.earlier = PreviousSweep(folder) if resumed else None
         print(f"sweep{'' if total is None else f' of {total} runs'} in {folder}", flush=True)
         self.bar = tqdm(total=total, desc="sweep", unit="run", smoothing=0, disable=None)
 
@@ -112,7 +112,7 @@ class Sweep:
 
     def _record(self, cfg: DictConfig, folder: Path, known: dict[str, Any]) -> dict[str, Any]:
         try:
-            if isolates(cfg, sweep=True):
+            if should_isolate(cfg, sweep=True):
                 overrides = list(HydraConfig.get().overrides.task)
                 return run_child(
                     overrides, folder, run_seconds=cfg.limits.run_seconds, known=known, tick=self.bar.refresh
@@ -120,7 +120,7 @@ class Sweep:
             return _run_here(cfg, folder, known)
         except InputError as error:
             record = {**empty_record(), **known, "reason": str(error)}
-            return keep_record(folder / "record.json", record)
+            return save_record(folder / "record.json", record)
 
     def close(self) -> None:
         """Leave the bar, and what Hydra made for jobs of a resumed sweep."""
@@ -148,7 +148,7 @@ def _run_here(cfg: DictConfig, folder: Path, known: dict[str, Any]) -> dict[str,
     if record is not None:
         return record
     run = {**(known["run"] or {}), "wall_s": time.monotonic() - start}
-    return keep_record(path, {**empty_record(), **known, "status": status, "reason": reason, "run": run})
+    return save_record(path, {**empty_record(), **known, "status": status, "reason": reason, "run": run})
 
 
 def progress_line(record: dict[str, Any], before_status: str = "") -> str:

@@ -18,7 +18,7 @@ from propainter.memory_tracker import MemoryPeak, VramPeak, host_peak, memory_pe
 log = logging.getLogger(__name__)
 
 
-class NonFinite(ArithmeticError):
+class NonFiniteError(ArithmeticError):
     """A stage gave NaN or infinity; the message names it."""
 
 
@@ -87,7 +87,7 @@ class FirstRun(StageTimer):
         for name, tensor in tensors.items():
             # A sum is finite where every value is, and needs no second tensor of that size.
             if not torch.isfinite(tensor.sum(dtype=torch.float32)):
-                raise NonFinite(f"stage {stage} gave a non-finite value in its {name.replace('_', ' ')}")
+                raise NonFiniteError(f"stage {stage} gave a non-finite value in its {name.replace('_', ' ')}")
             self.saturated[stage] = max(self.saturated.get(stage, 0.0), saturation(stage, name, tensor))
 
     def close(self) -> None:

@@ -58,7 +58,7 @@ def bounds(interval: Interval | None) -> list[float] | None:
     return None if interval is None else [interval.low, interval.high]
 
 
-def in_turn(baseline: Pipeline, variant: Pipeline, inputs: tuple, options: Any) -> Paired:
+def run_interleaved(baseline: Pipeline, variant: Pipeline, inputs: tuple, options: Any) -> Paired:
     """Time pairs of runs, each pair in the other order than the one before, until the ratio's interval is narrow.
 
     Args:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.record.record import variant
 from propainter import InputError
-from variants import PUBLISHED
+from variants import GROUPS
 from variants.presets.by_device import composing_for
 
 
@@ -27,9 +27,9 @@ def compose_baseline(cfg: DictConfig) -> tuple[DictConfig, dict[str, Any]]:
     if isinstance(asked, str):
         overrides = [f"preset={asked}"]
     elif isinstance(asked, Mapping):
-        unknown = [group for group in asked if group not in PUBLISHED]
+        unknown = [group for group in asked if group not in GROUPS]
         if unknown:
-            raise InputError(f"measure.baseline has no group {unknown[0]!r}; give some of {', '.join(PUBLISHED)}")
+            raise InputError(f"measure.baseline has no group {unknown[0]!r}; give some of {', '.join(GROUPS)}")
         overrides = [item for item in own_overrides() if item.lstrip("+").split("=", 1)[0].split(".")[0] not in asked]
         overrides += [f"{group}={option}" for group, option in asked.items()]
     else:
@@ -41,10 +41,10 @@ def compose_baseline(cfg: DictConfig) -> tuple[DictConfig, dict[str, Any]]:
         with composing_for(cfg.device):
             whole = compose(config_name="config", overrides=overrides, return_hydra_config=True)
     except HydraException as error:
-        said = " ".join(str(error).split()) or " ".join(str(error.__cause__).split())
-        raise InputError(f"measure.baseline is {asked!r}, which can't be composed: {said}") from error
+        reason = " ".join(str(error).split()) or " ".join(str(error.__cause__).split())
+        raise InputError(f"measure.baseline is {asked!r}, which can't be composed: {reason}") from error
     choices = {**whole.hydra.runtime.choices, "schedule": HydraConfig.get().runtime.choices["schedule"]}
-    groups = OmegaConf.masked_copy(whole, list(PUBLISHED))
+    groups = OmegaConf.masked_copy(whole, list(GROUPS))
     groups.schedule = OmegaConf.create(OmegaConf.to_container(cfg.schedule, resolve=True))
     return groups, variant(groups, choices)
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from experiments.system.environment import device_name
 from experiments.system.machine_state import disturbances, snapshot
 from propainter.errors import is_out_of_memory
-from propainter.io.atomic import BoundedFolder
-from propainter.memory_tracker import give_back_unused
+from propainter.io.atomic import DiskLRUCache
+from propainter.memory_tracker import release_memory
 from variants.precision import tf32_flags
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def ceilings(device: torch.device, folder: Path) -> dict[str, Any]:
     """
     described = {"device": device_name(device), "torch": torch.__version__, "threads": torch.get_num_threads()}
     key = hashlib.sha256(repr(described).encode()).hexdigest()[:16]
-    kept = BoundedFolder(folder, KEEP_BYTES, ".ceilings.json")
+    kept = DiskLRUCache(folder, KEEP_BYTES, ".ceilings.json")
     file = kept.read(key, _load, damage=(ValueError,))
     if file is not None and (file["quiet"] or file["tries"] >= MAX_TRIES):
         return file["ceilings"]
@@ -114,7 +114,7 @@ def _measured(device: torch.device) -> dict[str, Any]:
                 flops[name], conv[name] = _speeds(dtype, device, flops.get("float32"))
         copied = _copy_bytes_per_s(device)
     finally:
-        give_back_unused()
+        release_memory()
         if device.type == "cuda":
             torch.cuda.empty_cache()
     return {"flops_per_s": flops, "conv_flops_per_s": conv, "copy_bytes_per_s": copied}

@@ -16,7 +16,7 @@ from experiments.measure.peak_throughput import ceilings
 from experiments.measure.profiler import make_artifacts
 from experiments.quality.reference import code_fingerprint
 from propainter import Pipeline
-from propainter.io.atomic import BoundedFolder
+from propainter.io.atomic import DiskLRUCache
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +45,11 @@ class Looks:
         kept = Path(self.cfg.cache.dir).expanduser()
         if self.cfg.measure.flops:
             self.ceilings = ceilings(self.pipeline.networks.device, kept / "ceilings")
-            self.flops = self._flops(BoundedFolder(kept / "flops", _MAX_BYTES, ".json"))
+            self.flops = self._flops(DiskLRUCache(kept / "flops", _MAX_BYTES, ".json"))
         inputs = self.clip.frames, self.clip.masks, self.clip.flow_masks
         self.artifacts = make_artifacts(list(self.cfg.measure.artifacts), self.pipeline, inputs, self.folder)
 
-    def _flops(self, folder: BoundedFolder) -> dict[str, dict[str, int]] | None:
+    def _flops(self, folder: DiskLRUCache) -> dict[str, dict[str, int]] | None:
         key = self._key()
         if "flow_cache" not in self.pipeline.effective:  # where it counts what hits leave to be done
             flops = folder.read(key, lambda path: json.loads(path.read_text()), damage=(ValueError,))

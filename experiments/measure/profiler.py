@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from propainter import InputError, Observer, Pipeline
 from propainter.errors import is_out_of_memory
-from propainter.io.atomic import written_whole
+from propainter.io.atomic import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def make_artifacts(
         try:
             if name == "memory_snapshot" and pipeline.networks.device.type != "cuda":
                 raise _Impossible("torch keeps a history of allocations on CUDA only")
-            with _stages_named(pipeline), written_whole(folder / file) as partial:
+            with _stages_named(pipeline), atomic_write(folder / file) as partial:
                 write(pipeline, inputs, partial)
             made[name] = file
         except Exception as error:

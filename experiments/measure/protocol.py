@@ -18,7 +18,7 @@ from tqdm import tqdm
 from experiments.data import LoadedClip
 from experiments.measure.confidence import Sampling, agree
 from experiments.measure.first_run import FirstRun, Memory
-from experiments.measure.paired import Paired, in_turn
+from experiments.measure.paired import Paired, run_interleaved
 from experiments.measure.runtime_probe import collecting, look_eagerly
 from experiments.measure.timing import TimedRun, observed, timed, timed_run
 from experiments.system.machine_state import Energy, cpu_counters, disturbances, snapshot
@@ -121,7 +121,7 @@ def measure(
         after_first: called after the first run and before any timed one, for looks that take a run of their own.
 
     Raises:
-        NonFinite: naming the first stage whose output is not finite.
+        NonFiniteError: naming the first stage whose output is not finite.
     """
     began, counters = time.perf_counter(), cpu_counters()
     inputs = clip.frames, clip.masks, clip.flow_masks
@@ -141,7 +141,7 @@ def measure(
             if joules is not None and spent is not None:
                 measured.joules = (spent - joules) / len(measured.runs)
         else:
-            measured.paired = in_turn(baseline, pipeline, inputs, options)
+            measured.paired = run_interleaved(baseline, pipeline, inputs, options)
             measured.runs, measured.sampling = measured.paired.runs, measured.paired.of_variant
         after = snapshot(device, since=before)
         measured.machine = {"before": before, "after": after}

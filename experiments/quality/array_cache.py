@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from propainter.io.atomic import BoundedFolder
+from propainter.io.atomic import DiskLRUCache
 
 log = logging.getLogger(__name__)
 
 
-class ArrayCache(BoundedFolder):
-    """Arrays by key in a folder, as .npy files; see `BoundedFolder`."""
+class ArrayCache(DiskLRUCache):
+    """Arrays by key in a folder, as .npy files; see `DiskLRUCache`."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         super().__init__(folder, max_bytes, ".npy")

@@ -22,7 +22,7 @@ SATURATED_TANH = 0.999
 """A prediction of at least this size lies where tanh is flat: within 0.13 steps of uint8 of black or white."""
 
 
-def hole_of(clip: LoadedClip, schedule: Schedule) -> np.ndarray:
+def dilated_mask(clip: LoadedClip, schedule: Schedule) -> np.ndarray:
     """bool [T, H, W]: the pixels that inpainting replaces (the masks after dilation, at the clip's size)."""
     size = clip.masks.shape[1:]
     dilation = schedule.mask_dilation if clip.flow_masks is None else 0

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import propainter
 from experiments.data import LoadedClip
-from experiments.measure.first_run import NonFinite
+from experiments.measure.first_run import NonFiniteError
 from experiments.quality.array_cache import ArrayCache
 from experiments.system.environment import device_name
 from propainter import Networks, Observer, Pipeline, Schedule
@@ -77,7 +77,7 @@ def reference_frames(
         cache: keeps references by everything that shapes the result.
 
     Raises:
-        NonFinite: the reference itself has a value that is not finite, so that nothing can be compared with it.
+        NonFiniteError: the reference itself has a value that is not finite, so that nothing can be compared with it.
         Exception: out of memory in every way (see `propainter.errors.is_out_of_memory`).
     """
     ways = _ways(device)
@@ -177,7 +177,7 @@ class _Finite(Observer):
     def tensors(self, stage: str, **tensors: Tensor) -> None:
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor.sum(dtype=torch.float32)):
-                raise NonFinite(
+                raise NonFiniteError(
                     f"the fp32 reference has a non-finite value in the {name.replace('_', ' ')} of stage {stage}: "
                     "nothing can be compared with it; check the weights and the frames"
                 )

@@ -14,8 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from propainter import InputError
-from propainter.io.atomic import written_whole
-from variants import PUBLISHED
+from propainter.io.atomic import atomic_write
+from variants import GROUPS
 
 if TYPE_CHECKING:
     from experiments.data import LoadedClip
@@ -62,14 +62,14 @@ def variant(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) ->
         InputError: a group was taken out of the config.
     """
     choices = HydraConfig.get().runtime.choices if choices is None else choices
-    groups = {group: choices.get(group) for group in (*PUBLISHED, "schedule")}
+    groups = {group: choices.get(group) for group in (*GROUPS, "schedule")}
     for group, option in groups.items():
         if option is None:
-            usual = PUBLISHED.get(group, "published")
+            usual = GROUPS.get(group, "published")
             raise InputError(f"the config has no {group}; choose one of its options, as published: {group}={usual}")
     shaping = OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(groups)), resolve=True)
     text = json.dumps([groups, shaping], sort_keys=True)
-    changed = [f"{g}={o}" for g, o in groups.items() if o != PUBLISHED.get(g, "published")]
+    changed = [f"{g}={o}" for g, o in groups.items() if o != GROUPS.get(g, "published")]
     name = ",".join(changed) or "published"
     options = {
         group: {key: value for key, value in settings.items() if key not in ("_target_", "_partial_")}
@@ -132,7 +132,7 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
         OSError: the folder can't be written to, or the disk is full; no part of the record is left behind then.
     """
     text = json.dumps(_strict(record), indent=2, allow_nan=False) + "\n"
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text)
 
 

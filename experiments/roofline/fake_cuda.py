@@ -26,7 +26,7 @@ CAPABILITY = (9, 0)
 
 
 @contextmanager
-def pretended_cuda() -> Iterator[Networks]:
+def fake_cuda_device() -> Iterator[Networks]:
     """Inside the block tensors on CUDA have no numbers; gives networks that are there.
 
     `KnownMasks` has to watch the run. A value that is asked for and does not follow from the masks is zeros where an

@@ -20,11 +20,11 @@ from torch.utils._pytree import tree_map
 
 from experiments.data import load, sample_clip
 from experiments.measure.flops import counting
-from experiments.roofline.fake_cuda import KnownMasks, pretended_cuda
+from experiments.roofline.fake_cuda import KnownMasks, fake_cuda_device
 from experiments.roofline.op_costs import Ceilings, Cost, Ledger
 from propainter import STAGES, InputError, Pipeline, Schedule
-from propainter.io.atomic import written_whole
-from variants import PUBLISHED, Unsupported, apply
+from propainter.io.atomic import atomic_write
+from variants import GROUPS, UnsupportedError, apply
 from variants.components import COMPONENTS, modules_of
 from variants.presets import composed
 
@@ -62,8 +62,8 @@ def count(overrides: Sequence[str], frames: int, height: int, width: int, ceilin
     """
     cfg = composed(list(overrides), "cuda")
     clip = load(sample_clip(num_frames=frames, height=height, width=width))
-    chosen = {group: instantiate(cfg[group]) for group in PUBLISHED}
-    with pretended_cuda() as networks:
+    chosen = {group: instantiate(cfg[group]) for group in GROUPS}
+    with fake_cuda_device() as networks:
         weights = sum(
             x.nbytes
             for part in (networks.raft, networks.flow_completion, networks.generator)
@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, overrides in wanted.items():
             print(f"counting {name}: {' '.join(overrides)}", file=sys.stderr, flush=True)
             ledgers[name] = count(overrides, arguments.frames, arguments.height, arguments.width, ceilings)
-    except (InputError, Unsupported) as error:
+    except (InputError, UnsupportedError) as error:
         print(error, file=sys.stderr)
         return 1
     except RuntimeError as error:  # torch asks the GPU that is not there for more than is pretended
@@ -197,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.output is None:
         print(text, end="")
     else:
-        with written_whole(arguments.output) as partial_file:
+        with atomic_write(arguments.output) as partial_file:
             partial_file.write_text(text)
     return 0
 

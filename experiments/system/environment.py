@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from experiments.system.git import commit
-from experiments.system.nvml import Gpu, NoNvml
+from experiments.system.nvml import Gpu, NoNvmlError
 from propainter import InputError
 
 
@@ -92,7 +92,7 @@ def _cuda(device: torch.device) -> dict[str, str | int | None]:
         return {"cuda": None, "cudnn": None, "driver": None}
     try:
         driver = Gpu(device).driver()
-    except NoNvml:
+    except NoNvmlError:
         driver = None
     return {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": driver}
 

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import torch
 
-from experiments.system.nvml import FIGURES, Gpu, NoNvml
+from experiments.system.nvml import FIGURES, Gpu, NoNvmlError
 
 LOOK_S = 0.15  # for how long `snapshot` looks at what other processes do, at least
 
@@ -96,7 +96,7 @@ def process_vram_bytes(device: torch.device) -> int | None:
     """GPU memory of this process by NVML, with what torch does not see; None on a CPU and where NVML does not tell."""
     try:
         return Gpu(device).process_bytes()
-    except NoNvml:
+    except NoNvmlError:
         return None
 
 
@@ -117,7 +117,7 @@ class Energy:
             return
         try:
             self._gpu = Gpu(device)
-        except NoNvml:
+        except NoNvmlError:
             return
 
     def joules(self) -> float | None:
@@ -252,7 +252,7 @@ def _heat(what: str, when: str, degrees: float | None, limit: float | None) -> l
 def _gpu_state(device: torch.device) -> dict[str, Any]:
     try:
         return {**Gpu(device).state(), "nvml": None}
-    except NoNvml as why:
+    except NoNvmlError as why:
         return {**dict.fromkeys(FIGURES), "nvml": str(why)}
 
 

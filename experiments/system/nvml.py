@@ -32,7 +32,7 @@ FIGURES = (
 """The keys of `Gpu.state`."""
 
 
-class NoNvml(RuntimeError):
+class NoNvmlError(RuntimeError):
     """NVML has nothing to say of this device; the message is one sentence of why."""
 
 
@@ -43,22 +43,22 @@ class Gpu:
     CUDA_VISIBLE_DEVICES leaves.
 
     Raises:
-        NoNvml: no GPU of NVIDIA, or no package nvidia-ml-py, or no NVML on this machine.
+        NoNvmlError: no GPU of NVIDIA, or no package nvidia-ml-py, or no NVML on this machine.
     """
 
     def __init__(self, device: torch.device) -> None:
         if device.type != "cuda":
-            raise NoNvml(f"the device is {device.type}, which NVML does not know")
+            raise NoNvmlError(f"the device is {device.type}, which NVML does not know")
         self.device = device
         try:
             import pynvml
         except ImportError:
-            raise NoNvml("the package nvidia-ml-py is not installed") from None
+            raise NoNvmlError("the package nvidia-ml-py is not installed") from None
         self._nvml = pynvml
         try:
             pynvml.nvmlInit()
         except pynvml.NVMLError as error:
-            raise NoNvml(f"NVML does not start: {error}") from None
+            raise NoNvmlError(f"NVML does not start: {error}") from None
         self._handle = self._find()
 
     def state(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class Gpu:
                 return getattr(self._nvml, lookup)(name)
             except self._nvml.NVMLError:
                 continue
-        raise NoNvml(f"NVML finds no GPU with the UUID or PCI address of {self.device}, {properties.name}")
+        raise NoNvmlError(f"NVML finds no GPU with the UUID or PCI address of {self.device}, {properties.name}")
 
     def _ask(self, name: str, *arguments: Any) -> Any:
         function = getattr(self._nvml, name, None)  # older bindings lack some

@@ -19,15 +19,15 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from experiments.data import load
-from experiments.measure.paired import Paired, bounds, in_turn
+from experiments.measure.paired import Paired, bounds, run_interleaved
 from experiments.measure.protocol import Options, warm_up
 from experiments.measure.timing import timed_run
 from experiments.system.environment import choose_device, describe
 from experiments.system.machine_state import disturbances, snapshot
 from experiments.tasks.inpaint import classify, load_networks
 from propainter import STAGES, Pipeline
-from propainter.io.atomic import written_whole
-from variants import PUBLISHED, apply
+from propainter.io.atomic import atomic_write
+from variants import GROUPS, apply
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +45,9 @@ def run(cfg: DictConfig, times: int, delay: float, stage: str) -> str:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         told = _told(cfg, times, delay, stage)
-        with written_whole(folder / "trust.json") as partial:
+        with atomic_write(folder / "trust.json") as partial:
             partial.write_text(json.dumps(told, indent=2) + "\n")
-        with written_whole(folder / "trust.md") as partial:
+        with atomic_write(folder / "trust.md") as partial:
             partial.write_text(table(told) + "\n")
     except Exception as error:
         status, reason, foreseen = classify(error)
@@ -64,19 +64,22 @@ def _told(cfg: DictConfig, times: int, delay: float, stage: str) -> dict[str, An
 
     def pipeline() -> Pipeline:
         fresh = Pipeline(load_networks(cfg.weights)[0].to(device), schedule)
-        return apply(fresh, {group: instantiate(cfg[group]) for group in PUBLISHED})
+        return apply(fresh, {group: instantiate(cfg[group]) for group in GROUPS})
 
     baseline, variant = pipeline(), pipeline()
     for side in (baseline, variant):
         side(*inputs)
         warm_up(side, inputs, options)
     before = snapshot(device)
-    equal = [told(in_turn(baseline, variant, inputs, options)) for _ in tqdm(range(times), "A against A", disable=None)]
+    equal = [
+        told(run_interleaved(baseline, variant, inputs, options))
+        for _ in tqdm(range(times), "A against A", disable=None)
+    ]
     whole_s = statistics.median(timed_run(variant, inputs).seconds for _ in range(3))
     delayed = []
     for _ in tqdm(range(times), "delayed", disable=None):
         with planted(baseline, sleeping(stage, delay * whole_s)):
-            delayed.append(told(in_turn(baseline, variant, inputs, options)))
+            delayed.append(told(run_interleaved(baseline, variant, inputs, options)))
     return {
         "run_s": whole_s,
         "delay": delay,

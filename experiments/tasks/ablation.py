@@ -16,12 +16,12 @@ from tqdm import tqdm
 from experiments.data import LoadedClip, load
 from experiments.measure.timing import timed
 from experiments.paths import CONF
-from experiments.quality.metrics import hole_of, psnr_db
+from experiments.quality.metrics import dilated_mask, psnr_db
 from experiments.system.environment import choose_device, describe
 from experiments.tasks.inpaint import classify, load_networks
 from propainter import Pipeline, Schedule
-from propainter.io.atomic import written_whole
-from variants import PUBLISHED, apply
+from propainter.io.atomic import atomic_write
+from variants import GROUPS, apply
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +41,9 @@ def run(cfg: DictConfig, pairs: int, groups: list[str], settings: dict[str, Any]
     try:
         rows = _rows(cfg, pairs, groups, settings)
         environment = describe(choose_device(str(cfg.device)))
-        with written_whole(folder / "matrix.json") as partial:
+        with atomic_write(folder / "matrix.json") as partial:
             partial.write_text(json.dumps({"environment": environment, "rows": rows}, indent=2) + "\n")
-        with written_whole(folder / "matrix.md") as partial:
+        with atomic_write(folder / "matrix.md") as partial:
             partial.write_text(table(rows) + "\n")
     except Exception as error:
         status, reason, foreseen = classify(error)
@@ -59,7 +59,7 @@ def _rows(cfg: DictConfig, pairs: int, groups: list[str], settings: dict[str, An
 
     def pipeline(changed: DictConfig) -> Pipeline:
         fresh = Pipeline(load_networks(cfg.weights)[0].to(device), schedule)
-        return apply(fresh, {group: instantiate(changed[group]) for group in PUBLISHED})
+        return apply(fresh, {group: instantiate(changed[group]) for group in GROUPS})
 
     options = [(g, path.stem) for g in groups for path in sorted((CONF / g).glob("*.yaml"))]
     published = pipeline(cfg)
@@ -91,7 +91,7 @@ def _compare(
         order = (published, variant) if number % 2 == 0 else (variant, published)
         seconds = {id(side): timed(side, inputs)[0] for side in order}
         logs.append(math.log(seconds[id(variant)] / seconds[id(published)]))
-    error = np.abs(result.astype(np.int16) - reference.astype(np.int16))[hole_of(clip, schedule)]
+    error = np.abs(result.astype(np.int16) - reference.astype(np.int16))[dilated_mask(clip, schedule)]
     return {
         "latency_ratio": math.exp(statistics.median(logs)),
         "latency_ratio_range": [math.exp(min(logs)), math.exp(max(logs))],

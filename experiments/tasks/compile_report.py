@@ -15,7 +15,7 @@ from experiments.data import load
 from experiments.system.environment import choose_device, describe
 from experiments.tasks.inpaint import classify, load_networks
 from propainter import Pipeline
-from propainter.io.atomic import written_whole
+from propainter.io.atomic import atomic_write
 from variants.compile import compiled
 from variants.components import check_components
 
@@ -30,7 +30,7 @@ def run(cfg: DictConfig, mode: str, components: list[str], dynamic: bool | None)
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         report = _report(cfg, mode, components, dynamic)
-        with written_whole(folder / "compile_report.json") as partial:
+        with atomic_write(folder / "compile_report.json") as partial:
             partial.write_text(json.dumps(report, indent=2) + "\n")
     except Exception as error:
         status, reason, foreseen = classify(error)

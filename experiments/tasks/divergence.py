@@ -27,8 +27,8 @@ from experiments.tasks.divergence_probe import ReferenceRun, follow, units_of
 from experiments.tasks.inpaint import classify, load_networks
 from propainter import InputError, Pipeline
 from propainter.inference.streaming import Streaming
-from propainter.io.atomic import written_whole
-from variants import PUBLISHED, Unsupported, apply, precision
+from propainter.io.atomic import atomic_write
+from variants import GROUPS, UnsupportedError, apply, precision
 
 log = logging.getLogger(__name__)
 
@@ -112,11 +112,11 @@ def run(cfg: DictConfig, bound: float) -> str:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         about, report = _measure(cfg, bound)
-        with written_whole(folder / "drift.json") as partial:
+        with atomic_write(folder / "drift.json") as partial:
             partial.write_text(json.dumps(about | report.as_json(), indent=2, allow_nan=False) + "\n")
-        with written_whole(folder / "drift.md") as partial:
+        with atomic_write(folder / "drift.md") as partial:
             partial.write_text(markdown(report) + "\n")
-        with written_whole(folder / "drift.png") as partial:
+        with atomic_write(folder / "drift.png") as partial:
             draw(report.as_json(), about["variant"]["id"], partial)
     except Exception as error:
         status, reason, foreseen = classify(error)
@@ -137,7 +137,7 @@ def _measure(cfg: DictConfig, bound: float) -> tuple[dict[str, Any], Report]:
     networks, weights = load_networks(cfg.weights)
     same_weights = {**cfg.weights, "source": weights["source"]}
     reference = precision.fp32(Pipeline(load_networks(same_weights)[0].to(device), schedule))
-    changed = apply(Pipeline(networks.to(device), schedule), {group: instantiate(cfg[group]) for group in PUBLISHED})
+    changed = apply(Pipeline(networks.to(device), schedule), {group: instantiate(cfg[group]) for group in GROUPS})
     report = measure_drift(reference, changed, clip, bound)
     return about | {"weights": weights, "environment": describe(device), "effective": changed.effective}, report
 
@@ -156,10 +156,12 @@ def measure_drift(reference: Pipeline, variant: Pipeline, clip: LoadedClip, boun
 
     Raises:
         Unsupported: the variant's tensors have other shapes, as with chunks of the clip, or it streams.
-        NonFinite: the reference itself has a value that is not finite.
+        NonFiniteError: the reference itself has a value that is not finite.
     """
-    if isinstance(variant.over_stages, Streaming):
-        raise Unsupported("drift gives each stage the whole clip; leave residency=streaming out, it changes no number")
+    if isinstance(variant.stage_runner, Streaming):
+        raise UnsupportedError(
+            "drift gives each stage the whole clip; leave residency=streaming out, it changes no number"
+        )
     leader = ReferenceRun(reference, variant, clip)
     drifts = {unit: Drift(unit, stage) for unit, stage in units_of(variant).items()}
     for which in KINDS:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from experiments.data import LoadedClip
-from experiments.measure.first_run import NonFinite
-from propainter import Observer, Pipeline, Resident, Scene, Window
+from experiments.measure.first_run import NonFiniteError
+from propainter import DeviceStorage, Observer, Pipeline, Scene, Window
 from propainter.inference.pipeline import FeatureProvider
-from variants import Unsupported
+from variants import UnsupportedError
 
 Note = Callable[[str, Sequence[Tensor], Sequence[Tensor]], None]
 """Called with a unit, and what the variant and the reference gave there, tensor by tensor of equal shapes."""
@@ -65,7 +65,7 @@ class ReferenceRun(Observer):
         clip: with a hole.
 
     Raises:
-        NonFinite: a stage gave a value that is not finite.
+        NonFiniteError: a stage gave a value that is not finite.
     """
 
     def __init__(self, pipeline: Pipeline, variant: Pipeline, clip: LoadedClip) -> None:
@@ -88,7 +88,7 @@ class ReferenceRun(Observer):
         """Keeps what a stage gave; see `propainter.Observer`."""
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor.sum(dtype=torch.float32)):
-                raise NonFinite(f"the fp32 reference has a non-finite value in the {name} of stage {stage}")
+                raise NonFiniteError(f"the fp32 reference has a non-finite value in the {name} of stage {stage}")
         if stage != "generation":
             self.stages[stage] = list(tensors.values())
 
@@ -197,7 +197,7 @@ class _Follower(Observer):
 
     def compare(self, unit: str, given: list[Tensor], wanted: list[Tensor]) -> None:
         if _shapes(given) != _shapes(wanted):
-            raise Unsupported(
+            raise UnsupportedError(
                 f"the variant's {unit} gives {_shapes(given)} where the reference's gives {_shapes(wanted)}: drift "
                 "compares the same windows of the same clip; leave chunking, fallback and what changes the windows out"
             )
@@ -216,7 +216,7 @@ def _shapes(values: Sequence[Any]) -> list[list[int] | None]:
 class _Storage:
     """A run's storage with a look at what is put into it, which may be replaced there."""
 
-    def __init__(self, inner: Resident, put: Callable[[str, Tensor], Tensor]) -> None:
+    def __init__(self, inner: DeviceStorage, put: Callable[[str, Tensor], Tensor]) -> None:
         self.inner, self.device = inner, inner.device
         self.get, self.drop = inner.get, inner.drop
         self._put = put

@@ -14,12 +14,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from experiments.data import Clip, LoadedClip, load, survey
-from experiments.measure.first_run import NonFinite
+from experiments.measure.first_run import NonFiniteError
 from experiments.measure.paired_baseline import compose_baseline
 from experiments.measure.profile_passes import Looks
 from experiments.measure.protocol import Measurement, Options, measure
 from experiments.quality.array_cache import ArrayCache
-from experiments.quality.metrics import compare, hole_of
+from experiments.quality.metrics import compare, dilated_mask
 from experiments.quality.reference import reference_frames
 from experiments.quality.temporal_consistency import seams_of
 from experiments.record.outputs import clear_outputs, write_preview, write_result
@@ -29,11 +29,11 @@ from experiments.record.summary import summary
 from experiments.record.validation import check_settings
 from experiments.system.environment import choose_device, describe
 from experiments.system.memory_limits import apply_limits
-from experiments.tasks.inpaint_streaming import copy_frames, describe_clip, only_the_video, stream
+from experiments.tasks.inpaint_streaming import copy_frames, describe_clip, is_inpaint_only, stream
 from propainter import InputError, Networks, Pipeline, Schedule
 from propainter.errors import is_out_of_memory
-from propainter.weights import Unreachable, empty_networks, fingerprint, load_pretrained, load_seeded
-from variants import PUBLISHED, Unsupported, apply
+from propainter.weights import UnreachableError, empty_networks, fingerprint, load_pretrained, load_seeded
+from variants import GROUPS, UnsupportedError, apply
 from variants.streaming import frame_by_frame
 
 log = logging.getLogger(__name__)
@@ -76,9 +76,9 @@ def classify(error: Exception) -> tuple[str, str, bool]:
         error = error.__cause__
     reason = str(error).strip().split("\n")[0] or type(error).__name__
     match error:
-        case Unsupported():
+        case UnsupportedError():
             return "unsupported", reason, True
-        case NonFinite():
+        case NonFiniteError():
             return "non_finite", reason, True
         case _ if is_out_of_memory(error):
             return "out_of_memory", reason, True
@@ -100,7 +100,7 @@ def _run(cfg: DictConfig, folder: Path, record: dict[str, Any]) -> None:
     schedule = instantiate(cfg.schedule)
     source = instantiate(cfg.data)
     build = partial(_build, device, schedule)
-    if only_the_video(cfg.measure):
+    if is_inpaint_only(cfg.measure):
         _inpaint_once(cfg, folder, record, source, build, limit_bytes)
         return
     clip = load(source)
@@ -156,7 +156,7 @@ def _run(cfg: DictConfig, folder: Path, record: dict[str, Any]) -> None:
     record["quality"] = compare(
         measured.result,
         reference.frames,
-        hole_of(clip, schedule),
+        dilated_mask(clip, schedule),
         with_lpips=cfg.quality.lpips,
         truth=clip.truth,
         seams=seams,
@@ -200,7 +200,7 @@ def _inpaint_once(
 def _build(device: torch.device, schedule: Schedule, networks: Networks, groups: DictConfig) -> Pipeline:
     """The pipeline on the device with these groups' options applied."""
     pipeline = Pipeline(networks.to(device), schedule)
-    return apply(pipeline, {group: instantiate(groups[group]) for group in PUBLISHED})
+    return apply(pipeline, {group: instantiate(groups[group]) for group in GROUPS})
 
 
 def _written_s(cfg: DictConfig, folder: Path, measured: Measurement, clip: LoadedClip) -> float:
@@ -226,7 +226,7 @@ def load_networks(options: Mapping[str, Any]) -> tuple[Networks, dict[str, str]]
         try:
             load_pretrained(networks, options["dir"], options["url"])
             source = "pretrained"
-        except Unreachable as error:
+        except UnreachableError as error:
             if source == "pretrained":
                 raise
             described["reason"] = str(error)

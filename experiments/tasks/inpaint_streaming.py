@@ -34,7 +34,7 @@ QUEUED_FRAMES = 8
 """As many frames are decoded before they are asked for, and as many wait to be encoded."""
 
 
-def only_the_video(measure: DictConfig) -> bool:
+def is_inpaint_only(measure: DictConfig) -> bool:
     """Whether the config group `measure` asks for one run and its video, and no comparison."""
     return not measure.max_samples and not measure.reference and measure.baseline is None
 
@@ -73,7 +73,7 @@ def stream(
         The record's sections `data`, and on cost.
 
     Raises:
-        NonFinite: naming the first stage whose output is not finite.
+        NonFiniteError: naming the first stage whose output is not finite.
     """
     watch = FirstRun(pipeline.networks.device)
     fingerprint = Fingerprint((clip.num_frames, clip.height, clip.width, 3))

@@ -19,11 +19,11 @@ from tqdm import tqdm
 from experiments.measure.confidence import log_t_interval
 from experiments.system.environment import choose_device, describe
 from experiments.tasks.inpaint import classify
-from experiments.tasks.microbench_ops import GROUPS, Shapes, shapes_of
+from experiments.tasks.microbench_ops import ALTERNATIVES, Shapes, shapes_of
 from propainter import InputError, Pipeline, build_networks
-from propainter.io.atomic import written_whole
+from propainter.io.atomic import atomic_write
 from propainter.memory_tracker import memory_peak
-from variants import Unsupported
+from variants import UnsupportedError
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def run(
 
     Args:
         size: a key of `operations.SIZES`.
-        groups: keys of `operations.GROUPS`.
+        groups: keys of `operations.ALTERNATIVES`.
         dtypes: names of torch's dtypes; None for those that the device computes in.
         rounds: turns of each option.
         min_seconds: of one turn.
@@ -53,17 +53,17 @@ def run(
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         device = choose_device(str(cfg.device))
-        if unknown := [group for group in groups if group not in GROUPS]:
-            raise InputError(f"task.groups has {unknown[0]!r}; give some of {', '.join(GROUPS)}")
+        if unknown := [group for group in groups if group not in ALTERNATIVES]:
+            raise InputError(f"task.groups has {unknown[0]!r}; give some of {', '.join(ALTERNATIVES)}")
         pipeline = Pipeline(build_networks(), instantiate(cfg.schedule))
         shapes = shapes_of(pipeline.networks, size, masked_share)
         rows = _rows(pipeline, shapes, groups, dtypes_of(dtypes, device), rounds, min_seconds, device)
         document = {"kind": "micro", "schema": 1, "environment": describe(device), "size": size, "shapes": shapes}
         document |= {"raft_iterations": pipeline.schedule.raft_iterations, "rounds": rounds, "rows": rows}
         text = f"{size} on {document['environment']['device']}, torch {torch.__version__}\n\n{table(rows)}"
-        with written_whole(folder / "micro.json") as unfinished:
+        with atomic_write(folder / "micro.json") as unfinished:
             unfinished.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
-        with written_whole(folder / "micro.md") as unfinished:
+        with atomic_write(folder / "micro.md") as unfinished:
             unfinished.write_text(text + "\n")
     except Exception as error:
         status, reason, foreseen = classify(error)
@@ -112,7 +112,7 @@ def _rows(
         for group, dtype, passed in planned:
             bar.set_postfix_str(f"{group}, {passed}, {_name(dtype)}")
             with torch.inference_mode(passed == "forward"):
-                inputs, options = GROUPS[group](pipeline, shapes, dtype, device)
+                inputs, options = ALTERNATIVES[group](pipeline, shapes, dtype, device)
                 one = partial(_forward if passed == "forward" else _both_ways, inputs=inputs)
                 operations = {name: partial(one, function) for name, function in options.items()}
                 compared = compare(operations, rounds, min_seconds, device, bar.update)
@@ -140,7 +140,7 @@ def compare(
         try:
             return work()
         except Exception as error:
-            lacking = Unsupported(str(error)) if isinstance(error, NotImplementedError) else error
+            lacking = UnsupportedError(str(error)) if isinstance(error, NotImplementedError) else error
             row["status"], row["reason"], foreseen = classify(lacking)
             if not foreseen:
                 log.error("%s: %s", name, row["reason"], exc_info=error)

@@ -18,7 +18,7 @@ from propainter import InputError, Networks, Pipeline
 from propainter.models.attention import Kernel
 from propainter.models.transformer import DILATION, grid_size
 from propainter.schedule import clip_length, plan_windows
-from variants import PUBLISHED, Unsupported
+from variants import GROUPS, UnsupportedError
 from variants.correlation import AllPairs, OnDemand
 
 SIZES = {"432x240": (240, 432), "864x1536": (864, 1536), "1280x720": (720, 1280)}
@@ -73,14 +73,14 @@ def shapes_of(networks: Networks, size: str, masked_share: float) -> Shapes:
 def attention(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Alternatives:
     """The inner kernels of the config group `attention` on the windows that touch the hole."""
     names = sorted(path.stem for path in (CONF / "attention").glob("*.yaml"))
-    names.sort(key=lambda name: name != PUBLISHED["attention"])
+    names.sort(key=lambda name: name != GROUPS["attention"])
 
     @cache
     def kernel(name: str) -> Kernel:
         node = OmegaConf.load(CONF / "attention" / f"{name}.yaml")
         changed = instantiate(node)(replace(pipeline, contexts=[], effective={}))
         if not hasattr(changed.window_attention, "kernel"):
-            raise Unsupported("this option is no inner kernel: it replaces all of window attention")
+            raise UnsupportedError("this option is no inner kernel: it replaces all of window attention")
         return changed.window_attention.kernel
 
     inputs = tuple(_noise(shapes[name], dtype, device) for name in ("query", "key", "key"))
@@ -135,7 +135,7 @@ def correlation(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: 
     return (first, second, coords), {name: partial(looked_up, make) for name, make in options.items()}
 
 
-GROUPS: dict[str, Callable[[Pipeline, Shapes, torch.dtype, torch.device], Alternatives]] = {
+ALTERNATIVES: dict[str, Callable[[Pipeline, Shapes, torch.dtype, torch.device], Alternatives]] = {
     "attention": attention,
     "partition": partition,
     "resample": resample,

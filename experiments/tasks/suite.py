@@ -21,7 +21,7 @@ from experiments.launch.sweep import finish, progress_line
 from experiments.record.record import command
 from experiments.system.git import commit
 from propainter import InputError
-from propainter.io.atomic import written_whole
+from propainter.io.atomic import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -225,7 +225,7 @@ def _kept(record: Mapping[str, Any]) -> str:
 def pack(folder: Path) -> Path:
     """All records of the suite and their previews as one tar."""
     target = folder / "records.tar"
-    with written_whole(target) as partial, tarfile.open(partial, "w") as tar:
+    with atomic_write(target) as partial, tarfile.open(partial, "w") as tar:
         for path in sorted(folder.rglob("micro.json")):
             tar.add(path, arcname=path.relative_to(folder))
         for path in sorted(folder.rglob("record.json")):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from propainter.inference.compositing import Compositor
-from propainter.inference.storage import Resident
+from propainter.inference.storage import DeviceStorage
 from propainter.models.attention import WindowAttention
 from propainter.models.raft import Flows
 from propainter.schedule import Window
@@ -51,7 +51,7 @@ class Scene:
         windows: all of the run, in order.
     """
 
-    def __init__(self, store: Resident, windows: Sequence[Window]) -> None:
+    def __init__(self, store: DeviceStorage, windows: Sequence[Window]) -> None:
         self._store = store
         self.windows = windows
 
@@ -83,17 +83,17 @@ Predictor = Callable[[torch.nn.Module, Scene, Callable[[Window], Tensor], Window
 """Seam: (generator, scene, features, window attention) -> a callable that gives a window's local frames,
 [L, 3, H, W] in [-1, 1]."""
 
-OverTime = Callable[[Callable[[Clip], np.ndarray], Clip], np.ndarray]
+ClipSplitter = Callable[[Callable[[Clip], np.ndarray], Clip], np.ndarray]
 """Seam: (inpaint, clip) -> uint8 frames; decides whether the clip is inpainted whole or in parts."""
 
-OverStages = Callable[["Pipeline", Clip], np.ndarray]
+StageRunner = Callable[["Pipeline", Clip], np.ndarray]
 """Seam: (pipeline, clip that has been checked) -> uint8 frames; takes the clip through the four stages."""
 
 WindowLoop = Callable[[Sequence[Window], Callable[[Window], Tensor], Compositor], Iterator[int]]
 """Seam: (windows, predict, compositor) fills the compositor, and yields the number of windows done so far."""
 
 
-def encode_every_window(generator: torch.nn.Module, scene: Scene) -> Callable[[Window], Tensor]:
+def encode_per_window(generator: torch.nn.Module, scene: Scene) -> Callable[[Window], Tensor]:
     """The published feature provider: every frame is encoded again in every window it appears in."""
 
     def features(window: Window) -> Tensor:
@@ -103,7 +103,7 @@ def encode_every_window(generator: torch.nn.Module, scene: Scene) -> Callable[[W
     return features
 
 
-def generate_every_window(
+def predict_per_window(
     generator: torch.nn.Module, scene: Scene, features: Callable[[Window], Tensor], window_attention: WindowAttention
 ) -> Callable[[Window], Tensor]:
     """The published predictor: each window by itself."""
@@ -117,7 +117,7 @@ def generate_every_window(
     return predict
 
 
-def window_after_window(
+def sequential_windows(
     windows: Sequence[Window], predict: Callable[[Window], Tensor], compositor: Compositor
 ) -> Iterator[int]:
     """The published window loop: one window at a time, each brought to the host and composited there."""
@@ -126,6 +126,6 @@ def window_after_window(
         yield done
 
 
-def whole_clip(inpaint: Callable[[Clip], np.ndarray], clip: Clip) -> np.ndarray:
+def no_split(inpaint: Callable[[Clip], np.ndarray], clip: Clip) -> np.ndarray:
     """The published way over time: all frames in one go."""
     return inpaint(clip)

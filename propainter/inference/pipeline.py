@@ -13,21 +13,21 @@ from propainter.inference.compositing import Compositor, check_clip
 from propainter.inference.interfaces import (
     STAGES,
     Clip,
+    ClipSplitter,
     FeatureProvider,
     FlowEstimator,
     Observer,
-    OverStages,
-    OverTime,
     Predictor,
     Scene,
+    StageRunner,
     WindowLoop,
-    encode_every_window,
-    generate_every_window,
-    whole_clip,
-    window_after_window,
+    encode_per_window,
+    no_split,
+    predict_per_window,
+    sequential_windows,
 )
-from propainter.inference.stages import stage_after_stage
-from propainter.inference.storage import Resident
+from propainter.inference.stages import run_stages
+from propainter.inference.storage import DeviceStorage
 from propainter.models.attention import PUBLISHED_ATTENTION, WindowAttention
 from propainter.models.networks import Networks
 from propainter.models.raft import ClipFlow
@@ -39,18 +39,18 @@ __all__ = [
     "FeatureProvider",
     "FlowEstimator",
     "Observer",
-    "OverStages",
-    "OverTime",
+    "StageRunner",
+    "ClipSplitter",
     "Pipeline",
     "Predictor",
     "Scene",
     "WindowLoop",
-    "encode_every_window",
-    "generate_every_window",
+    "encode_per_window",
+    "predict_per_window",
     "inpaint",
-    "stage_after_stage",
-    "whole_clip",
-    "window_after_window",
+    "run_stages",
+    "no_split",
+    "sequential_windows",
 ]
 
 log = logging.getLogger(__name__)
@@ -64,14 +64,14 @@ class Pipeline:
         networks: on the device where everything runs.
         schedule: the published one by default.
         flow_estimator: default `ClipFlow` over `networks.raft`.
-        feature_provider: default `encode_every_window`.
-        predictor: default `generate_every_window`.
+        feature_provider: default `encode_per_window`.
+        predictor: default `predict_per_window`.
         window_attention: how tokens meet inside the generator's blocks; default `PUBLISHED_ATTENTION`.
-        window_loop: default `window_after_window`.
+        window_loop: default `sequential_windows`.
         compositor: made of a run's frames and holes, filled by the window loop; default `Compositor`.
-        over_time: default `whole_clip`.
-        over_stages: default `stage_after_stage`.
-        storage: default `Resident`.
+        clip_splitter: default `no_split`.
+        stage_runner: default `run_stages`.
+        storage: default `DeviceStorage`.
         dtype: of frames, masks and flows after the flow stage; the flow stage is always float32.
         contexts: each is called with a stage's name and entered around that stage (autocast, for one).
         observer: watches the run.
@@ -81,14 +81,14 @@ class Pipeline:
     networks: Networks
     schedule: Schedule = Schedule()
     flow_estimator: FlowEstimator | None = None
-    feature_provider: FeatureProvider = encode_every_window
-    predictor: Predictor = generate_every_window
+    feature_provider: FeatureProvider = encode_per_window
+    predictor: Predictor = predict_per_window
     window_attention: WindowAttention = PUBLISHED_ATTENTION
-    window_loop: WindowLoop = window_after_window
+    window_loop: WindowLoop = sequential_windows
     compositor: Callable[[np.ndarray, np.ndarray], Compositor] = Compositor
-    over_time: OverTime = whole_clip
-    over_stages: OverStages = stage_after_stage
-    storage: Callable[[torch.device], Resident] = Resident
+    clip_splitter: ClipSplitter = no_split
+    stage_runner: StageRunner = run_stages
+    storage: Callable[[torch.device], DeviceStorage] = DeviceStorage
     dtype: torch.dtype = torch.float32
     contexts: list[Callable[[str], AbstractContextManager[Any]]] = field(default_factory=list)
     observer: Observer = field(default_factory=Observer)
@@ -121,11 +121,11 @@ class Pipeline:
             return frames.copy()
         if flow_masks is not None:
             flow_masks = check_clip(frames, flow_masks)
-        return self.over_time(self.run, Clip(frames, masks, flow_masks))
+        return self.clip_splitter(self.run, Clip(frames, masks, flow_masks))
 
     def run(self, clip: Clip) -> np.ndarray:
-        """All four stages over one clip that has been checked; what `over_time` calls. uint8 [T, H, W, 3]."""
-        return self.over_stages(self, clip)
+        """All four stages over one clip that has been checked; what `clip_splitter` calls. uint8 [T, H, W, 3]."""
+        return self.stage_runner(self, clip)
 
     @contextmanager
     def stage(self, name: str, total: int = 1, done: int = 0) -> Iterator[None]:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from propainter.models.raft import Flows
-from propainter.models.warp import binarise, consistent, pass_order, positions, sample
+from propainter.models.warp import flow_to_grid, forward_backward_consistency, propagation_order, threshold, warp
 from propainter.schedule import MAX_PIXEL_SUBVIDEO, PIXEL_PADDING, plan_subvideos
 
 
@@ -43,16 +43,16 @@ def propagate_subvideo(frames: Tensor, flows: Flows, masks: Tensor) -> tuple[Ten
 
 def _propagate(frames: Tensor, masks: Tensor, flows: Tensor, checks: Tensor, backward: bool) -> None:
     """One pass, in place; `flows` lead from a frame to the one before it in the pass, `checks` the opposite way."""
-    for t, pair in pass_order(frames.shape[1], backward):
+    for t, pair in propagation_order(frames.shape[1], backward):
         if pair is None:
             before = t
             continue
-        grid = positions(flows[:, pair])
-        valid = consistent(flows[:, pair], checks[:, pair], grid)
-        source = sample(frames[:, before], grid, mode="nearest")
-        hidden = binarise(sample(masks[:, before], grid))
+        grid = flow_to_grid(flows[:, pair])
+        valid = forward_backward_consistency(flows[:, pair], checks[:, pair], grid)
+        source = warp(frames[:, before], grid, mode="nearest")
+        hidden = threshold(warp(masks[:, before], grid))
         trusted = valid * (1 - hidden)
-        use = binarise(masks[:, t] * trusted)
+        use = threshold(masks[:, t] * trusted)
         frames[:, t] = use * source + (1 - use) * frames[:, t]
-        masks[:, t] = binarise(masks[:, t] * (1 - trusted))
+        masks[:, t] = threshold(masks[:, t] * (1 - trusted))
         before = t

@@ -12,7 +12,7 @@ from torch import Tensor
 from propainter.inference.compositing import prepare_frames, prepare_masks, process_size, resize_back
 from propainter.inference.interfaces import Clip, Scene
 from propainter.inference.propagation import propagate_pixels
-from propainter.inference.storage import Resident
+from propainter.inference.storage import DeviceStorage
 from propainter.models.flow_completion import complete_flow
 from propainter.schedule import Window, clip_length, plan_windows
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def stage_after_stage(pipeline: "Pipeline", clip: Clip) -> np.ndarray:
+def run_stages(pipeline: "Pipeline", clip: Clip) -> np.ndarray:
     """The published way: each stage over all frames before the next one begins. uint8 [T, H, W, 3]."""
     frames, size = clip.frames, process_size(*clip.frames.shape[1:3])
     device, schedule = pipeline.networks.device, pipeline.schedule
@@ -49,7 +49,7 @@ def stage_after_stage(pipeline: "Pipeline", clip: Clip) -> np.ndarray:
 # Each stage is a function, so that what it holds is let go at its end.
 
 
-def _flow(pipeline: "Pipeline", store: Resident, frames: np.ndarray) -> None:
+def _flow(pipeline: "Pipeline", store: DeviceStorage, frames: np.ndarray) -> None:
     store.put("frames", as_video(frames, store.device))
     flow_f, flow_b = pipeline.flow_estimator(store.get("frames"), partial(pipeline.observer.progress, "flow"))
     pipeline.observer.tensors("flow", flow_f=flow_f, flow_b=flow_b)
@@ -57,7 +57,7 @@ def _flow(pipeline: "Pipeline", store: Resident, frames: np.ndarray) -> None:
     store.put("flow_b", flow_b.to(pipeline.dtype))
 
 
-def _completion(pipeline: "Pipeline", store: Resident, holes: np.ndarray) -> None:
+def _completion(pipeline: "Pipeline", store: DeviceStorage, holes: np.ndarray) -> None:
     store.put("flow_masks", as_masks(holes, store.device, pipeline.dtype))
     flows, masks = (store.get("flow_f"), store.get("flow_b")), store.get("flow_masks")
     subvideo_length = pipeline.schedule.subvideo_length
@@ -69,7 +69,7 @@ def _completion(pipeline: "Pipeline", store: Resident, holes: np.ndarray) -> Non
     store.put("completed_b", flow_b)
 
 
-def _propagation(pipeline: "Pipeline", store: Resident, holes: np.ndarray) -> None:
+def _propagation(pipeline: "Pipeline", store: DeviceStorage, holes: np.ndarray) -> None:
     store.put("masks", as_masks(holes, store.device, pipeline.dtype))
     frames, masks = store.get("frames").to(pipeline.dtype), store.get("masks")
     flows = store.get("completed_f"), store.get("completed_b")
@@ -84,7 +84,7 @@ def _propagation(pipeline: "Pipeline", store: Resident, holes: np.ndarray) -> No
 
 
 def _generation(
-    pipeline: "Pipeline", store: Resident, windows: Sequence[Window], frames: np.ndarray, holes: np.ndarray
+    pipeline: "Pipeline", store: DeviceStorage, windows: Sequence[Window], frames: np.ndarray, holes: np.ndarray
 ) -> np.ndarray:
     compositor, scene = pipeline.compositor(frames, holes), Scene(store, windows)
     predict = predictor(pipeline, scene, pipeline.feature_provider(pipeline.networks.generator, scene))

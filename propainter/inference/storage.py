@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Resident:
+class DeviceStorage:
     """The published residency, and the interface of the seam: on the device, nothing freed before the run ends.
 
     Tensors are [1, T, C, H, W] (flows with T - 1 entries), under the names that the pipeline gives them.

@@ -20,7 +20,7 @@ from propainter.inference.frame_buffer import Span, SpanScene, WindowGroups, shi
 from propainter.inference.interfaces import Clip
 from propainter.inference.propagation import propagate_subvideo
 from propainter.inference.stages import as_masks, as_video, predictor
-from propainter.memory_tracker import give_back_freed, large_tensors_mapped
+from propainter.memory_tracker import malloc_trim, mmap_threshold
 from propainter.models.flow_completion import complete_flow
 from propainter.models.generator import shrink_flow
 from propainter.schedule import (
@@ -44,7 +44,7 @@ Part = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 class Streaming:
-    """Takes a video through the stages span by span; fills the seam `OverStages`, and takes frames one by one.
+    """Takes a video through the stages span by span; fills the seam `StageRunner`, and takes frames one by one.
 
     A sub-video's windows get a scene of their own, numbered from its first frame; the feature provider gets one scene
     of the whole video, which answers for a window's frames when that window is predicted. The pipeline's `storage` is
@@ -54,12 +54,12 @@ class Streaming:
         said: `held_frames` (the most between the first and the last frame of which anything is held) and `held_bytes`
             (the most of frames, masks and flows, on host and device together) are kept here, each the largest so far;
             and `mapped_from_bytes`: on a CPU with glibc, tensors from this size on have a mapping of their own while
-            it runs (see `large_tensors_mapped`), else None.
+            it runs (see `mmap_threshold`), else None.
     """
 
-    def __init__(self, said: dict[str, Any]) -> None:
-        self.said = said
-        said.update(held_frames=0, held_bytes=0, mapped_from_bytes=None)
+    def __init__(self, stats: dict[str, Any]) -> None:
+        self.stats = stats
+        stats.update(held_frames=0, held_bytes=0, mapped_from_bytes=None)
 
     def __call__(self, pipeline: "Pipeline", clip: Clip) -> np.ndarray:
         """A clip that is in memory anyway: uint8 [T, H, W, 3]."""
@@ -86,8 +86,8 @@ class Streaming:
             InputError: there are fewer parts, or a frame has another size.
         """
         on_cpu = pipeline.networks.device.type == "cpu"
-        with large_tensors_mapped() if on_cpu else nullcontext() as self.said["mapped_from_bytes"]:
-            yield from _Run(pipeline, num_frames, size, iter(parts), self.said).frames()
+        with mmap_threshold() if on_cpu else nullcontext() as self.stats["mapped_from_bytes"]:
+            yield from _Run(pipeline, num_frames, size, iter(parts), self.stats).frames()
 
 
 class _Run:
@@ -103,11 +103,11 @@ class _Run:
         num_frames: int,
         size: tuple[int, int],
         parts: Iterator[Part],
-        said: dict[str, Any],
+        stats: dict[str, Any],
     ) -> None:
         schedule = pipeline.schedule
         length = schedule.subvideo_length
-        self.pipeline, self.count, self.parts, self.said = pipeline, num_frames, parts, said
+        self.pipeline, self.count, self.parts, self.stats = pipeline, num_frames, parts, stats
         self.size, self.small_size = tuple(size), process_size(*size)
         self.feature_size = self.small_size[0] // 4, self.small_size[1] // 4
         self.device = pipeline.networks.device
@@ -145,7 +145,7 @@ class _Run:
 
             def features(window: Window) -> Tensor:
                 if self.device.type == "cpu":
-                    give_back_freed()  # what the window before has left would add to this one's peak
+                    malloc_trim()  # what the window before has left would add to this one's peak
                 return self.features(shifted(window, first))
 
             predict = predictor(pipeline, scene, features)
@@ -200,7 +200,7 @@ class _Run:
 
     def _completion(self, masked_flow: Tensor, masks: Tensor) -> Tensor:
         if self.device.type == "cpu":
-            give_back_freed()  # what the other direction has left would add to this one's peak
+            malloc_trim()  # what the other direction has left would add to this one's peak
         return self.pipeline.networks.flow_completion(masked_flow, masks)
 
     def _estimate_until(self, stop: int) -> None:
@@ -247,7 +247,7 @@ class _Run:
     def _stage(self, name: str, total: int, done: int) -> AbstractContextManager[None]:
         """The pipeline's stage, begun with what the C library kept of the one before given back: else peaks add up."""
         if self.device.type == "cpu":
-            give_back_freed()
+            malloc_trim()
         return self.pipeline.stage(name, total, done)
 
     @contextmanager
@@ -263,8 +263,8 @@ class _Run:
     def _let_go(self) -> None:
         """Note what is held, and drop what no step to come reads."""
         frames, size = self.span.size()
-        self.said["held_frames"] = max(self.said["held_frames"], frames)
-        self.said["held_bytes"] = max(self.said["held_bytes"], size)
+        self.stats["held_frames"] = max(self.stats["held_frames"], frames)
+        self.stats["held_bytes"] = max(self.stats["held_bytes"], size)
         to_complete = self.completions[0].start if self.completions else self.count
         to_propagate = self.propagations[0].start if self.propagations else self.count
         to_fill, to_look_at = self.groups.first_local(self.group), self.groups.first_frame(self.group)

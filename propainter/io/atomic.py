@@ -18,7 +18,7 @@ ABANDONED_SECONDS = 24 * 3600
 
 
 @contextmanager
-def written_whole(target: str | Path) -> Iterator[Path]:
+def atomic_write(target: str | Path) -> Iterator[Path]:
     """A temporary path to write to; it becomes `target` at the end of the block, or is removed on an error.
 
     The folder is made where it is missing. The temporary name keeps the target's ending, for libraries that go by it.
@@ -33,7 +33,7 @@ def written_whole(target: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-class BoundedFolder:
+class DiskLRUCache:
     """Entries by key, a file each; those used longest ago go when the folder grows over `max_bytes`.
 
     Safe with several processes: entries appear whole or not at all. A damaged entry counts as absent.
@@ -74,7 +74,7 @@ class BoundedFolder:
             OSError: the folder can't be written to, or the disk is full; and whatever `save` raises.
         """
         path = self.path(key)
-        with written_whole(path) as partial:
+        with atomic_write(path) as partial:
             save(partial)
         self._shrink(keep=path)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 from av.error import FFmpegError
 
-from propainter.io.atomic import written_whole
+from propainter.io.atomic import atomic_write
 from propainter.io.video import VideoWriter, libav_as_oserror
 
 
@@ -71,7 +71,7 @@ def partial_path(path: Path) -> Path:
 def _copy_packets(source: Path, target: Path) -> None:
     """The same packets in a plain mp4, its index at the front."""
     with (
-        written_whole(target) as temporary,
+        atomic_write(target) as temporary,
         av.open(str(source)) as fragments,
         av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as whole,
     ):

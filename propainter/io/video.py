@@ -19,7 +19,7 @@ from av.error import FFmpegError
 from PIL import Image, ImageOps
 
 from propainter.errors import InputError
-from propainter.io.atomic import written_whole
+from propainter.io.atomic import atomic_write
 
 log = logging.getLogger(__name__)
 av.logging.set_level(None)
@@ -195,7 +195,7 @@ def _upright(frame: av.VideoFrame) -> np.ndarray:
 
 def write_png(path: Path, image: np.ndarray) -> None:
     """Writes uint8 [H, W, 3] (RGB) or [H, W] (grey) as PNG: whole, or not at all (OSError)."""
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         Image.fromarray(image).save(temporary, format="PNG")
 
 
@@ -230,7 +230,7 @@ class VideoWriter:
 
     @contextmanager
     def _open(self) -> Iterator[None]:
-        with libav_as_oserror(self.path), written_whole(self.path) as temporary:
+        with libav_as_oserror(self.path), atomic_write(self.path) as temporary:
             container = av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"})
             try:
                 self._container, self._stream, self._count = container, self._add_stream(container), 0

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from propainter.models.layers import DeformableAlignment, UpConv, conv3x3, conv_pair, leaky
 from propainter.models.raft import Flows
-from propainter.models.warp import pass_order
+from propainter.models.warp import propagation_order
 from propainter.schedule import FLOW_PADDING, plan_subvideos
 
 DIRECTIONS = ("backward_", "forward_")
 
-OverFrames = Callable[[Callable[..., Tensor], tuple[Tensor, ...], int, int], Tensor]
+FrameBatcherInterface = Callable[[Callable[..., Tensor], tuple[Tensor, ...], int, int], Tensor]
 """Seam: (layers, inputs, dimension of frames in the inputs, and in the result) -> the layers' result."""
 
 
@@ -38,7 +38,7 @@ class SecondOrderPropagation(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.deform_align = nn.ModuleDict(
-            {name: DeformableAlignment(2 * channels, channels, 3 * channels, reach=5) for name in DIRECTIONS}
+            {name: DeformableAlignment(2 * channels, channels, 3 * channels, max_offset=5) for name in DIRECTIONS}
         )
         self.backbone = nn.ModuleDict(
             {name: conv_pair((2 + i) * channels, channels, slope=0.1) for i, name in enumerate(DIRECTIONS)}
@@ -52,7 +52,7 @@ class SecondOrderPropagation(nn.Module):
         for name in DIRECTIONS:
             final: dict[int, Tensor] = {}
             state = before = older = torch.zeros_like(x[:, 0])
-            for t, pair in pass_order(num_frames, backward=name == "backward_"):
+            for t, pair in propagation_order(num_frames, backward=name == "backward_"):
                 current = x[:, t]
                 if pair is not None:
                     condition = torch.cat([state, current, older], dim=1)
@@ -91,7 +91,7 @@ class FlowCompletion(nn.Module):
         channels: width of the first level; the others are twice and four times as wide (published: 32).
 
     Attributes:
-        over_frames: calls `enter` and `decode`, whose frames do not see each other, with all of them (seam).
+        frame_batcher: calls `enter` and `decode`, whose frames do not see each other, with all of them (seam).
     """
 
     def __init__(self, channels: int = 32) -> None:
@@ -116,7 +116,7 @@ class FlowCompletion(nn.Module):
         self.decoder1 = nn.Sequential(conv3x3(c2, c2), leaky(), UpConv(c2, c1), leaky())
         self.upsample = nn.Sequential(conv3x3(c1, c1), leaky(), UpConv(c1, 2))
         self.edgeDetector = EdgeDetector()
-        self.over_frames: OverFrames = all_together
+        self.frame_batcher: FrameBatcherInterface = unbatched
 
     def forward(self, masked_flow: Tensor, masks: Tensor) -> Tensor:
         """Flow predicted at every pixel.
@@ -131,16 +131,16 @@ class FlowCompletion(nn.Module):
         batch = masked_flow.shape[0]
         # What has gone through a layer is not held: all frames at half the size take more than the rest of the run.
         first, *layers = self.encoder1
-        quarter = first.conv2(self.over_frames(self.enter, (masked_flow, masks), 1, 2))
+        quarter = first.conv2(self.frame_batcher(self.stem, (masked_flow, masks), 1, 2))
         for layer in layers:
             quarter = layer(quarter)
         eighth = self.mid_dilation(self.encoder2(quarter))
         eighth = self.feat_prop_module(rearrange(eighth, "b c t h w -> b t c h w"))
         features = eighth.flatten(0, 1), rearrange(quarter, "b c t h w -> (b t) c h w"), masks.flatten(0, 1)
-        flow = self.over_frames(self.decode, features, 0, 0)
+        flow = self.frame_batcher(self.decode, features, 0, 0)
         return rearrange(flow, "(b t) c h w -> b t c h w", b=batch)
 
-    def enter(self, masked_flow: Tensor, masks: Tensor) -> Tensor:
+    def stem(self, masked_flow: Tensor, masks: Tensor) -> Tensor:
         """What the layers before the first convolution over time give: arguments as in `forward` -> [B, channels, T,
         H/2, W/2]."""
         volume = torch.cat([masked_flow, masks], dim=2)
@@ -159,7 +159,7 @@ class FlowCompletion(nn.Module):
         return self.upsample(self.decoder1(self.decoder2(eighth) + quarter))
 
 
-def all_together(layers: Callable[..., Tensor], inputs: tuple[Tensor, ...], frames_in: int, frames_out: int) -> Tensor:
+def unbatched(layers: Callable[..., Tensor], inputs: tuple[Tensor, ...], frames_in: int, frames_out: int) -> Tensor:
     """The published way over frames: all at once."""
     return layers(*inputs)
 

@@ -8,7 +8,7 @@ from propainter.models.attention import PUBLISHED_ATTENTION, WindowAttention, Wi
 from propainter.models.layers import DeformableAlignment, UpConv, conv3x3, conv_pair, leaky
 from propainter.models.raft import Flows
 from propainter.models.transformer import SoftComposition, SoftSplit, TemporalSparseTransformer, token_mask
-from propainter.models.warp import consistent, pass_order, positions, sample
+from propainter.models.warp import flow_to_grid, forward_backward_consistency, propagation_order, warp
 
 DIRECTIONS = ("backward_1", "forward_1")
 
@@ -57,7 +57,7 @@ class FeaturePropagation(nn.Module):
         super().__init__()
         condition = 2 * channels + 5  # current and warped features, flow (2), valid (1), masks (2)
         self.deform_align = nn.ModuleDict(
-            {name: DeformableAlignment(channels, channels, condition, reach=3) for name in DIRECTIONS}
+            {name: DeformableAlignment(channels, channels, condition, max_offset=3) for name in DIRECTIONS}
         )
         self.backbone = nn.ModuleDict({name: conv_pair(2 * channels + 2, channels, slope=0.2) for name in DIRECTIONS})
         self.fuse = conv_pair(2 * channels + 2, channels, slope=0.2)
@@ -81,17 +81,17 @@ class FeaturePropagation(nn.Module):
 
     def _propagate(self, name: str, features: Tensor, flows: Tensor, checks: Tensor, masks: Tensor) -> Tensor:
         # All pairs at once: neither depends on what is carried.
-        grids = positions(flows.flatten(0, 1))
-        valid = consistent(flows.flatten(0, 1), checks.flatten(0, 1), grids)
+        grids = flow_to_grid(flows.flatten(0, 1))
+        valid = forward_backward_consistency(flows.flatten(0, 1), checks.flatten(0, 1), grids)
         grids, valid = (x.unflatten(0, flows.shape[:2]) for x in (grids, valid))
         done = list(features.unbind(1))
         state = features[:, 0]
-        for t, pair in pass_order(features.shape[1], backward=name == "backward_1"):
+        for t, pair in propagation_order(features.shape[1], backward=name == "backward_1"):
             current, mask = features[:, t], masks[:, t]
             if pair is None:
                 state = current
             else:
-                flow, warped = flows[:, pair], sample(state, grids[:, pair])
+                flow, warped = flows[:, pair], warp(state, grids[:, pair])
                 condition = torch.cat([current, warped, flow, valid[:, pair], mask], dim=1)
                 state = self.deform_align[name](state, condition, flow)
             state = state + self.backbone[name](torch.cat([current, state, mask], dim=1))

@@ -49,9 +49,9 @@ class DeformableAlignment(nn.Module):
         deform_conv: torchvision's `deform_conv2d`, or something that takes the same arguments (seam).
     """
 
-    def __init__(self, inputs: int, channels: int, condition: int, reach: float, groups: int = 16) -> None:
+    def __init__(self, inputs: int, channels: int, condition: int, max_offset: float, groups: int = 16) -> None:
         super().__init__()
-        self.reach = reach
+        self.max_offset = max_offset
         self.deform_conv = deform_conv2d
         self.weight = nn.Parameter(torch.empty(channels, inputs, 3, 3))
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -72,7 +72,7 @@ class DeformableAlignment(nn.Module):
     def forward(self, x: Tensor, condition: Tensor, flow: Tensor | None = None) -> Tensor:
         """Align x [N, inputs, H, W] by condition [N, condition, H, W], around flow [N, 2, H, W] where given."""
         first, second, modulation = self.conv_offset(condition).chunk(3, dim=1)
-        offset = self.reach * torch.tanh(torch.cat((first, second), dim=1))
+        offset = self.max_offset * torch.tanh(torch.cat((first, second), dim=1))
         if flow is not None:
             # Offsets come as (y, x) pairs, flow as (x, y).
             offset = offset + flow.flip(1).repeat(1, offset.shape[1] // 2, 1, 1)

@@ -82,8 +82,8 @@ class FusionFeedForward(nn.Module):
         # tokens: [B, T, fh, fw, C] -> the same
         patches = self.fc1(rearrange(tokens, "b t h w c -> (b t) (h w) c"))
         overlap = fold(patches.new_ones(1, patches.shape[1], PATCH**2), size)
-        mixed = unfold(fold(patches, size) / overlap)
-        return self.fc2(mixed).view_as(tokens)
+        feed_forward = unfold(fold(patches, size) / overlap)
+        return self.fc2(feed_forward).view_as(tokens)
 
 
 class TransformerBlock(nn.Module):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def positions(flow: Tensor) -> Tensor:
+def flow_to_grid(flow: Tensor) -> Tensor:
     """Where warping looks: pixel + flow, normalised by (W - 1), (H - 1); once for all images that a flow warps.
 
     Args:
@@ -26,12 +26,12 @@ def positions(flow: Tensor) -> Tensor:
     return grid.float() if grid.device.type == "cpu" else grid
 
 
-def sample(x: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
-    """Warp x: what lies at `positions` of it, zeros outside the image.
+def warp(x: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
+    """Warp x: what lies at `flow_to_grid` of it, zeros outside the image.
 
     Args:
         x: [N, C, H, W].
-        grid: [N, H, W, 2] from `positions`.
+        grid: [N, H, W, 2] from `flow_to_grid`.
         mode: "bilinear" or "nearest".
 
     Returns:
@@ -41,26 +41,26 @@ def sample(x: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
     return sampled.to(x.dtype)
 
 
-def consistent(flow: Tensor, back: Tensor, grid: Tensor) -> Tensor:
+def forward_backward_consistency(flow: Tensor, back: Tensor, grid: Tensor) -> Tensor:
     """Where following `flow` and then `back` ends near the start: [N, 1, H, W], 1 or 0, in flow's dtype.
 
     Valid where |flow + bw|^2 < 0.01 (|flow|^2 + |bw|^2) + 0.5, with bw = back, warped by flow; both [N, 2, H, W].
 
     Args:
-        grid: the flow's `positions`.
+        grid: the flow's `flow_to_grid`.
     """
-    returned = sample(back, grid)
+    returned = warp(back, grid)
     length = flow.square().sum(1, keepdim=True) + returned.square().sum(1, keepdim=True)
     error = (flow + returned).square().sum(1, keepdim=True)
     return (error < 0.01 * length + 0.5).to(flow.dtype)
 
 
-def binarise(x: Tensor) -> Tensor:
+def threshold(x: Tensor) -> Tensor:
     """1 where x > 0.1, else 0, in x's dtype."""
     return (x > 0.1).to(x.dtype)
 
 
-def pass_order(num_frames: int, backward: bool) -> Iterator[tuple[int, int | None]]:
+def propagation_order(num_frames: int, backward: bool) -> Iterator[tuple[int, int | None]]:
     """The frames of one propagation pass and, for each, its pair with the frame before it in the pass.
 
     Pair p joins frames p and p + 1. Going backward, frame t looks at t + 1 (pair t, by `flow_f[t]`); going forward

@@ -9,7 +9,7 @@ from support.command_line import ROOT
 from support.configs import CONF, OPTIONS, composed
 
 from propainter import Schedule
-from variants import PUBLISHED
+from variants import GROUPS
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -20,7 +20,7 @@ def test_option_composes_and_resolves(group, option):
     OmegaConf.to_container(cfg, resolve=True)
 
 
-@pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g in PUBLISHED])
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g in GROUPS])
 def test_variant_is_a_function_of_the_pipeline(group, option):
     assert callable(instantiate(composed(f"{group}={option}")[group]))
 
@@ -39,7 +39,7 @@ def test_no_option_is_read_as_a_boolean():
 def test_defaults_are_the_published():
     cfg = composed()
     choices = dict(cfg.hydra.runtime.choices)
-    assert {group: choices[group] for group in PUBLISHED} == PUBLISHED
+    assert {group: choices[group] for group in GROUPS} == GROUPS
     assert instantiate(cfg.schedule) == Schedule()
     assert dict(composed("preset=published").hydra.runtime.choices) | {"preset": None} == choices | {"preset": None}
 

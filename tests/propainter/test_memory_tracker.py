@@ -16,9 +16,9 @@ from propainter.memory_tracker import (
     KERNELS_KEPT,
     LARGEST_FROM_HEAP_BYTES,
     RssPeak,
-    freed_memory_kept,
-    keep_few_kernels,
-    large_tensors_mapped,
+    mmap_threshold,
+    no_heap_trim,
+    set_onednn_cache_capacity,
 )
 
 MIB = 2**20
@@ -27,10 +27,10 @@ GLIBC = platform.libc_ver()[0] == "glibc"
 
 MEASURED = """
 import psutil, torch
-from propainter.memory_tracker import give_back_unused, large_tensors_mapped
+from propainter.memory_tracker import release_memory, mmap_threshold
 
 def kept():
-    give_back_unused()
+    release_memory()
     before = psutil.Process().memory_info().rss
     large, small = [], []
     for _ in range(160):
@@ -40,7 +40,7 @@ def kept():
     return psutil.Process().memory_info().rss - before
 
 torch.ones(30 * 2**20, dtype=torch.uint8)  # freed: from now on glibc takes as large ones from its heap
-with large_tensors_mapped() as from_bytes:
+with mmap_threshold() as from_bytes:
     mapped = kept()
 print(from_bytes, mapped, kept())
 """
@@ -49,11 +49,11 @@ print(from_bytes, mapped, kept())
 
 LEFT = """
 import psutil
-from propainter.memory_tracker import give_back_unused
+from propainter.memory_tracker import release_memory
 from propainter.models.networks import seeded_state_dict
 
 def resident():
-    give_back_unused()
+    release_memory()
     return psutil.Process().memory_info().rss
 
 seeded_state_dict("flow_completion")
@@ -78,7 +78,7 @@ def test_peak_is_of_memory_and_not_of_mapped_files(tmp_path):
     assert mapped.sum() == 0 and peak.peak_bytes() < 16 * MIB
     torch.ones(64 * MIB, dtype=torch.uint8)
     assert 56 * MIB < peak.peak_bytes() < 90 * MIB
-    memory.give_back_freed()  # where the heap had room for it, glibc keeps it
+    memory.malloc_trim()  # where the heap had room for it, glibc keeps it
     peak.reset()
     assert peak.peak_bytes() < 16 * MIB
 
@@ -93,7 +93,7 @@ def test_freed_tensors_go_back_at_once():
 
 KEPT = """
 import psutil, torch
-from propainter.memory_tracker import freed_memory_kept
+from propainter.memory_tracker import no_heap_trim
 
 def resident():
     return psutil.Process().memory_info().rss
@@ -105,7 +105,7 @@ def make_and_free():
 
 torch.ones(30 * 2**20, dtype=torch.uint8)  # freed: from now on glibc takes as large ones from its heap
 before = resident()
-with freed_memory_kept() as kept:
+with no_heap_trim() as kept:
     make_and_free()
     inside = resident() - before
 print(kept, inside, resident() - before)
@@ -132,13 +132,13 @@ def test_afterwards_it_is_as_glibc_leaves_it(monkeypatch):
             return 1
 
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: Library)
-    with pytest.raises(KeyError), large_tensors_mapped(MIB):
+    with pytest.raises(KeyError), mmap_threshold(MIB):
         assert calls == [(-3, MIB)]
         raise KeyError
     restored = [(-3, LARGEST_FROM_HEAP_BYTES), (-1, 2 * LARGEST_FROM_HEAP_BYTES)]
     assert calls[1:] == restored
     calls.clear()
-    with pytest.raises(KeyError), freed_memory_kept() as kept:
+    with pytest.raises(KeyError), no_heap_trim() as kept:
         assert kept and calls == [(-3, LARGEST_FROM_HEAP_BYTES), (-1, 2**31 - 1)]
         raise KeyError
     assert calls[2:] == restored
@@ -147,15 +147,15 @@ def test_afterwards_it_is_as_glibc_leaves_it(monkeypatch):
 @pytest.mark.parametrize("library", [("", ""), ("musl", "1.2")])
 def test_another_c_library_is_left_alone(monkeypatch, library):
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: library)
-    with large_tensors_mapped() as from_bytes, freed_memory_kept() as kept:
+    with mmap_threshold() as from_bytes, no_heap_trim() as kept:
         assert from_bytes is None and kept is False
 
 
 KERNELS = """
 import os, sys, torch
-from propainter.memory_tracker import keep_few_kernels
+from propainter.memory_tracker import set_onednn_cache_capacity
 
-print("kept", keep_few_kernels(2) if sys.argv[1] == "few" else None)
+print("kept", set_onednn_cache_capacity(2) if sys.argv[1] == "few" else None)
 for side in (64, 72, 80, 64, 72, 80):
     torch.conv2d(torch.rand(1, 16, side, side), torch.rand(16, 16, 3, 3))
 """
@@ -176,7 +176,7 @@ def test_onednn_drops_kernels_and_makes_them_anew():
 
 def test_what_the_environment_says_wins(monkeypatch):
     monkeypatch.setenv(KERNELS_KEPT, "500")
-    assert keep_few_kernels() == 500 and os.environ[KERNELS_KEPT] == "500"
+    assert set_onednn_cache_capacity() == 500 and os.environ[KERNELS_KEPT] == "500"
     monkeypatch.setenv(KERNELS_KEPT, "many")
     with pytest.raises(InputError, match="is 'many' in the environment; give a whole number"):
-        keep_few_kernels()
+        set_onednn_cache_capacity()

@@ -13,7 +13,7 @@ from propainter import InputError, build_networks, published_state
 from propainter.models.networks import NETWORKS
 from propainter.weights import (
     FILES,
-    Unreachable,
+    UnreachableError,
     download,
     empty_networks,
     find,
@@ -95,7 +95,7 @@ def test_missing_files_are_downloaded_into_the_hub_cache_once(hub, server, netwo
 
 def test_unreachable_says_where_to_put_the_files_and_soon(hub):
     start = time.monotonic()
-    with pytest.raises(Unreachable, match=r"raft-things.pth .* \./weights, .*PROPAINTER_WEIGHTS"):
+    with pytest.raises(UnreachableError, match=r"raft-things.pth .* \./weights, .*PROPAINTER_WEIGHTS"):
         load_pretrained(build_networks(), url=NOWHERE)
     assert time.monotonic() - start < 10
 
@@ -103,7 +103,7 @@ def test_unreachable_says_where_to_put_the_files_and_soon(hub):
 def test_a_server_that_never_answers_counts_as_unreachable(hub, monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", lambda *args, **kwargs: time.sleep(60))
     start = time.monotonic()
-    with pytest.raises(Unreachable, match=r"no answer within 0.2 s"):
+    with pytest.raises(UnreachableError, match=r"no answer within 0.2 s"):
         download("http://example.invalid/raft-things.pth", hub, connect_seconds=0.2)
     assert time.monotonic() - start < 5
 
@@ -121,7 +121,7 @@ def test_a_download_that_breaks_off_leaves_nothing(hub):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
-        with pytest.raises(Unreachable):
+        with pytest.raises(UnreachableError):
             download(f"http://127.0.0.1:{running.server_port}/half.pth", hub)
         running.shutdown()
     assert list(hub.iterdir()) == []
@@ -135,7 +135,7 @@ def test_a_page_in_place_of_the_file_is_not_kept(hub, tmp_path):
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(pages))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
-        with pytest.raises(Unreachable, match="can't be read as a checkpoint|no plain checkpoint"):
+        with pytest.raises(UnreachableError, match="can't be read as a checkpoint|no plain checkpoint"):
             load_pretrained(build_networks(), url=f"http://127.0.0.1:{running.server_port}/")
         running.shutdown()
     assert list(hub.iterdir()) == []

@@ -6,8 +6,8 @@ from support.command_line import ROOT
 from variants.presets.by_device import compose_for
 
 CONF = ROOT / "conf"
-GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
-OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+CONF_GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+OPTIONS = [(group, path.stem) for group in CONF_GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 
 
 def composed(*overrides: str):

@@ -28,7 +28,7 @@ def features_of_everything(generator, scene):
 
 
 def predict_from_everything(generator, scene, features, window_attention):
-    """Predictions that change with whatever a window looks at; as `KnownPlans` it wants all masks beforehand."""
+    """Predictions that change with whatever a window looks at; as `PrecomputedPlans` it wants all masks beforehand."""
     frames = range(max(number for window in scene.windows for number in window.frames) + 1)
     holes = [float(scene.masks([number]).sum()) for number in frames]
 

@@ -18,13 +18,13 @@ from support.configs import CONF, composed
 from support.reusing import clip, hole_psnr
 
 from propainter import InputError, Pipeline
-from variants import PUBLISHED, Unsupported, apply
+from variants import GROUPS, UnsupportedError, apply
 
-GROUPS = {
+OPTIONS_OF = {
     group: sorted(
         (path.stem for path in (CONF / group).glob("*.yaml")), key=lambda option, p=published: (option != p, option)
     )
-    for group, published in PUBLISHED.items()
+    for group, published in GROUPS.items()
 }
 """Each group's options, the published one first."""
 
@@ -93,15 +93,15 @@ def covering(groups: Mapping[str, Sequence[str]], fixed: Option | None = None) -
 def pairs(row: Row, group: str, option: str) -> Iterator[tuple[Option, Option]]:
     """Those that a row comes to hold with one more group, in the order of groups."""
     for other in row.items():
-        both = sorted([other, (group, option)], key=lambda item: list(PUBLISHED).index(item[0]))
+        both = sorted([other, (group, option)], key=lambda item: list(GROUPS).index(item[0]))
         yield both[0], both[1]
 
 
 def named(row: Row) -> str:
-    return ",".join(f"{g}={o}" for g, o in row.items() if o != PUBLISHED[g]) or "published"
+    return ",".join(f"{g}={o}" for g, o in row.items() if o != GROUPS[g]) or "published"
 
 
-RUNNABLE = {g: [o for o in options if (g, o) not in REFUSED_ON_CPU] for g, options in GROUPS.items()}
+RUNNABLE = {g: [o for o in options if (g, o) not in REFUSED_ON_CPU] for g, options in OPTIONS_OF.items()}
 ROWS = covering({**RUNNABLE, "compile": ["none"]})
 COMPILED_ROWS = covering(RUNNABLE, ("compile", "default"))
 REFUSED_ROWS = [row for option in sorted(REFUSED_ON_CPU) for row in covering({**RUNNABLE, "compile": ["none"]}, option)]
@@ -127,13 +127,13 @@ class Bench:
             more.append(f"flow_cache.folder={self.flows}")
         cfg = composed(*chosen, *more, *SETTINGS)
         pipeline = Pipeline(copy.deepcopy(self.networks), instantiate(cfg.schedule))
-        pipeline = apply(pipeline, {group: instantiate(cfg[group]) for group in PUBLISHED})
+        pipeline = apply(pipeline, {group: instantiate(cfg[group]) for group in GROUPS})
         return pipeline(self.video, self.masks)
 
     def expected(self, row: Row) -> np.ndarray:
         """What the row's inexact options give beside the published ones of the exact groups."""
         inexact = {g: SAME.get(g, {}).get(option, option) for g, option in row.items() if g not in EXACT}
-        plain = {**PUBLISHED, **inexact}
+        plain = {**GROUPS, **inexact}
         if named(plain) not in self._expected:
             self._expected[named(plain)] = self.run(plain)
         return self._expected[named(plain)]
@@ -158,7 +158,7 @@ def test_a_pair_runs_and_is_what_it_should_be(bench_of_rows, row):
 
 @pytest.mark.parametrize("row", REFUSED_ROWS, ids=named)
 def test_what_cannot_run_here_says_so_in_a_sentence(bench_of_rows, row):
-    with pytest.raises((Unsupported, InputError)) as refused:
+    with pytest.raises((UnsupportedError, InputError)) as refused:
         bench_of_rows.run(row)
     reason = str(refused.value)
     assert " " in reason
@@ -181,8 +181,8 @@ def test_compiled_with_each_option(bench_of_rows, monkeypatch, row):
 def test_every_pair_is_in_a_row():
     rows = [*ROWS, *REFUSED_ROWS, *COMPILED_ROWS]
     there = {frozenset(pair) for row in rows for pair in itertools.combinations(row.items(), 2)}
-    slow = {("compile", mode) for mode in GROUPS["compile"]} - {("compile", "none"), ("compile", "default")}
-    options = [(group, option) for group in GROUPS for option in GROUPS[group] if (group, option) not in slow]
+    slow = {("compile", mode) for mode in OPTIONS_OF["compile"]} - {("compile", "none"), ("compile", "default")}
+    options = [(group, option) for group in OPTIONS_OF for option in OPTIONS_OF[group] if (group, option) not in slow]
     wanted = [pair for pair in itertools.combinations(options, 2) if pair[0][0] != pair[1][0]]
     missing = [pair for pair in wanted if frozenset(pair) not in there]
     assert [pair for pair in missing if not set(pair) & REFUSED_ON_CPU] == []

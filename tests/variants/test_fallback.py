@@ -73,7 +73,7 @@ class TestLadder:
     def test_where_nothing_fails_nothing_is_said(self):
         pipeline = self.pipeline()
         whole = small_clip(6)
-        assert np.array_equal(pipeline.over_time(self.inpaint(pipeline, 99, []), whole), black(whole))
+        assert np.array_equal(pipeline.clip_splitter(self.inpaint(pipeline, 99, []), whole), black(whole))
         assert pipeline.effective["fallbacks"] == []
 
     def test_flow_in_order(self, caplog):
@@ -144,14 +144,14 @@ class TestLadder:
             pipeline.flow_estimator(torch.zeros(1, 2, 3, 256, 256), None)
 
         with pytest.raises(torch.OutOfMemoryError, match="injected"):
-            pipeline.over_time(inpaint, small_clip(20))
+            pipeline.clip_splitter(inpaint, small_clip(20))
         assert len(calls) == attempts
 
     def test_chunks_in_order_then_the_cpu(self):
         pipeline = self.pipeline()
         pipeline.dtype = torch.float16
         seen, whole = [], small_clip(30)
-        assert np.array_equal(pipeline.over_time(self.inpaint(pipeline, 1, seen), whole), black(whole))
+        assert np.array_equal(pipeline.clip_splitter(self.inpaint(pipeline, 1, seen), whole), black(whole))
         assert seen == [
             *((size, "cuda", torch.float16) for size in (30, 15, 7, 5)),
             (30, "cpu", torch.float32),
@@ -168,7 +168,9 @@ class TestLadder:
         for stage in ("generation", "completion"):
             seen, whole = [], small_clip(30)
             for _ in range(2):
-                assert np.array_equal(pipeline.over_time(self.inpaint(pipeline, 15, seen, stage), whole), black(whole))
+                assert np.array_equal(
+                    pipeline.clip_splitter(self.inpaint(pipeline, 15, seen, stage), whole), black(whole)
+                )
             assert [count for count, *_ in seen] == [30, 15, 15, 15] * 2
         assert pipeline.effective["chunking"]["chunks"] == [[0, 15], [13, 28], [15, 30]]
         assert self.steps(pipeline) == [("generation", "chunks of 15 frames"), ("completion", "chunks of 15 frames")]
@@ -177,7 +179,7 @@ class TestLadder:
         pipeline = applied(Pipeline(FakeNetworks(), QUICK), "chunking=fixed", "chunking.size=12")
         pipeline = applied(pipeline, "fallback=ladder")
         seen, whole = [], small_clip(30)
-        assert np.array_equal(pipeline.over_time(self.inpaint(pipeline, 6, seen), whole), black(whole))
+        assert np.array_equal(pipeline.clip_splitter(self.inpaint(pipeline, 6, seen), whole), black(whole))
         assert [count for count, *_ in seen][:2] == [12, 6]
         assert pipeline.effective["chunking"]["size"] == 6
 
@@ -185,7 +187,7 @@ class TestLadder:
         pipeline = self.pipeline("fallback.cpu=false", "fallback.min_chunk=8")
         seen = []
         with pytest.raises(torch.OutOfMemoryError):
-            pipeline.over_time(self.inpaint(pipeline, 1, seen), small_clip(30))
+            pipeline.clip_splitter(self.inpaint(pipeline, 1, seen), small_clip(30))
         assert [count for count, *_ in seen] == [30, 15, 8]
 
     def test_another_error_is_not_swallowed(self):
@@ -198,7 +200,7 @@ class TestLadder:
         with pytest.raises(RuntimeError, match="sizes do not match"):
             pipeline.flow_estimator(torch.zeros(1, 2, 3, 256, 256), None)
         with pytest.raises(RuntimeError, match="sizes do not match"):
-            pipeline.over_time(broken, small_clip(30))
+            pipeline.clip_splitter(broken, small_clip(30))
         assert len(calls) == 2
         assert pipeline.effective["fallbacks"] == []
 

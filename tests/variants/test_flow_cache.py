@@ -16,9 +16,9 @@ from support.command_line import ROOT
 from support.flows import flows_of, noise, option
 
 from propainter import InputError, Pipeline, Schedule
-from propainter.io.atomic import ABANDONED_SECONDS, BoundedFolder
+from propainter.io.atomic import ABANDONED_SECONDS, DiskLRUCache
 from propainter.models.raft import ClipFlow
-from variants import Unsupported, flow_cache
+from variants import UnsupportedError, flow_cache
 from variants.correlation import all_pairs, on_demand
 from variants.flow_cache import disk
 from variants.raft_scale import ScaledFlow, auto, scaled
@@ -208,7 +208,7 @@ class TestCache:
         script = """
 import sys, torch
 from types import SimpleNamespace
-from propainter.io.atomic import BoundedFolder
+from propainter.io.atomic import DiskLRUCache
 from variants.flow_cache import CachedFlow
 
 def estimate(frames, report):
@@ -216,7 +216,7 @@ def estimate(frames, report):
 
 estimate.identity = "test"
 frames = torch.arange(2 * 3 * 256 * 256).float().view(1, 2, 3, 256, 256)
-cache = CachedFlow(estimate, torch.nn.Linear(1, 1, bias=False), BoundedFolder(sys.argv[1], 10**9, ".safetensors"), {})
+cache = CachedFlow(estimate, torch.nn.Linear(1, 1, bias=False), DiskLRUCache(sys.argv[1], 10**9, ".safetensors"), {})
 cache._weights = "the same"
 key = cache.key(frames)
 for number in range(60):
@@ -235,9 +235,9 @@ for number in range(60):
 
     def test_an_estimator_without_identity_is_refused(self, networks, cached):
         for estimator in (lambda frames, report: None, ClipFlow(networks.raft, correlation=lambda: None)):
-            with pytest.raises(Unsupported, match="`identity`"):
+            with pytest.raises(UnsupportedError, match="`identity`"):
                 cached(estimator=estimator)
-            with pytest.raises(Unsupported, match="`identity`"):
+            with pytest.raises(UnsupportedError, match="`identity`"):
                 cached(estimator=ScaledFlow(estimator, 1 / 2))
 
     def test_a_wrapped_network_is_refused(self, networks, tmp_path):
@@ -245,7 +245,7 @@ for number in range(60):
         own = deepcopy(networks)
         own.raft.feature_encoder.forward = partial(own.raft.feature_encoder.forward)
         pipeline = disk(all_pairs(Pipeline(own, QUICK)), tmp_path)
-        with pytest.raises(Unsupported, match="feature_encoder is wrapped"):
+        with pytest.raises(UnsupportedError, match="feature_encoder is wrapped"):
             flows_of(pipeline, noise())
 
     def test_a_bound_that_makes_no_sense(self, cached):
@@ -277,6 +277,6 @@ class TestBoundedFolder:
             path.write_bytes(b"x" * 1000)
         old = time.time() - ABANDONED_SECONDS - 60
         os.utime(abandoned, (old, old))
-        folder = BoundedFolder(tmp_path, 100, ".bin")
+        folder = DiskLRUCache(tmp_path, 100, ".bin")
         folder.write("key", lambda path: path.write_bytes(b"y" * 50))
         assert sorted(path.name for path in tmp_path.iterdir()) == [fresh.name, "key.bin"]

@@ -11,7 +11,7 @@ from support.reusing import video_tensor
 
 from propainter import Pipeline, Schedule
 from propainter.models.raft import ClipFlow
-from variants import Unsupported, as_published, correlation, kernels, precision, raft_scale, reuse
+from variants import UnsupportedError, as_published, correlation, kernels, precision, raft_scale, reuse
 from variants.flow_cache import disk
 from variants.kernels import numba_math as numba_numbers
 
@@ -115,7 +115,7 @@ class TestThePublishedEstimator:
         own = ClipFlow(narrow_once.raft, 1, correlation=lambda: None)
         for estimator in (Doubled(narrow_once.raft, 1), own):
             assert estimator.identity is None
-            with pytest.raises(Unsupported, match="`identity`"):
+            with pytest.raises(UnsupportedError, match="`identity`"):
                 disk(Pipeline(narrow_once, flow_estimator=estimator), tmp_path)
 
 

@@ -9,7 +9,7 @@ import torch
 from support.clips import applied, clip
 
 from propainter import Pipeline, Schedule
-from variants.residency import Lean, Offload
+from variants.residency import CpuOffload, EagerFree
 
 QUICK = Schedule(raft_iterations=1)
 
@@ -39,7 +39,7 @@ class TestResidency:
         kept: dict[str, weakref.ref] = {}
         alive: dict[str, set[str]] = {}
 
-        class Watched(Lean):
+        class Watched(EagerFree):
             def put(self, name, tensor):
                 super().put(name, tensor)
                 kept[name] = weakref.ref(tensor)
@@ -68,7 +68,7 @@ class TestResidency:
 
     def test_offload_keeps_on_the_host_and_gives_on_the_device(self):
         said = {"freed_bytes": 0, "host_bytes": 0, "moved_bytes": 0}
-        store = Offload(torch.device("meta"), said)
+        store = CpuOffload(torch.device("meta"), said)
         tensor = torch.zeros(1, 5, 3, 8, 8)
         store.put("frames", tensor)
         assert store._tensors["frames"].device.type == "cpu"
@@ -86,14 +86,14 @@ class TestResidency:
 
     def test_copies_are_equal(self, networks, resident, monkeypatch):
         """The way through copies, as it is on another device."""
-        monkeypatch.setattr(Offload, "_moves", True)
+        monkeypatch.setattr(CpuOffload, "_moves", True)
         pipeline = applied(Pipeline(networks, QUICK), "residency=offload")
         assert np.array_equal(pipeline(*clip(4)), resident)
         assert pipeline.effective["residency"]["moved_bytes"] > pipeline.effective["residency"]["host_bytes"] > 0
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
     def test_on_cuda(self):
-        store = Offload(torch.device("cuda"), {"freed_bytes": 0, "host_bytes": 0, "moved_bytes": 0})
+        store = CpuOffload(torch.device("cuda"), {"freed_bytes": 0, "host_bytes": 0, "moved_bytes": 0})
         tensor = torch.rand(1, 5, 3, 8, 8, device="cuda")
         store.put("frames", tensor)
         assert store._tensors["frames"].is_pinned()

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from propainter.errors import InputError
-from propainter.inference.pipeline import Clip, OverTime, Pipeline
-from propainter.memory_tracker import give_back_unused
+from propainter.inference.pipeline import Clip, ClipSplitter, Pipeline
+from propainter.memory_tracker import release_memory
 from propainter.validation import above_0, check_number, check_whole
 from variants.chunking.auto_size import StagePeaks, choose_size, cut, unobserved
 
@@ -26,7 +26,7 @@ def fixed(pipeline: Pipeline, size: int = 10, overlap: int = 2) -> Pipeline:
         InputError: a size under 2 frames, or an overlap that is not under the size.
     """
     check_sizes(size, overlap)
-    pipeline.over_time = in_chunks_of(pipeline, size, overlap)
+    pipeline.clip_splitter = in_chunks_of(pipeline, size, overlap)
     return pipeline
 
 
@@ -40,14 +40,14 @@ def long(pipeline: Pipeline, size: int = 50, overlap: int = 2, above: int = 50) 
     check_whole("chunking.above", above, least=0)
     chunked = in_chunks_of(pipeline, size, overlap)
 
-    def over_time(inpaint: Inpaint, clip: Clip) -> np.ndarray:
+    def clip_splitter(inpaint: Inpaint, clip: Clip) -> np.ndarray:
         count = len(clip.frames)
         if count > above:
             return chunked(inpaint, clip)
         pipeline.effective["chunking"] = {"chunks": [[0, count]], "size": size, "overlap": overlap}
         return inpaint(clip)
 
-    pipeline.over_time = over_time
+    pipeline.clip_splitter = clip_splitter
     return pipeline
 
 
@@ -86,10 +86,10 @@ def auto(
     pipeline.contexts.append(peaks)
     chosen: dict[tuple, dict[str, Any]] = {}
 
-    def in_chunks(choice: dict[str, Any]) -> OverTime:
+    def in_chunks(choice: dict[str, Any]) -> ClipSplitter:
         return in_chunks_of(pipeline, choice["size"], min(overlap, choice["size"] - 1), choice)
 
-    def over_time(inpaint: Inpaint, clip: Clip) -> np.ndarray:
+    def clip_splitter(inpaint: Inpaint, clip: Clip) -> np.ndarray:
         device = pipeline.networks.device
         key = (device, clip.frames.shape, clip.flow_masks is None)
         if key in chosen:
@@ -106,25 +106,25 @@ def auto(
         chosen[key] = choice  # only now: an attempt that failed is probed again, with the memory then free
         return result
 
-    pipeline.over_time = over_time
+    pipeline.clip_splitter = clip_splitter
     return pipeline
 
 
-def in_chunks_of(pipeline: Pipeline, size: int, overlap: int, more: dict[str, Any] | None = None) -> OverTime:
-    """`over_time` in chunks of `size` frames; says so, and `more`, in `effective`."""
+def in_chunks_of(pipeline: Pipeline, size: int, overlap: int, more: dict[str, Any] | None = None) -> ClipSplitter:
+    """`clip_splitter` in chunks of `size` frames; says so, and `more`, in `effective`."""
 
     def inpaint_with_room(inpaint: Inpaint, part: Clip) -> np.ndarray:
         if pipeline.networks.device.type == "cpu":
-            give_back_unused()  # what the C library kept of the chunk before would add to this one's peak
+            release_memory()  # what the C library kept of the chunk before would add to this one's peak
         return inpaint(part)
 
-    def over_time(inpaint: Inpaint, clip: Clip) -> np.ndarray:
+    def clip_splitter(inpaint: Inpaint, clip: Clip) -> np.ndarray:
         chunks = plan_chunks(len(clip.frames), size, overlap)
-        said = {"chunks": [list(chunk) for chunk in chunks], "size": size, "overlap": overlap}
-        pipeline.effective["chunking"] = said | (more or {})
+        stats = {"chunks": [list(chunk) for chunk in chunks], "size": size, "overlap": overlap}
+        pipeline.effective["chunking"] = stats | (more or {})
         return inpaint_chunks(partial(inpaint_with_room, inpaint), clip, chunks)
 
-    return over_time
+    return clip_splitter
 
 
 def plan_chunks(num_frames: int, size: int, overlap: int) -> Chunks:

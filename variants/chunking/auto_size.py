@@ -11,7 +11,7 @@ import torch
 
 from propainter.errors import is_out_of_memory
 from propainter.inference.pipeline import Clip, Observer, Pipeline
-from propainter.memory_tracker import MemoryPeak, give_back_unused, memory_peak
+from propainter.memory_tracker import MemoryPeak, memory_peak, release_memory
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def choose_size(
         What `effective` gets: `size` (frames), the probes, the line, the limit and the predicted peak in bytes.
     """
     count, smallest = len(clip.frames), max(2, overlap + 1)
-    give_back_unused()
+    release_memory()
     limit = free_bytes(device) if limit_gb is None else int(limit_gb * 2**30)
     choice: dict[str, Any] = {"size": count, "limit_bytes": limit, "margin": margin, "kind": None, "probes": []}
     if count <= smallest:
@@ -43,7 +43,7 @@ def choose_size(
 
     def measured(frames: int) -> int | None:
         """Peak bytes of a probe; None where it ran out of memory."""
-        give_back_unused()
+        release_memory()
         try:
             with peaks.watching() as watched:
                 inpaint(densest(clip, frames))

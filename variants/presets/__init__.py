@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from propainter.errors import InputError
-from variants import PUBLISHED, apply
+from variants import GROUPS, apply
 from variants.presets.by_device import composing_for
 
 if TYPE_CHECKING:  # torch takes seconds to import, and by_device is for processes that do without
@@ -52,7 +52,7 @@ def preset(networks: "Networks", name: str, schedule: "Schedule | None" = None) 
     from propainter import Pipeline, Schedule
 
     cfg = composed([f"preset={name}"], networks.device)
-    return apply(Pipeline(networks, schedule or Schedule()), {group: instantiate(cfg[group]) for group in PUBLISHED})
+    return apply(Pipeline(networks, schedule or Schedule()), {group: instantiate(cfg[group]) for group in GROUPS})
 
 
 def composed(overrides: list[str], device: "str | torch.device" = "auto") -> DictConfig:
@@ -67,7 +67,7 @@ def composed(overrides: list[str], device: "str | torch.device" = "auto") -> Dic
         with composing_for(device), initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             return compose("config", overrides)
     except HydraException as error:
-        said = " ".join(str(error).split()) or " ".join(str(error.__cause__).split())
-        raise InputError(f"{' '.join(overrides)} can't be composed: {said}") from error
+        reason = " ".join(str(error).split()) or " ".join(str(error.__cause__).split())
+        raise InputError(f"{' '.join(overrides)} can't be composed: {reason}") from error
     finally:
         GlobalHydra.instance().hydra = running

@@ -7,12 +7,12 @@ estimator.
 from propainter.inference.pipeline import Pipeline
 from propainter.models.raft import ClipFlow
 from propainter.validation import above_0, check_number
-from variants import Unsupported
-from variants.reuse.batching import FewTogether
-from variants.reuse.dedup_flow import FlowOnce
+from variants import UnsupportedError
+from variants.reuse.batching import FrameBatcher
+from variants.reuse.dedup_flow import DedupFlowEstimator
 from variants.reuse.deform_conv import sampled_deform_conv
-from variants.reuse.generator import DeviceCompositor, EncodedOnce, predictor
-from variants.reuse.region_decode import CompletedInHole
+from variants.reuse.generator import DeviceCompositor, FeatureCache, predictor
+from variants.reuse.region_decode import RegionFlowDecoder
 from variants.reuse.window_attention import PlannedWindowAttention
 
 
@@ -33,10 +33,12 @@ def flow(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
         check_number("reuse.batch_mb", batch_mb, above_0, "a number of MiB above 0, or null")
     published = pipeline.flow_estimator
     if not isinstance(published, ClipFlow):
-        raise Unsupported(
+        raise UnsupportedError(
             f"reuse of flow stands in for ClipFlow, the published estimator, not for {type(published).__name__}"
         )
-    pipeline.flow_estimator = FlowOnce(published, batch_mb and int(batch_mb * 2**20), _said(pipeline, "flow"))
+    pipeline.flow_estimator = DedupFlowEstimator(
+        published, batch_mb and int(batch_mb * 2**20), _stats(pipeline, "flow")
+    )
     return pipeline
 
 
@@ -46,8 +48,8 @@ def features(pipeline: Pipeline) -> Pipeline:
     `effective["reuse"]["features"]` and `["tokens"]` tell of the latest run how many frames were `made`, and
     `kept_bytes`, the most that was kept at once.
     """
-    pipeline.feature_provider = EncodedOnce(_said(pipeline, "features"))
-    pipeline.predictor = predictor(tokens=_said(pipeline, "tokens"))
+    pipeline.feature_provider = FeatureCache(_stats(pipeline, "features"))
+    pipeline.predictor = predictor(tokens=_stats(pipeline, "tokens"))
     return pipeline
 
 
@@ -61,7 +63,7 @@ def attention(pipeline: Pipeline) -> Pipeline:
         Unsupported: the window attention has no inner kernel.
     """
     _plan_attention(pipeline)
-    pipeline.predictor = predictor(plans=_said(pipeline, "attention"))
+    pipeline.predictor = predictor(plans=_stats(pipeline, "attention"))
     return pipeline
 
 
@@ -78,13 +80,13 @@ def exact(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
     flow(pipeline, batch_mb)
     features(pipeline)
     _plan_attention(pipeline)
-    pipeline.predictor = predictor(_said(pipeline, "tokens"), _said(pipeline, "attention"), around_hole=True)
+    pipeline.predictor = predictor(_stats(pipeline, "tokens"), _stats(pipeline, "attention"), around_hole=True)
     pipeline.compositor = DeviceCompositor
     completion = pipeline.networks.flow_completion
-    completion.over_frames = FewTogether(_said(pipeline, "completion"))
-    completion.decode = CompletedInHole(completion)
+    completion.frame_batcher = FrameBatcher(_stats(pipeline, "completion"))
+    completion.decode = RegionFlowDecoder(completion)
     if pipeline.networks.device.type == "cpu":
-        _said(pipeline, "deform_conv2d").update(by="grid_sample")
+        _stats(pipeline, "deform_conv2d").update(by="grid_sample")
         in_fp32 = pipeline.effective.get("ops_in_fp32", {})
         in_fp32.update((name, "its sampling; the product is in half precision") for name in list(in_fp32))
         for network in (pipeline.networks.flow_completion, pipeline.networks.generator):
@@ -98,9 +100,11 @@ def _plan_attention(pipeline: Pipeline) -> None:
     kernel = getattr(pipeline.window_attention, "kernel", None)
     if kernel is None:
         kind = type(pipeline.window_attention).__name__
-        raise Unsupported(f"reuse of attention needs the inner kernel of the window attention, and {kind} has none")
+        raise UnsupportedError(
+            f"reuse of attention needs the inner kernel of the window attention, and {kind} has none"
+        )
     pipeline.window_attention = PlannedWindowAttention(kernel)
 
 
-def _said(pipeline: Pipeline, part: str) -> dict:
+def _stats(pipeline: Pipeline, part: str) -> dict:
     return pipeline.effective.setdefault("reuse", {}).setdefault(part, {})

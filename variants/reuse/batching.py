@@ -12,7 +12,7 @@ allocated, and the kernel clears every page of it again; 4 and 16 MiB were no fa
 TEMPORARY_BYTES_ELSEWHERE = 512 * 2**20
 
 
-def entries_together(device: torch.device, entry_bytes: int) -> int:
+def batch_size_for(device: torch.device, entry_bytes: int) -> int:
     """How many entries of `entry_bytes` each fit the bound of a temporary tensor; at least one."""
     return max(1, TEMPORARY_BYTES.get(device.type, TEMPORARY_BYTES_ELSEWHERE) // entry_bytes)
 
@@ -22,23 +22,23 @@ GROWTH = 16
 flow in twice their precision, and 128 channels at an eighth of the size."""
 
 
-class FewTogether:
+class FrameBatcher:
     """Takes flow into and out of its completion a few frames at a time: at full size its features take the most.
 
     Args:
         said: `frames_together` of the latest call is written there.
     """
 
-    def __init__(self, said: dict[str, int]) -> None:
-        self.said = said
+    def __init__(self, stats: dict[str, int]) -> None:
+        self.stats = stats
 
     def __call__(
         self, layers: Callable[..., Tensor], inputs: tuple[Tensor, ...], frames_in: int, frames_out: int
     ) -> Tensor:
-        """Stands in for `propainter.models.flow_completion.all_together`."""
+        """Stands in for `propainter.models.flow_completion.unbatched`."""
         count = inputs[0].shape[frames_in]
         largest = GROWTH * inputs[0].nbytes // count
-        step = self.said["frames_together"] = min(count, entries_together(inputs[0].device, largest))
+        step = self.stats["frames_together"] = min(count, batch_size_for(inputs[0].device, largest))
         result, start = None, 0
         for some in zip(*(x.split(step, frames_in) for x in inputs), strict=True):
             part = layers(*some)

@@ -10,7 +10,7 @@ from torchvision.models.optical_flow.raft import CorrBlock
 from variants.correlation import AllPairs
 
 
-class BothDirections:
+class BidirectionalCorrelation:
     """The windows of all pairs forward, then of all pairs backward, from one volume and its transpose.
 
     Args:
@@ -35,14 +35,14 @@ class BothDirections:
         if isinstance(block, AllPairs):
             block.note(sum(volume.nbytes for volume in block.corr_pyramid))
         volumes, radius = block.corr_pyramid, block.radius
-        self._windows = partial(own, volumes, radius) if own else SampledWindows(volumes, radius)
+        self._windows = partial(own, volumes, radius) if own else GridSampleLookup(volumes, radius)
 
     def index_pyramid(self, coords: Tensor) -> Tensor:
         """As torchvision's: coords [2n, 2, h, w] -> [2n, levels * (2 * radius + 1)**2, h, w], in channels_last."""
         return self._windows(coords)
 
 
-class SampledWindows:
+class GridSampleLookup:
     """Windows of a pyramid by `grid_sample`, with all of the grids that coordinates do not change computed once."""
 
     def __init__(self, volumes: list[Tensor], radius: int) -> None:

@@ -11,7 +11,7 @@ from torchvision.models.optical_flow.raft import ConvGRU, CorrBlock, UpdateBlock
 
 from propainter.models.raft import ClipFlow, Flows, all_pairs, check_frames
 from variants.reuse.conv_gru import TORCH, Gating, SplitGRU
-from variants.reuse.corr_lookup import BothDirections
+from variants.reuse.corr_lookup import BidirectionalCorrelation
 
 UPDATE_CHANNELS = 2400
 """Numbers that an update of RAFT-large holds at once for each pixel of 1/8 size, beside the correlation volume."""
@@ -22,7 +22,7 @@ DEFAULT_BYTES = {"cpu": 256 * 2**20}
 DEFAULT_BYTES_ELSEWHERE = 2**30
 
 
-class FlowOnce:
+class DedupFlowEstimator:
     """A flow estimator: each frame is encoded once, both directions share a volume, only the last flow is upsampled.
 
     Pairs go through in batches, both directions of a pair together. Beside the batch only its last frame's features
@@ -37,12 +37,12 @@ class FlowOnce:
         gating: what the recurrent units do between their convolutions (seam).
     """
 
-    def __init__(self, published: ClipFlow, batch_bytes: int | None, said: dict[str, Any]) -> None:
+    def __init__(self, published: ClipFlow, batch_bytes: int | None, stats: dict[str, Any]) -> None:
         self.raft = published.raft
         self.iterations = published.iterations
         self.correlation = published.correlation
         self.batch_bytes = batch_bytes
-        self.said = said
+        self.stats = stats
         self.gating = TORCH
         inner = getattr(published, "identity", None)
         together = f"batches of {batch_bytes} bytes" if batch_bytes else "usual batches"
@@ -60,7 +60,7 @@ class FlowOnce:
         video = frames[0]
         pairs, step = len(video) - 1, self._pairs_together(video)
         updates, flows = Updates(self.raft, self.gating), []
-        self.said.update(feature_frames=0, pairs_together=min(step, pairs), upsamplings=0, context=updates.said)
+        self.stats.update(feature_frames=0, pairs_together=min(step, pairs), upsamplings=0, context=updates.stats)
         features, context = self._encode(video[:1])
         for start in range(0, pairs, step):
             new = self._encode(video[start + 1 : start + 1 + step])
@@ -88,7 +88,7 @@ class FlowOnce:
 
     def _encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features and context of images [N, 3, H, W], each [N, C, h, w] at 1/8 size."""
-        self.said["feature_frames"] += len(images)
+        self.stats["feature_frames"] += len(images)
         return self.raft.feature_encoder(images), self.raft.context_encoder(images)
 
     def _match(self, updates: "Updates", features: Tensor, context: Tensor) -> Flows:
@@ -102,7 +102,7 @@ class FlowOnce:
         for _ in range(self.iterations):
             hidden, delta = step(hidden, lookup.index_pyramid(coords), coords - start)
             coords = coords + delta
-        self.said["upsamplings"] += 1
+        self.stats["upsamplings"] += 1
         flow = upsample_flow(coords - start, self.raft.mask_predictor(hidden).contiguous())
         return flow[: batch // 2], flow[batch // 2 :]
 
@@ -110,7 +110,7 @@ class FlowOnce:
         """The correlation of all pairs forward, then of all pairs backward."""
         lookup, first, second = self._new_lookup(), features[:-1], features[1:]
         if isinstance(lookup, CorrBlock):
-            return BothDirections(lookup, features)
+            return BidirectionalCorrelation(lookup, features)
         lookup.build_pyramid(torch.cat([first, second]), torch.cat([second, first]))
         return lookup
 
@@ -123,7 +123,7 @@ class Updates:
     """RAFT's update block, with the context's share of its recurrent convolutions computed once per pair.
 
     A convolution over [hidden, context, motion] is the sum of those over each; the context never changes. Where the
-    block is wrapped (compiled, or under an autocast of its own) it is called as it is; `said` tells which.
+    block is wrapped (compiled, or under an autocast of its own) it is called as it is; `stats` tells which.
 
     Args:
         raft: with the weights it will have.
@@ -133,7 +133,7 @@ class Updates:
     def __init__(self, raft: nn.Module, gating: Gating = TORCH) -> None:
         self.block: UpdateBlock = raft.update_block
         wrapped = "forward" in vars(self.block)
-        self.said = "in every update, since RAFT's update block is wrapped" if wrapped else "once per pair"
+        self.stats = "in every update, since RAFT's update block is wrapped" if wrapped else "once per pair"
         self.grus: list[SplitGRU] | None = None
         if not wrapped:
             recurrent, hidden = self.block.recurrent_block, self.block.hidden_state_size

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.reuse.batching import entries_together
+from variants.reuse.batching import batch_size_for
 
 
 def sampled_deform_conv(
@@ -37,7 +37,7 @@ def sampled_deform_conv(
         x = x.reshape(batch * groups, -1, height, width)
         patches = x.new_empty(batch * groups, x.shape[1], taps * height, width, dtype=dtype)
         # A few groups at a time: all samples in float32 are four times what one temporary tensor may take.
-        step = entries_together(x.device, patches[0].numel() * x.element_size())
+        step = batch_size_for(x.device, patches[0].numel() * x.element_size())
         for start in range(0, batch * groups, step):
             some = slice(start, start + step)
             grid = _grid(offset[some], rows, columns, padding)

@@ -12,12 +12,12 @@ from propainter.models.attention import WindowAttention, WindowPlan
 from propainter.models.generator import Generator, shrink_masks
 from propainter.models.transformer import PATCH, grid_size, token_mask
 from propainter.schedule import Window
-from variants.reuse.batching import entries_together
+from variants.reuse.batching import batch_size_for
 from variants.reuse.region_decode import HoleRegions, decode_region
-from variants.reuse.window_attention import KnownPlan, WindowGrid, run_blocks_once
+from variants.reuse.window_attention import PrecomputedPlan, WindowGrid, run_blocks_once
 
 
-class KeptFrames:
+class RefCountedFrames:
     """One tensor for each frame, made when a window first needs it and let go when the last one has used it.
 
     Args:
@@ -25,11 +25,11 @@ class KeptFrames:
         said: `made` (frames) and `kept_bytes` (the most at once) are written there.
     """
 
-    def __init__(self, uses: Iterable[Sequence[int]], said: dict[str, int]) -> None:
+    def __init__(self, uses: Iterable[Sequence[int]], stats: dict[str, int]) -> None:
         self._left = Counter(number for numbers in uses for number in numbers)
         self._kept: dict[int, Tensor] = {}
-        self._said = said
-        said.update(made=0, kept_bytes=0)
+        self._stats = stats
+        stats.update(made=0, kept_bytes=0)
 
     def take(self, numbers: Sequence[int], make: Callable[[list[int]], Tensor]) -> Tensor:
         """The frames' tensors, [1, n, ...]; `make` gives those of frames that are not there, in the same shape."""
@@ -37,9 +37,9 @@ class KeptFrames:
         if missing:
             for number, made in zip(missing, make(missing).unbind(1), strict=True):
                 self._kept[number] = made.clone()
-            self._said["made"] += len(missing)
+            self._stats["made"] += len(missing)
             kept_bytes = sum(tensor.nbytes for tensor in self._kept.values())
-            self._said["kept_bytes"] = max(self._said["kept_bytes"], kept_bytes)
+            self._stats["kept_bytes"] = max(self._stats["kept_bytes"], kept_bytes)
         taken = torch.stack([self._kept[number] for number in numbers], dim=1)
         self._left.subtract(numbers)
         for number in numbers:
@@ -48,18 +48,18 @@ class KeptFrames:
         return taken
 
 
-class EncodedOnce:
+class FeatureCache:
     """A feature provider: each frame is encoded once, and kept while a window to come needs it.
 
     Args:
-        said: see `KeptFrames`; figures of the latest run.
+        said: see `RefCountedFrames`; figures of the latest run.
     """
 
-    def __init__(self, said: dict[str, int]) -> None:
-        self.said = said
+    def __init__(self, stats: dict[str, int]) -> None:
+        self.stats = stats
 
     def __call__(self, generator: nn.Module, scene: Scene) -> Callable[[Window], Tensor]:
-        kept = KeptFrames((window.frames for window in scene.windows), self.said)
+        kept = RefCountedFrames((window.frames for window in scene.windows), self.stats)
 
         def encode(numbers: list[int]) -> Tensor:
             return torch.cat([_encoded(generator, scene, some) for some in _batches(generator, scene, numbers)], dim=1)
@@ -71,7 +71,7 @@ def _batches(generator: nn.Module, scene: Scene, numbers: list[int]) -> list[lis
     height, width = scene.masks(numbers[:1]).shape[-2:]
     first = generator.encoder.layers[0]
     largest = first.out_channels * (height // 2) * (width // 2) * first.weight.element_size()
-    step = entries_together(first.weight.device, largest)
+    step = batch_size_for(first.weight.device, largest)
     return [numbers[start : start + step] for start in range(0, len(numbers), step)]
 
 
@@ -86,7 +86,7 @@ def predictor(
 
     Args:
         tokens: given, the references' tokens are cut once and kept while a window to come needs them, and this is
-            where that is said (see `KeptFrames`).
+            where that is said (see `RefCountedFrames`).
         plans: given, all windows' plans are known before the first (the window attention has to be a
             `PlannedWindowAttention`), and this is where `masked_windows` of the latest run is said.
         around_hole: decode only what lies around the hole; the rest of a prediction is 0.
@@ -95,8 +95,8 @@ def predictor(
     def start(
         generator: Generator, scene: Scene, features: Callable[[Window], Tensor], window_attention: WindowAttention
     ) -> Callable[[Window], Tensor]:
-        kept = KeptFrames((window.references for window in scene.windows), {} if tokens is None else tokens)
-        known = None if plans is None else KnownPlans(generator, scene, plans)
+        kept = RefCountedFrames((window.references for window in scene.windows), {} if tokens is None else tokens)
+        known = None if plans is None else PrecomputedPlans(generator, scene, plans)
         regions = HoleRegions(scene) if around_hole else None
 
         def references(window: Window, encoded: Tensor) -> Tensor:
@@ -127,30 +127,30 @@ def predictor(
     return start
 
 
-class KnownPlans:
+class PrecomputedPlans:
     """The plan of each window, from the masks of the whole run: the device is asked once, before the first window.
 
     Args:
         said: `masked_windows`, the sum over all calls of the generator, and `windows`, of all there are.
     """
 
-    def __init__(self, generator: Generator, scene: Scene, said: dict[str, int]) -> None:
+    def __init__(self, generator: Generator, scene: Scene, stats: dict[str, int]) -> None:
         attention = generator.transformers.transformer[0].attention
         self._count = max(t for window in scene.windows for t in window.frames) + 1
         height, width = scene.masks([0]).shape[-2:]
         size = height // 4, width // 4
         pool = attention.pool_layer.stride[0]
         self._grid = WindowGrid(size, grid_size(size), generator.transformers.window, pool)
-        together = entries_together(scene.masks([0]).device, height * width * 4)
+        together = batch_size_for(scene.masks([0]).device, height * width * 4)
         touched = [
             self._touched(scene.masks(list(range(start, min(start + together, self._count)))), size)
             for start in range(0, self._count, together)
         ]
         self._touches = torch.cat(touched).cpu().numpy()  # [T, windows]
         masked = [self._masked(window) for window in scene.windows]
-        said.update(masked_windows=int(sum(m.sum() for m in masked)), windows=sum(m.size for m in masked))
+        stats.update(masked_windows=int(sum(m.sum() for m in masked)), windows=sum(m.size for m in masked))
 
-    def __call__(self, window: Window, plan: WindowPlan) -> KnownPlan:
+    def __call__(self, window: Window, plan: WindowPlan) -> PrecomputedPlan:
         """The window's plan; `plan` gives its token mask."""
         return self._grid.plan(plan.token_mask, self._masked(window), len(window.local))
 
@@ -168,7 +168,7 @@ def cut_tokens(generator: Generator, features: Tensor) -> Tensor:
     """The tokens of features [1, T, C, h, w], as many frames together as the bound of a temporary tensor allows."""
     rows, columns = grid_size(tuple(features.shape[-2:]))
     patches = rows * columns * features.shape[2] * PATCH**2 * features.element_size()
-    step = entries_together(features.device, patches)
+    step = batch_size_for(features.device, patches)
     return torch.cat([generator.ss(some) for some in features.split(step, dim=1)], dim=1)
 
 
@@ -177,7 +177,7 @@ def decoded(
 ) -> Tensor:
     """`generator.decode` of the frames with these numbers, a few together as the bound of a temporary tensor allows."""
     pixels = features.shape[-2] * features.shape[-1]
-    step = entries_together(features.device, 16 * pixels * features.shape[2] // 2 * features.element_size())
+    step = batch_size_for(features.device, 16 * pixels * features.shape[2] // 2 * features.element_size())
     parts = []
     for start in range(0, len(numbers), step):
         some = slice(start, start + step)

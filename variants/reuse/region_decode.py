@@ -11,7 +11,7 @@ from propainter.inference.pipeline import Scene
 from propainter.models.flow_completion import FlowCompletion
 from propainter.models.generator import Generator
 from propainter.models.transformer import PADDING, PATCH, STRIDE
-from variants.reuse.batching import entries_together
+from variants.reuse.batching import batch_size_for
 from variants.reuse.regions import LARGEST_SHARE, Region, around, convolved, cut, each, needed, share, through
 
 
@@ -25,7 +25,7 @@ class HoleRegions:
     def __init__(self, scene: Scene) -> None:
         frames = sorted({t for window in scene.windows for t in window.local})
         self._size = tuple(scene.masks(frames[:1]).shape[-2:])
-        together = entries_together(scene.masks(frames[:1]).device, self._size[0] * self._size[1] * 4)
+        together = batch_size_for(scene.masks(frames[:1]).device, self._size[0] * self._size[1] * 4)
         parts = [scene.masks(frames[i : i + together])[0, :, 0] > 0 for i in range(0, len(frames), together)]
         rows, columns = (torch.cat([part.any(dim) for part in parts]).cpu().numpy() for dim in (-1, -2))
         self._lines = {t: (rows[i], columns[i]) for i, t in enumerate(frames)}
@@ -65,7 +65,7 @@ def _placed(x: Tensor, region: Region) -> Tensor:
     return output
 
 
-class CompletedInHole:
+class RegionFlowDecoder:
     """Stands in for `FlowCompletion.decode`: predicts the flow where it is used, in a rectangle around the hole.
 
     Where the network is wrapped (compiled, or under an autocast of its own) it decodes everything, as published.

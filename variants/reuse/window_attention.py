@@ -21,12 +21,12 @@ from propainter.models.transformer import (
     key_frames,
     unfold,
 )
-from variants.attention import holds_scores
-from variants.reuse.batching import entries_together
+from variants.attention import materializes_scores
+from variants.reuse.batching import batch_size_for
 
 
 @dataclass(frozen=True)
-class KnownPlan(WindowPlan):
+class PrecomputedPlan(WindowPlan):
     """A window plan whose masked windows are known on the host: no step of it asks the device.
 
     Positions number the padded token grid row by row.
@@ -49,7 +49,7 @@ class KnownPlan(WindowPlan):
     keys: Tensor | None = None
     overlap: Tensor | None = None
     queries: int | None = None
-    last: "KnownPlan | None" = None
+    last: "PrecomputedPlan | None" = None
 
 
 class WindowGrid:
@@ -83,7 +83,7 @@ class WindowGrid:
         """[1, 1, h, w], on the host: the fold of ones."""
         return fold(torch.ones(1, self.grid[0] * self.grid[1], 49), self.size)
 
-    def plan(self, token_mask: Tensor, masked: np.ndarray, count: int | None = None) -> KnownPlan:
+    def plan(self, token_mask: Tensor, masked: np.ndarray, count: int | None = None) -> PrecomputedPlan:
         """The plan of a generator's call.
 
         Args:
@@ -100,7 +100,7 @@ class WindowGrid:
         keys = keys.reshape(len(chosen), self.seen.shape[1])
         pooled = np.broadcast_to(len(needed) + np.arange(self.pooled), (len(chosen), self.pooled))
         indices = order, place[self.shown], needed, np.concatenate([keys, pooled], axis=1)
-        plan = KnownPlan(
+        plan = PrecomputedPlan(
             token_mask,
             self.window,
             len(chosen),
@@ -124,8 +124,8 @@ class PlannedWindowAttention:
     """Keys, values and pooled tokens where masked windows need them, at the key frames only; one call of the kernel
     for all masked windows, or for as many as the bound of a temporary tensor allows, and one for all others.
 
-    Fills the seam `WindowAttention` for one clip at a time; the plan is a `KnownPlan`. Tokens come back of the plan's
-    `queries` only.
+    Implements the interface `WindowAttention` for one clip at a time; the plan is a `PrecomputedPlan`. Tokens come
+    back of the plan's `queries` only.
 
     Args:
         kernel: the inner kernel; another that is put in its place, to watch it, gets as many windows together.
@@ -133,9 +133,11 @@ class PlannedWindowAttention:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
-        self._holds_scores = holds_scores(kernel)
+        self._holds_scores = materializes_scores(kernel)
 
-    def __call__(self, layers: SparseWindowAttention, tokens: Tensor, plan: KnownPlan, key_frames: slice) -> Tensor:
+    def __call__(
+        self, layers: SparseWindowAttention, tokens: Tensor, plan: PrecomputedPlan, key_frames: slice
+    ) -> Tensor:
         """tokens [1, T, fh, fw, C] -> [1, queries, fh, fw, C]."""
         height, width, channels = tokens.shape[2:]
         rows, columns = plan.padding
@@ -150,7 +152,7 @@ class PlannedWindowAttention:
         attended = torch.cat(parts, dim=1).index_select(1, plan.back)
         return layers.proj(attended).view(1, -1, height, width, channels)
 
-    def _far(self, layers: SparseWindowAttention, own: Tensor, grid: Tensor, plan: KnownPlan) -> Tensor:
+    def _far(self, layers: SparseWindowAttention, own: Tensor, grid: Tensor, plan: PrecomputedPlan) -> Tensor:
         """Masked windows: own tokens [T, masked * 45, C], key frames' grid [K, H, W, C] -> as own."""
         frames = len(grid)
         pooled = layers.pooled(grid[None])[0]
@@ -176,9 +178,9 @@ class PlannedWindowAttention:
         held = q.shape[3] * q.element_size()
         if self._holds_scores:
             held = max(held, q.shape[2] * torch.float32.itemsize)  # autocast takes their softmax in float32
-        return entries_together(q.device, q.shape[1] * keys * held)
+        return batch_size_for(q.device, q.shape[1] * keys * held)
 
-    def _near(self, layers: SparseWindowAttention, own: Tensor, plan: KnownPlan) -> Tensor:
+    def _near(self, layers: SparseWindowAttention, own: Tensor, plan: PrecomputedPlan) -> Tensor:
         """Other windows: each frame's tokens attend to those of the same window and frame. [T, others * 45, C]."""
         area = plan.window[0] * plan.window[1]
         q, k, v = (
@@ -192,7 +194,7 @@ def run_blocks_once(
     blocks: Sequence[TransformerBlock],
     tokens: Tensor,
     size: tuple[int, int],
-    plan: KnownPlan,
+    plan: PrecomputedPlan,
     window_attention: PlannedWindowAttention,
 ) -> Tensor:
     """Through the blocks; the last one computes the local frames' tokens only. Fills the seam `RunBlocks`.
@@ -200,7 +202,7 @@ def run_blocks_once(
     tokens [1, T, fh, fw, C], local frames first -> [1, L, fh, fw, C] (of all frames where the plan has no `last`).
     """
     # oneDNN's convolutions are faster on the CPU than its matrix products and the copies around them.
-    mix = mixed_by_convolution if tokens.device.type == "cpu" else mixed
+    mix = mixed_by_convolution if tokens.device.type == "cpu" else feed_forward
     for i, block in enumerate(blocks):
         here = plan.last if plan.last and i + 1 == len(blocks) else plan
         attended = window_attention(block.attention, block.norm1(tokens), here, key_frames(i))
@@ -209,7 +211,7 @@ def run_blocks_once(
     return tokens
 
 
-def mixed(mlp: FusionFeedForward, tokens: Tensor, size: tuple[int, int], overlap: Tensor) -> Tensor:
+def feed_forward(mlp: FusionFeedForward, tokens: Tensor, size: tuple[int, int], overlap: Tensor) -> Tensor:
     """What `FusionFeedForward` gives, with the fold of ones given.
 
     GELU goes before the patches are cut again: it is the same for each pixel, of which there are five times fewer.
@@ -221,7 +223,7 @@ def mixed(mlp: FusionFeedForward, tokens: Tensor, size: tuple[int, int], overlap
     gelu, linear = mlp.fc2
     frames = tokens[0].flatten(1, 2)
     patch_numbers = frames.shape[1] * mlp.fc1[0].out_features
-    step = entries_together(tokens.device, patch_numbers * tokens.element_size())
+    step = batch_size_for(tokens.device, patch_numbers * tokens.element_size())
     parts = []
     for some in frames.split(step):
         patches = mlp.fc1(some)

@@ -30,7 +30,7 @@ class TestSchema:
     def test_records_are_valid(self, record):
         jsonschema = pytest.importorskip("jsonschema")
         jsonschema.validate(record, schema.schema())
-        assert schema.fault(record) is None
+        assert schema.validation_error(record) is None
 
     @pytest.mark.parametrize(
         ("key", "value", "named"),
@@ -52,12 +52,12 @@ class TestSchema:
         jsonschema = pytest.importorskip("jsonschema")
         record = make_record()
         put(record, key, value)
-        assert schema.fault(record).startswith(named)
+        assert schema.validation_error(record).startswith(named)
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(record, schema.schema())
 
     def test_what_is_missing_is_named(self):
-        assert schema.fault({"schema": 2}) == "it has no status"
+        assert schema.validation_error({"schema": 2}) == "it has no status"
 
 
 class TestLoad:

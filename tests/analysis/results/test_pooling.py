@@ -6,7 +6,7 @@ import pytest
 from support.records_fixture import MIB, make_record, make_schema_1, write_sweep
 
 from analysis import load, variants_table
-from analysis.results.intervals import apart, between, ratio
+from analysis.results.intervals import disjoint, log_t_interval, ratio
 from analysis.results.pooling import rows_of
 
 
@@ -23,12 +23,12 @@ def pooled(tmp_path):
 
 class TestIntervals:
     def test_between_processes(self):
-        low, high = between([2.0, 2.2])
+        low, high = log_t_interval([2.0, 2.2])
         half = 12.706 * math.log(1.1) / 2  # t with one degree of freedom; the deviation over the root of 2
         assert low == pytest.approx(math.sqrt(4.4) * math.exp(-half), rel=1e-3)
         assert high == pytest.approx(math.sqrt(4.4) * math.exp(half), rel=1e-3)
-        assert between([2.0]) is None
-        assert between([2.0, 0.0]) is None
+        assert log_t_interval([2.0]) is None
+        assert log_t_interval([2.0, 0.0]) is None
 
     def test_ratio_adds_variances(self):
         low, high = ratio(10.0, [9.0, 11.0], 5.0, [5.0, 5.0])
@@ -39,10 +39,10 @@ class TestIntervals:
         assert ratio(10.0, None, 5.0, [4.0, 6.0]) is None
 
     def test_apart(self):
-        assert apart([1, 2], [3, 4])
-        assert apart([3, 4], [1, 2])
-        assert not apart([1, 3], [2, 4])
-        assert not apart(None, [1, 2])
+        assert disjoint([1, 2], [3, 4])
+        assert disjoint([3, 4], [1, 2])
+        assert not disjoint([1, 3], [2, 4])
+        assert not disjoint(None, [1, 2])
 
 
 class TestPooling:
@@ -59,11 +59,11 @@ class TestPooling:
         ]
         row = pooled(*records)["published"]
         assert row["latency.median_s"] == 8.4
-        assert row["latency.ci95_s"] == pytest.approx(between(seconds))
+        assert row["latency.ci95_s"] == pytest.approx(log_t_interval(seconds))
         assert row["memory.peak_bytes"] == 302 * MIB
         assert row["memory.peak_range_bytes"] == [300 * MIB, 302 * MIB]
         assert row["processes"] == 3
-        assert row["stages.flow.ci95_s"] == pytest.approx(between([0.42 * s for s in seconds]))
+        assert row["stages.flow.ci95_s"] == pytest.approx(log_t_interval([0.42 * s for s in seconds]))
 
     def test_the_worst_stands_for_all(self, pooled):
         row = pooled(
@@ -122,7 +122,7 @@ class TestSpeedup:
         records = [make_record(attention="sdpa", paired=p, repeat=i) for i, p in enumerate((1.4, 1.5, 1.6))]
         row = pooled(*records)["attention=sdpa"]
         assert row["speedup.median"] == 1.5
-        assert row["speedup.ci95"] == pytest.approx(between([1.4, 1.5, 1.6]))
+        assert row["speedup.ci95"] == pytest.approx(log_t_interval([1.4, 1.5, 1.6]))
 
     def test_unpaired_else(self, pooled):
         row = pooled(make_record(seconds=8.0), make_record(attention="sdpa", seconds=4.0))["attention=sdpa"]

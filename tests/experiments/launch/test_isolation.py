@@ -16,8 +16,8 @@ from support.command_line import ROOT
 from support.processes import alive, gone
 
 from experiments.launch import isolation as isolate
-from experiments.launch.isolation import command, how_it_ended, isolates, keep_record, run_child
-from experiments.launch.process import Ended, last_lines, run_command
+from experiments.launch.isolation import command, exit_reason, run_child, save_record, should_isolate
+from experiments.launch.process import ProcessResult, last_lines, run_command
 from experiments.system.memory_limits import apply_limits
 from propainter import InputError
 
@@ -158,13 +158,13 @@ class TestHowItEnded:
         ],
     )
     def test_is_said_in_a_sentence(self, code, timed_out, wrote, status, named):
-        got, reason = how_it_ended(Ended(1, code, 3.0, timed_out, wrote), 2.5)
+        got, reason = exit_reason(ProcessResult(1, code, 3.0, timed_out, wrote), 2.5)
         assert got == status
         assert named in reason
         assert wrote in reason
 
     def test_well_without_a_record(self):
-        assert how_it_ended(Ended(1, 0, 3.0, False, "MemoryError"), None) == ("ok", None)
+        assert exit_reason(ProcessResult(1, 0, 3.0, False, "MemoryError"), None) == ("ok", None)
 
 
 class TestWhatIsTyped:
@@ -190,7 +190,7 @@ class TestWhatIsTyped:
     )
     def test_when_there_is_one(self, isolate, seconds, sweep, expected):
         cfg = OmegaConf.create({"isolate": isolate, "limits": {"run_seconds": seconds}})
-        assert isolates(cfg, sweep) is expected
+        assert should_isolate(cfg, sweep) is expected
 
     @pytest.mark.parametrize(
         ("isolate", "seconds", "named"),
@@ -205,7 +205,7 @@ class TestWhatIsTyped:
     def test_wrong_settings(self, isolate, seconds, named):
         cfg = OmegaConf.create({"isolate": isolate, "limits": {"run_seconds": seconds}})
         with pytest.raises(InputError, match=named):
-            isolates(cfg, True)
+            should_isolate(cfg, True)
 
 
 class TestRecordOnAFullDisk:
@@ -214,7 +214,7 @@ class TestRecordOnAFullDisk:
 
     def test_nothing_half_written_and_a_sentence(self, tmp_path, monkeypatch, caplog):
         monkeypatch.setattr(isolate, "write_record", self.full)
-        kept = keep_record(tmp_path / "record.json", {"status": "ok"})
+        kept = save_record(tmp_path / "record.json", {"status": "ok"})
         assert kept["status"] == "failed"
         assert "No space left" in kept["reason"]
         assert "free some space" in caplog.text
@@ -224,7 +224,7 @@ class TestRecordOnAFullDisk:
         path = tmp_path / "record.json"
         path.write_text('{"status": "ok"}')
         monkeypatch.setattr(isolate, "write_record", self.full)
-        assert keep_record(path, {"status": "ok"}, is_there=True)["status"] == "ok"
+        assert save_record(path, {"status": "ok"}, is_there=True)["status"] == "ok"
         assert path.read_text() == '{"status": "ok"}'
 
 

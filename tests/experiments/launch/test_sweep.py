@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from support.command_line import ROOT
 
 from experiments.launch import sweep as sweeps
-from experiments.launch.resume import Earlier, resumed_arguments
+from experiments.launch.resume import PreviousSweep, resumed_arguments
 from experiments.launch.sweep import count_runs, make_report, progress_line
 from propainter import InputError
 
@@ -56,7 +56,7 @@ def test_what_an_earlier_sweep_has(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "record.json").write_text(json.dumps({"status": status, "run": {"id": f"id {name}"}}))
     (tmp_path / "2").mkdir()  # interrupted: no record
-    earlier = Earlier(tmp_path)
+    earlier = PreviousSweep(tmp_path)
     assert list(earlier.results) == ["id 0", "id 4"]
     assert earlier.folder_for("id 3") == tmp_path / "3"
     assert earlier.folder_for("new") == tmp_path / "2"

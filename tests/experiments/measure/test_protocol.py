@@ -11,8 +11,8 @@ from experiments.data import load, sample_clip
 from experiments.measure import first_run
 from experiments.measure import paired as pairing
 from experiments.measure import protocol as measuring
-from experiments.measure.first_run import FirstRun, NonFinite
-from experiments.measure.paired import in_turn
+from experiments.measure.first_run import FirstRun, NonFiniteError
+from experiments.measure.paired import run_interleaved
 from experiments.measure.protocol import Measurement, Options, measure, warm_up
 from experiments.measure.timing import TimedRun
 from experiments.record.sections import describe_cost
@@ -118,7 +118,7 @@ class TestOnePipeline:
             module = networks.flow_completion if stage == "completion" else networks.generator.decoder
             hook = module.register_forward_hook(poisoned)
         try:
-            with pytest.raises(NonFinite, match=f"stage {stage} "):
+            with pytest.raises(NonFiniteError, match=f"stage {stage} "):
                 measure(pipeline, clip, ONCE)
         finally:
             if hook:
@@ -175,7 +175,7 @@ class TestPaired:
     def test_sides_take_turns_in_both_orders(self, monkeypatch):
         scripted = Scripted(a=[2.0], b=[1.0])
         monkeypatch.setattr(pairing, "timed_run", scripted)
-        paired = in_turn("a", "b", (), self.OPTIONS)
+        paired = run_interleaved("a", "b", (), self.OPTIONS)
         assert "".join(scripted.ran) == "abbaabbaabba"
         told = paired.describe()
         assert (told["pairs"], told["median"]) == (6, 2.0)
@@ -187,7 +187,7 @@ class TestPaired:
     def test_a_machine_that_slows_down_slows_both(self, monkeypatch):
         drift = [1.2**n for n in range(12)]
         monkeypatch.setattr(pairing, "timed_run", Scripted(a=drift, b=drift))
-        low, high = in_turn("a", "b", (), self.OPTIONS).describe()["ci95"]
+        low, high = run_interleaved("a", "b", (), self.OPTIONS).describe()["ci95"]
         assert low <= 1 <= high
 
     def test_the_variant_is_measured_alone_before_the_baseline_is_made(self, networks, clip):

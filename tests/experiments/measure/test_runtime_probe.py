@@ -12,7 +12,7 @@ from experiments.measure.runtime_probe import collecting
 from propainter import STAGES, InputError, Pipeline, Schedule
 from propainter.inference.compositing import prepare_masks
 from propainter.models.attention import manual_attention
-from variants import Unsupported, attention, precision
+from variants import UnsupportedError, attention, precision
 from variants.components import COMPONENTS
 
 QUICK = Schedule(raft_iterations=2)
@@ -87,7 +87,7 @@ class TestAttention:
 
     @pytest.mark.parametrize("backend", ["efficient", "cudnn"])
     def test_forced_and_not_here(self, ran, backend):
-        with pytest.raises(Unsupported, match=f"{backend} backend can't run on cpu with torch.float32: .*backend"):
+        with pytest.raises(UnsupportedError, match=f"{backend} backend can't run on cpu with torch.float32: .*backend"):
             ran(lambda pipeline: attention.sdpa(pipeline, backend))
 
     def test_other_errors_are_not_taken_for_unsupported(self):
@@ -159,7 +159,7 @@ class TestPrecision:
         ],
     )
     def test_not_on_the_cpu(self, networks, variant, reason):
-        with pytest.raises(Unsupported, match=reason):
+        with pytest.raises(UnsupportedError, match=reason):
             variant(Pipeline(networks))
 
     def test_wrong_names(self, networks):

@@ -122,7 +122,7 @@ def test_the_hole_is_the_dilated_mask_at_the_clip_size(size):
     masks = np.zeros((1, *size), np.uint8)
     masks[0, 12:20, 14:22] = 1
     clip = LoadedClip("test", 24, np.zeros((1, *size, 3), np.uint8), masks, None, None, 0.1, "f", 0.0)
-    hole = quality.hole_of(clip, Schedule(mask_dilation=4))
+    hole = quality.dilated_mask(clip, Schedule(mask_dilation=4))
     assert hole.shape == masks.shape
     assert hole[0, 16, 18 - 7]
     assert not hole[0, 16, 18 - 10]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from experiments.data import load, sample_clip
-from experiments.measure.first_run import NonFinite
+from experiments.measure.first_run import NonFiniteError
 from experiments.quality import reference as module
 from experiments.quality.array_cache import ArrayCache
 from experiments.quality.reference import reference_frames
@@ -153,7 +153,7 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(clip, tmp_path, computed
 def test_a_reference_that_is_not_finite_is_an_error_and_is_not_kept(networks, clip, cache):
     broken = copy.deepcopy(networks)
     broken.generator.decoder[6].bias.data[0] = float("nan")
-    with pytest.raises(NonFinite, match="prediction of stage generation"):
+    with pytest.raises(NonFiniteError, match="prediction of stage generation"):
         reference_frames(lambda: broken, CPU, QUICK, clip, "weights", cache)
     assert not list(cache.folder.glob("*.npy"))
 

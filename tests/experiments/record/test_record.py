@@ -8,14 +8,14 @@ import torch
 
 import analysis
 from experiments.data import load, sample_clip
-from experiments.measure.first_run import NonFinite
+from experiments.measure.first_run import NonFiniteError
 from experiments.quality.array_cache import ArrayCache
 from experiments.quality.reference import reference_frames, reference_key
 from experiments.record.record import write_record
 from experiments.tasks.inpaint import classify
 from propainter import InputError, Pipeline, Schedule
-from propainter.io.atomic import written_whole
-from variants import Unsupported
+from propainter.io.atomic import atomic_write
+from variants import UnsupportedError
 
 QUICK = Schedule(raft_iterations=1)
 
@@ -37,7 +37,7 @@ class TestRecord:
         write_record(path, {"schema": 1})
         with pytest.raises(TypeError):
             write_record(path, {"schema": object()})
-        with pytest.raises(OSError, match="full"), written_whole(path) as partial:
+        with pytest.raises(OSError, match="full"), atomic_write(path) as partial:
             partial.write_text("half")
             raise OSError("full")
         assert json.loads(path.read_text()) == {"schema": 1}
@@ -66,8 +66,8 @@ class TestRecord:
 @pytest.mark.parametrize(
     ("error", "status", "foreseen"),
     [
-        (Unsupported("no such kernel here"), "unsupported", True),
-        (NonFinite("stage flow gave"), "non_finite", True),
+        (UnsupportedError("no such kernel here"), "unsupported", True),
+        (NonFiniteError("stage flow gave"), "non_finite", True),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), "out_of_memory", True),
         (MemoryError(), "out_of_memory", True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out_of_memory", True),

@@ -9,11 +9,11 @@ from torch import nn
 from experiments.data import load, sample_clip
 from experiments.measure.flops import counting
 from experiments.roofline import predict as arithmetic
-from experiments.roofline.fake_cuda import pretended_cuda
+from experiments.roofline.fake_cuda import fake_cuda_device
 from experiments.roofline.op_costs import Ceilings, Cost, Ledger, moved_bytes
 from experiments.roofline.predict import COMBINATIONS, count, main, ratio_table, stage_table, whole_s
 from propainter import InputError, Observer, Pipeline, Schedule
-from variants import Unsupported
+from variants import UnsupportedError
 from variants.precision import tf32_flags
 from variants.presets import composed
 
@@ -30,7 +30,7 @@ ROUND = Ceilings(
 
 def ledger_of(run):
     ledger, pipeline = Ledger(ROUND), SimpleNamespace(observer=Observer())
-    with pretended_cuda(), counting(pipeline, ledger), pipeline.observer.stage("flow"):
+    with fake_cuda_device(), counting(pipeline, ledger), pipeline.observer.stage("flow"):
         run()
     return ledger
 
@@ -169,7 +169,7 @@ class TestRun:
     ("error", "said"),
     [
         (InputError("128 is too small"), "128 is too small"),
-        (Unsupported("not on this device"), "not on this device"),
+        (UnsupportedError("not on this device"), "not on this device"),
         (RuntimeError("no driver\nand more"), "flow_cache=disk can't be counted without a GPU: no driver; leave"),
     ],
 )

@@ -10,7 +10,7 @@ from experiments.system import environment
 from experiments.system import git as checkout
 from experiments.system.environment import describe, fingerprint
 from experiments.system.git import commit
-from experiments.system.nvml import NoNvml
+from experiments.system.nvml import NoNvmlError
 
 CPU = torch.device("cpu")
 COMPARABLE = ("device", "device_type", "threads", "torch", "cuda", "cudnn", "driver")
@@ -47,7 +47,7 @@ def test_commit_and_dirty_are_said_apart(monkeypatch, told):
 
 
 def test_commit_of_a_checkout_and_outside_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkout, "_ROOT", tmp_path)
+    monkeypatch.setattr(checkout, "ROOT", tmp_path)
     assert commit.__wrapped__() == (None, None)
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     (tmp_path / "file").write_text("one")
@@ -77,7 +77,7 @@ def test_on_a_gpu_with_and_without_nvml(monkeypatch, driver):
     class FakeGpu:
         def __init__(self, device):
             if driver is None:
-                raise NoNvml("no NVML")
+                raise NoNvmlError("no NVML")
 
         def driver(self):
             return driver

@@ -12,7 +12,7 @@ from experiments.data import load, sample_clip
 from experiments.tasks.divergence import Drift, Report, markdown, measure_drift
 from experiments.tasks.divergence_plot import draw
 from propainter import Pipeline, Schedule, build_networks
-from variants import Unsupported, chunking, kernels, precision, residency
+from variants import UnsupportedError, chunking, kernels, precision, residency
 
 QUICK = Schedule(neighbor_length=2)
 BOUND = 0.008
@@ -142,9 +142,9 @@ def test_the_same_another_way_drifts_by_rounding(small, clip):
 
 
 def test_other_parts_of_the_clip_cannot_be_compared(drift):
-    with pytest.raises(Unsupported, match="leave chunking"):
+    with pytest.raises(UnsupportedError, match="leave chunking"):
         drift(lambda pipeline: chunking.fixed(pipeline, size=2, overlap=1))
-    with pytest.raises(Unsupported, match="leave residency=streaming out"):
+    with pytest.raises(UnsupportedError, match="leave residency=streaming out"):
         drift(residency.streaming)
 
 

@@ -11,10 +11,10 @@ from support.command_line import ROOT
 
 from experiments.tasks import microbench as micro
 from experiments.tasks import microbench_ops as operations
-from experiments.tasks.microbench_ops import GROUPS, shapes_of
+from experiments.tasks.microbench_ops import ALTERNATIVES, shapes_of
 from propainter import InputError, Pipeline, Schedule
 from propainter.models.attention import PublishedWindowAttention, WindowPlan
-from variants import Unsupported
+from variants import UnsupportedError
 
 CPU = torch.device("cpu")
 
@@ -71,14 +71,14 @@ class TestShapes:
             shapes_of(networks, size, share)
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", ALTERNATIVES)
 def test_alternatives_give_the_same(group, pipeline, small):
-    inputs, options = GROUPS[group](pipeline, small, torch.float32, CPU)
+    inputs, options = ALTERNATIVES[group](pipeline, small, torch.float32, CPU)
     results = {}
     for name, function in options.items():
         try:
             results[name] = function(*inputs)
-        except Unsupported:
+        except UnsupportedError:
             assert name in ("sdpa_cudnn", "sdpa_efficient")
     assert len(results) >= 2
     first = next(iter(results.values()))
@@ -116,7 +116,7 @@ class TestCompare:
                 raise RuntimeError("at last")
 
         def never() -> None:
-            raise Unsupported("not here")
+            raise UnsupportedError("not here")
 
         rows = measured({"first": lambda: None, "never": never, "later": later, "none": lambda: None})
         assert (rows["never"]["status"], rows["never"]["reason"]) == ("unsupported", "not here")
@@ -156,7 +156,7 @@ class TestRun:
         assert (document["kind"], document["schema"], document["size"]) == ("micro", 1, "128x128")
         assert document["environment"]["device_type"] == "cpu"
         rows = document["rows"]
-        assert {row["group"] for row in rows} == set(GROUPS)
+        assert {row["group"] for row in rows} == set(ALTERNATIVES)
         attention = [row for row in rows if row["group"] == "attention"]
         assert {(row["dtype"], row["pass"]) for row in attention} == {
             ("float32", "forward"),

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from support.clips import clip
 
-from propainter import STAGES, Clip, InputError, Observer, Pipeline, Resident, Schedule, inpaint
+from propainter import STAGES, Clip, DeviceStorage, InputError, Observer, Pipeline, Schedule, inpaint
 from propainter.inference.compositing import Compositor, prepare_masks
-from propainter.inference.pipeline import encode_every_window, whole_clip, window_after_window
+from propainter.inference.pipeline import encode_per_window, no_split, sequential_windows
 from propainter.inference.propagation import propagate_pixels
 from propainter.models.attention import PublishedWindowAttention, WindowPlan, manual_attention
 from propainter.models.raft import ClipFlow, estimate_flow
-from propainter.models.warp import consistent, positions, sample
+from propainter.models.warp import flow_to_grid, forward_backward_consistency, warp
 
 QUICK = Schedule(raft_iterations=1)
 
@@ -147,10 +147,10 @@ class TestSeams:
     def test_defaults_are_the_published(self, networks):
         pipeline = Pipeline(networks)
         assert isinstance(pipeline.flow_estimator, ClipFlow)
-        assert pipeline.feature_provider is encode_every_window
-        assert pipeline.window_loop is window_after_window
-        assert pipeline.over_time is whole_clip
-        assert pipeline.storage is Resident
+        assert pipeline.feature_provider is encode_per_window
+        assert pipeline.window_loop is sequential_windows
+        assert pipeline.clip_splitter is no_split
+        assert pipeline.storage is DeviceStorage
         assert pipeline.dtype is torch.float32
         assert isinstance(pipeline.window_attention, PublishedWindowAttention)
         assert pipeline.window_attention.kernel is manual_attention
@@ -207,14 +207,14 @@ class TestSeams:
             parts = (Clip(whole.frames[part], whole.masks[part]) for part in (slice(0, 2), slice(2, 4)))
             return np.concatenate([inpaint(part) for part in parts])
 
-        output = Pipeline(networks, QUICK, over_time=in_halves)(video, masks)
+        output = Pipeline(networks, QUICK, clip_splitter=in_halves)(video, masks)
         expected = [Pipeline(networks, QUICK)(video[part], masks[part]) for part in (slice(0, 2), slice(2, 4))]
         assert np.array_equal(output, np.concatenate(expected))
 
     def test_storage(self, networks, result):
         dropped = []
 
-        class Freeing(Resident):
+        class Freeing(DeviceStorage):
             def drop(self, *names):
                 dropped.extend(names)
                 for name in names:
@@ -276,11 +276,11 @@ def test_warp_by_whole_pixels_shifts(shift, seed):
     source = slice(rows.start + dy, rows.stop + dy), slice(columns.start + dx, columns.stop + dx)
     expected[..., rows, columns] = x[..., source[0], source[1]]
     for mode in ("bilinear", "nearest"):
-        assert torch.allclose(sample(x, positions(flow), mode), expected, atol=1e-4)
+        assert torch.allclose(warp(x, flow_to_grid(flow), mode), expected, atol=1e-4)
     inside = torch.zeros(1, 1, 16, 20)
     inside[..., rows, columns] = 1
     # There and back again, where the way does not lead out of the picture.
-    assert torch.equal(consistent(flow, -flow, positions(flow)) * inside, inside)
+    assert torch.equal(forward_backward_consistency(flow, -flow, flow_to_grid(flow)) * inside, inside)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -288,7 +288,7 @@ def test_warp_by_whole_pixels_shifts(shift, seed):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_warp_in_half_precision_reads_its_own_pixels(dtype, mode, layout):
     x = torch.rand(1, 3, 256, 256).to(dtype).to(memory_format=layout)  # more pixels than 15 bits count
-    warped = sample(x, positions(torch.zeros(1, 2, 256, 256, dtype=dtype)), mode)
+    warped = warp(x, flow_to_grid(torch.zeros(1, 2, 256, 256, dtype=dtype)), mode)
     assert torch.equal(warped[..., ::255, ::255], x[..., ::255, ::255])
 
 

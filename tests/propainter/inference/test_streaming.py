@@ -72,7 +72,7 @@ schedules = st.builds(
 def without_trimming():
     """Giving memory back to the system takes longer than everything else here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streaming, "give_back_freed", lambda: None)
+        patch.setattr(streaming, "malloc_trim", lambda: None)
         yield
 
 
@@ -83,7 +83,7 @@ class TestAnySchedule:
         """Also that nothing is read after it was let go, which would be a KeyError."""
         given_clip = fake_clip(count, flow_masks)
         published = fake_pipeline(schedule, compositor).run(given_clip)
-        streamed = fake_pipeline(schedule, compositor, over_stages=Streaming({})).run(given_clip)
+        streamed = fake_pipeline(schedule, compositor, stage_runner=Streaming({})).run(given_clip)
         assert np.array_equal(streamed, published)
 
     @pytest.mark.parametrize("options", [(10, 10, 12), (4, 3, 7), (12, 5, 20)])
@@ -92,7 +92,7 @@ class TestAnySchedule:
         held = []
         for count in (110, 220):
             said = {}
-            fake_pipeline(schedule, over_stages=Streaming(said)).run(fake_clip(count))
+            fake_pipeline(schedule, stage_runner=Streaming(said)).run(fake_clip(count))
             held.append(said)
         # What is kept ahead of the windows (a sub-video of each stage, and their paddings), and behind them (what they
         # and the next sub-video of propagation look back to).
@@ -110,7 +110,7 @@ class TestAnySchedule:
             return Compositor(frames, masks)
 
         schedule = Schedule(1, 10, 10, 80, mask_dilation=0)
-        fake_pipeline(schedule, counting, over_stages=Streaming({})).run(fake_clip(90))
+        fake_pipeline(schedule, counting, stage_runner=Streaming({})).run(fake_clip(90))
         assert max(counts) == streaming.WINDOWS_TOGETHER * 5 + 6  # each window begins 5 frames after the one before
 
 
@@ -145,7 +145,7 @@ class TestOnlyWhatIsThere:
     def test_a_size_that_is_no_multiple_of_8(self):
         clips = [part[:, :, :14] for part in fake_clip(20)[:2]]
         published = fake_pipeline(SHORT).run(Clip(*clips))
-        assert np.array_equal(fake_pipeline(SHORT, over_stages=Streaming({})).run(Clip(*clips)), published)
+        assert np.array_equal(fake_pipeline(SHORT, stage_runner=Streaming({})).run(Clip(*clips)), published)
 
 
 @pytest.mark.parametrize("compositor", [Compositor, DeviceCompositor])
@@ -163,7 +163,7 @@ def test_every_stage_ends_at_its_last_step():
         def progress(self, stage, done, total):
             steps.setdefault(stage, []).append((done, total))
 
-    pipeline = fake_pipeline(SHORT, over_stages=Streaming({}), observer=Look())
+    pipeline = fake_pipeline(SHORT, stage_runner=Streaming({}), observer=Look())
     pipeline.run(fake_clip(30))
     assert {stage: told[-1] for stage, told in steps.items()} == {
         "flow": (30, 30),
@@ -181,8 +181,8 @@ def test_what_a_stage_or_a_window_or_a_direction_of_completion_leaves_is_given_b
         predict = predict_from_everything(*args)
         return lambda window: steps.append("window") or predict(window)
 
-    monkeypatch.setattr(streaming, "give_back_freed", lambda: steps.append("given back"))
-    pipeline = fake_pipeline(SHORT, over_stages=Streaming({}))
+    monkeypatch.setattr(streaming, "malloc_trim", lambda: steps.append("given back"))
+    pipeline = fake_pipeline(SHORT, stage_runner=Streaming({}))
     pipeline.predictor, complete, stage = predictor, pipeline.networks.flow_completion, pipeline.stage
     pipeline.stage = lambda *args: steps.append("stage") or stage(*args)
     pipeline.networks.flow_completion = lambda *args: steps.append("direction") or complete(*args)
@@ -202,7 +202,7 @@ class TestOtherGroups:
             if streamed:
                 applied(pipeline, "residency=streaming")
             applied(pipeline, "chunking=fixed", "chunking.size=12")
-            results.append(pipeline.over_time(pipeline.run, fake_clip(30)))
+            results.append(pipeline.clip_splitter(pipeline.run, fake_clip(30)))
         assert np.array_equal(*results)
         assert pipeline.effective["residency"]["held_frames"] == 12
         way, why_not = frame_by_frame(pipeline)
@@ -211,7 +211,7 @@ class TestOtherGroups:
 
     def test_the_ladder_goes_frame_by_frame(self):
         pipeline = applied(fake_pipeline(SHORT), "residency=streaming")
-        way = pipeline.over_stages
+        way = pipeline.stage_runner
         assert frame_by_frame(applied(pipeline, "fallback=ladder")) == (way, None)
         assert frame_by_frame(fake_pipeline(SHORT)) == (None, None)
 

@@ -122,14 +122,14 @@ class TestChunking:
         pipeline = applied(Pipeline(networks), "chunking=long", "chunking.above=6", "chunking.size=5")
         for count, chunks in [(6, [[0, 6]]), (7, [[0, 5], [2, 7]])]:
             whole = small_clip(count)
-            assert np.array_equal(pipeline.over_time(black, whole), black(whole))
+            assert np.array_equal(pipeline.clip_splitter(black, whole), black(whole))
             assert pipeline.effective["chunking"] == {"chunks": chunks, "size": 5, "overlap": 2}
 
     def test_flow_masks_are_cut_alike(self, networks):
         pipeline = applied(Pipeline(networks), "chunking=fixed", "chunking.size=4")
         whole = small_clip(6)._replace(flow_masks=np.arange(6)[:, None, None] * np.ones((6, 4, 4), int))
         seen = []
-        pipeline.over_time(lambda part: seen.append(part.flow_masks[:, 0, 0].tolist()) or black(part), whole)
+        pipeline.clip_splitter(lambda part: seen.append(part.flow_masks[:, 0, 0].tolist()) or black(part), whole)
         assert seen == [[0, 1, 2, 3], [2, 3, 4, 5]]
 
 
@@ -178,7 +178,7 @@ class TestAuto:
 
             whole = small_clip(count)
             for _ in range(runs):
-                assert np.array_equal(pipeline.over_time(inpaint, whole), black(whole))
+                assert np.array_equal(pipeline.clip_splitter(inpaint, whole), black(whole))
             return pipeline, seen
 
         return run

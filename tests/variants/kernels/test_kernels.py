@@ -19,7 +19,7 @@ from propainter import Pipeline, Schedule
 from propainter.models.flow_completion import complete_flow
 from propainter.models.layers import UpConv, conv3x3, leaky
 from propainter.models.transformer import SoftSplit
-from variants import Unsupported, correlation, kernels, precision, raft_scale, reuse
+from variants import UnsupportedError, correlation, kernels, precision, raft_scale, reuse
 from variants.kernels import numba_corr as numba_windows
 from variants.kernels import numba_gru
 from variants.kernels import numba_math as numba_numbers
@@ -190,7 +190,7 @@ class TestPipeline:
         for network in (pipeline.networks.generator, pipeline.networks.flow_completion):
             assert any(w.dim() == 4 and not w.is_contiguous() for w in network.parameters())
         assert said["linear"].startswith("19 layers")
-        assert said["freed_memory_kept"] == (platform.libc_ver()[0] == "glibc")
+        assert said["no_heap_trim"] == (platform.libc_ver()[0] == "glibc")
 
     @pytest.mark.parametrize("once", [False, True])
     def test_golden_flow(self, networks, golden, once):
@@ -253,7 +253,7 @@ class TestPipeline:
         assert pipeline.effective["reuse"]["flow"]["context"].startswith("in every update")
 
     def test_another_estimator_is_refused(self, narrow):
-        with pytest.raises(Unsupported, match="not to ScaledFlow"):
+        with pytest.raises(UnsupportedError, match="not to ScaledFlow"):
             kernels.cpu(raft_scale.scaled(Pipeline(copy.deepcopy(narrow), QUICK), 0.5))
 
     def test_nowhere_to_keep_what_is_compiled(self, narrow, monkeypatch):
@@ -262,14 +262,14 @@ class TestPipeline:
 
         monkeypatch.setattr(numba_windows, "compile_now", nowhere)
         pipeline = Pipeline(copy.deepcopy(narrow), QUICK)
-        with pytest.raises(Unsupported, match="no locator available; set NUMBA_CACHE_DIR"):
+        with pytest.raises(UnsupportedError, match="no locator available; set NUMBA_CACHE_DIR"):
             kernels.cpu(pipeline)
         assert "forward" not in vars(pipeline.networks.generator.ss)  # nothing half-changed
 
     def test_without_numba_it_says_what_to_install(self, narrow, monkeypatch):
         monkeypatch.setitem(sys.modules, "variants.kernels.numba_corr", None)
         monkeypatch.delattr("variants.kernels.numba_corr")
-        with pytest.raises(Unsupported, match="pip install numba"):
+        with pytest.raises(UnsupportedError, match="pip install numba"):
             kernels.cpu(Pipeline(copy.deepcopy(narrow), QUICK))
 
 

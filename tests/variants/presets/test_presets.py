@@ -11,11 +11,11 @@ from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 from support.command_line import SMALLEST
 
-from experiments.launch.cli import asked_device, may_compose_fast
+from experiments.launch.cli import asked_device, preset_fast_possible
 from experiments.measure.paired_baseline import compose_baseline
 from experiments.record.record import variant
 from propainter import InputError, Pipeline, Schedule
-from variants import PUBLISHED
+from variants import GROUPS
 from variants.presets import CONF, composed, fast, preset
 from variants.presets.by_device import compose_for, composing_for
 
@@ -33,7 +33,7 @@ def with_cuda(monkeypatch):
 def groups(name: str, *overrides: str, device: str = "auto") -> dict:
     """The resolved groups of a preset."""
     cfg = composed([f"preset={name}", *overrides], device)
-    return OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(PUBLISHED)), resolve=True)
+    return OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(GROUPS)), resolve=True)
 
 
 class TestFastByDevice:
@@ -66,7 +66,7 @@ class TestFastByDevice:
             composed(["preset=published"])  # in a Hydra job as well, which it leaves as it was
             again = compose("config", ["preset=fast"], return_hydra_config=True)
         assert again.hydra.runtime.choices == cfg.hydra.runtime.choices
-        described = variant(OmegaConf.masked_copy(cfg, [*PUBLISHED, "schedule"]), cfg.hydra.runtime.choices)
+        described = variant(OmegaConf.masked_copy(cfg, [*GROUPS, "schedule"]), cfg.hydra.runtime.choices)
         assert (described["reuse"], described["precision"], described["attention"]) == ("exact", "amp_all", "sdpa")
 
 
@@ -95,7 +95,7 @@ class TestCommandLine:
         ],
     )
     def test_may_compose_fast(self, arguments, may):
-        assert may_compose_fast(arguments) == may
+        assert preset_fast_possible(arguments) == may
 
     @pytest.mark.parametrize("given", ["preset=fast", "preset=published,fast"])
     def test_a_sweep_over_devices_is_refused(self, given):
@@ -112,7 +112,7 @@ class TestCommandLine:
                 made, described = compose_baseline(cfg)
             finally:
                 HydraConfig.instance().cfg = before
-        made = OmegaConf.to_container(OmegaConf.masked_copy(made, list(PUBLISHED)), resolve=True)
+        made = OmegaConf.to_container(OmegaConf.masked_copy(made, list(GROUPS)), resolve=True)
         assert made == groups("fast_cpu")
         assert described["reuse"] == "exact"
 

@@ -15,11 +15,11 @@ from propainter import Pipeline, Schedule, plan_windows
 from propainter.inference.compositing import Compositor
 from propainter.models.attention import PublishedWindowAttention, SparseWindowAttention, WindowPlan, manual_attention
 from propainter.models.transformer import FusionFeedForward, TemporalSparseTransformer, grid_size
-from variants import Unsupported, attention, reuse
+from variants import UnsupportedError, attention, reuse
 from variants.attention import forced_attention, upcast_attention
 from variants.reuse import batching as reuse_batches
 from variants.reuse.deform_conv import sampled_deform_conv
-from variants.reuse.generator import DeviceCompositor, KeptFrames
+from variants.reuse.generator import DeviceCompositor, RefCountedFrames
 from variants.reuse.window_attention import (
     PlannedWindowAttention,
     WindowGrid,
@@ -78,7 +78,7 @@ class TestGenerator:
     def test_only_what_is_still_needed_is_kept(self, count):
         said = {}
         windows = plan_windows(count)
-        kept, made = KeptFrames((window.frames for window in windows), said), Counter()
+        kept, made = RefCountedFrames((window.frames for window in windows), said), Counter()
 
         def make(numbers):
             made.update(numbers)
@@ -104,7 +104,7 @@ class TestGenerator:
 
     def test_no_kernel_no_reuse_of_attention(self, narrow):
         pipeline = Pipeline(narrow, window_attention=lambda *args: None)
-        with pytest.raises(Unsupported, match="inner kernel"):
+        with pytest.raises(UnsupportedError, match="inner kernel"):
             reuse.attention(pipeline)
 
 

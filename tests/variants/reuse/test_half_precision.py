@@ -11,7 +11,7 @@ from torchvision.ops import deform_conv2d
 from propainter import Networks, Pipeline, Schedule, build_networks
 from propainter.models.flow_completion import complete_flow
 from variants import precision, reuse
-from variants.reuse.corr_lookup import BothDirections
+from variants.reuse.corr_lookup import BidirectionalCorrelation
 from variants.reuse.dedup_flow import Updates
 from variants.reuse.deform_conv import sampled_deform_conv
 
@@ -46,7 +46,7 @@ def test_lookup_casts_the_volume_once_and_gives_the_same():
     coords = torch.rand(4, 2, 16, 20, generator=torch.Generator().manual_seed(1)) * 20 - 1
     with autocast():
         plain, once = CorrBlock(), CorrBlock()
-        lookup = BothDirections(once, features)
+        lookup = BidirectionalCorrelation(once, features)
         plain.build_pyramid(features[:-1], features[1:])
         expected = plain.index_pyramid(coords[:2])
         got = lookup.index_pyramid(coords)
@@ -58,7 +58,7 @@ def test_lookup_casts_the_volume_once_and_gives_the_same():
 
 def test_coordinates_stay_in_float32(narrow, monkeypatch):
     """The network computes in bfloat16; where a pixel has moved to is summed up in float32."""
-    asked, index, computed, conv = [], BothDirections.index_pyramid, [], Updates.begin
+    asked, index, computed, conv = [], BidirectionalCorrelation.index_pyramid, [], Updates.begin
 
     def noting(self, coords):
         asked.append(coords.dtype)
@@ -69,7 +69,7 @@ def test_coordinates_stay_in_float32(narrow, monkeypatch):
         computed.append(hidden.dtype)
         return step, hidden
 
-    monkeypatch.setattr(BothDirections, "index_pyramid", noting)
+    monkeypatch.setattr(BidirectionalCorrelation, "index_pyramid", noting)
     monkeypatch.setattr(Updates, "begin", begin)
     estimator = reuse.flow(Pipeline(narrow, QUICK)).flow_estimator
     with autocast():

@@ -10,9 +10,9 @@ from support.reusing import clip, counting, hole_psnr, video_tensor
 
 from propainter import InputError, Pipeline, Schedule
 from propainter.models.flow_completion import complete_flow
-from variants import Unsupported, attention, correlation, flow_cache, kernels, precision, raft_scale, reuse
+from variants import UnsupportedError, attention, correlation, flow_cache, kernels, precision, raft_scale, reuse
 from variants.reuse.batching import TEMPORARY_BYTES
-from variants.reuse.dedup_flow import FlowOnce
+from variants.reuse.dedup_flow import DedupFlowEstimator
 
 QUICK = Schedule(raft_iterations=3, neighbor_length=4, ref_stride=3)
 PARTS = {name: getattr(reuse, name) for name in ("flow", "features", "attention", "exact")}
@@ -190,9 +190,9 @@ class TestFlow:
     def test_refusals(self, narrow):
         with pytest.raises(InputError, match="batch_mb is 0"):
             reuse.flow(Pipeline(narrow), batch_mb=0)
-        with pytest.raises(Unsupported, match="not for ScaledFlow"):
+        with pytest.raises(UnsupportedError, match="not for ScaledFlow"):
             reuse.flow(raft_scale.scaled(Pipeline(narrow), 0.5))
         estimator = reuse.flow(Pipeline(narrow)).flow_estimator
-        assert isinstance(estimator, FlowOnce)
+        assert isinstance(estimator, DedupFlowEstimator)
         with pytest.raises(ValueError, match="one video at a time"):
             estimator(torch.zeros(2, 2, 3, 128, 128))
