@@ -150,7 +150,7 @@ class TestGrowingVideo:
 def pipeline(networks, monkeypatch) -> Pipeline:
     """Real networks that are not called."""
     for module in ("streaming", "stages"):
-        monkeypatch.setattr(f"propainter.{module}.complete_flow", lambda network, flows, masks, length: flows)
+        monkeypatch.setattr(f"propainter.inference.{module}.complete_flow", lambda network, flows, masks, length: flows)
     return Pipeline(
         networks,
         SHORT,

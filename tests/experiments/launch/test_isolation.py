@@ -103,8 +103,8 @@ class TestCommand:
         told = f"""
             import atexit, threading, time
             from concurrent.futures import ThreadPoolExecutor
-            from experiments.launch.process import leaving
-            leave = leaving()
+            from experiments.launch.process import fast_exit
+            leave = fast_exit()
             class Torn:
                 def __del__(self): print("taken apart")
             kept = Torn()

@@ -147,7 +147,7 @@ class TestFlow:
             assert got.shape == flow.shape
             assert (got - flow).abs().max() < 1e-4 * flow.abs().max()
         assert steps[-1] == (6, 6)
-        assert len(steps) == -(-5 // estimator.said["pairs_together"])
+        assert len(steps) == -(-5 // estimator.stats["pairs_together"])
 
     def test_each_frame_is_encoded_once_and_each_pair_upsampled_once(self, narrow):
         pipeline = reuse.flow(Pipeline(narrow, QUICK), batch_mb=1000)
