@@ -233,7 +233,7 @@ def feed_forward(mlp: FusionFeedForward, tokens: Tensor, size: tuple[int, int], 
 
 
 def mixed_by_convolution(mlp: FusionFeedForward, tokens: Tensor, size: tuple[int, int], overlap: Tensor) -> Tensor:
-    """As `feed_forward`, without the patches: a layer and a fold are a transposed convolution, an unfold and a layer are one.
+    """As `feed_forward`, without patches: layer and fold are a transposed convolution, unfold and layer a convolution.
 
     The fold adds up the first layer's biases as well, which is done once for all frames.
     """
