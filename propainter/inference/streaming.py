@@ -15,11 +15,18 @@ import torch
 from torch import Tensor
 
 from propainter.errors import InputError
-from propainter.inference.compositing import Compositor, prepare_frames, prepare_masks, process_size, resize_back
+from propainter.inference.compositing import (
+    Compositor,
+    as_masks,
+    as_video,
+    prepare_frames,
+    prepare_masks,
+    process_size,
+    resize_back,
+)
 from propainter.inference.frame_buffer import Span, SpanScene, WindowGroups, shifted
 from propainter.inference.interfaces import Clip
 from propainter.inference.propagation import propagate_subvideo
-from propainter.inference.stages import as_masks, as_video, predictor
 from propainter.memory_tracker import malloc_trim, mmap_threshold
 from propainter.models.flow_completion import complete_flow
 from propainter.models.generator import shrink_flow
@@ -148,7 +155,7 @@ class _Run:
                     malloc_trim()  # what the window before has left would add to this one's peak
                 return self.features(shifted(window, first))
 
-            predict = predictor(pipeline, scene, features)
+            predict = pipeline.observed_predictor(scene, features)
             originals, holes = (self.span.images(name, range(begin, end)) for name in ("images", "holes"))
             compositor = pipeline.compositor(originals, holes)
             if len(self.unfinished):

@@ -60,7 +60,7 @@ def cpu(pipeline: Pipeline) -> Pipeline:
         "no_heap_trim": False,
     }
     pipeline.effective["kernels"] = stats
-    pipeline.stage_runner = _keeping_memory(pipeline.stage_runner, stats)
+    pipeline.stage_runner = _keeping_memory(pipeline.stage_runner or Pipeline.run_stages, stats)
     return pipeline
 
 
