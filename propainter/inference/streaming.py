@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from propainter.allocator import malloc_trim, mmap_threshold
 from propainter.errors import InputError
 from propainter.inference.compositing import (
     Compositor,
@@ -27,7 +28,6 @@ from propainter.inference.compositing import (
 from propainter.inference.frame_buffer import Span, SpanScene, WindowGroups, shifted
 from propainter.inference.interfaces import Clip
 from propainter.inference.propagation import propagate_subvideo
-from propainter.memory_tracker import malloc_trim, mmap_threshold
 from propainter.models.flow_completion import complete_flow
 from propainter.models.generator import shrink_flow
 from propainter.schedule import (
