@@ -43,6 +43,7 @@ from propainter.models.attention import PUBLISHED_ATTENTION, WindowAttention
 from propainter.models.flow_completion import complete_flow
 from propainter.models.networks import Networks
 from propainter.models.raft import ClipFlow
+from propainter.renamed import renamed_attribute
 from propainter.schedule import Schedule, Window, clip_length, plan_windows
 
 __all__ = [
@@ -107,6 +108,9 @@ class Pipeline:
     contexts: list[Callable[[str], AbstractContextManager[Any]]] = field(default_factory=list)
     observer: Observer = field(default_factory=Observer)
     effective: dict[str, Any] = field(default_factory=dict)
+
+    over_time = renamed_attribute("over_time", "clip_splitter")
+    over_stages = renamed_attribute("over_stages", "stage_runner")
 
     def __post_init__(self) -> None:
         if self.flow_estimator is None:
