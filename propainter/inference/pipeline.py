@@ -27,6 +27,7 @@ from propainter.inference.interfaces import (
     ClipSplitter,
     FeatureProvider,
     FlowEstimator,
+    FrameCompositor,
     Observer,
     Predictor,
     Scene,
@@ -100,7 +101,7 @@ class Pipeline:
     predictor: Predictor = predict_per_window
     window_attention: WindowAttention = PUBLISHED_ATTENTION
     window_loop: WindowLoop = sequential_windows
-    compositor: Callable[[np.ndarray, np.ndarray], Compositor] = Compositor
+    compositor: Callable[[np.ndarray, np.ndarray], FrameCompositor] = Compositor
     clip_splitter: ClipSplitter = no_split
     stage_runner: StageRunner | None = None
     storage: Callable[[torch.device], DeviceStorage] = DeviceStorage
