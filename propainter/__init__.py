@@ -3,8 +3,11 @@
 "ProPainter: Improving Propagation and Transformer for Video Inpainting" (Zhou, Li, Chan, Loy; ICCV 2023).
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from propainter.renamed import RenamedModules, warn_renamed
 
 if TYPE_CHECKING:
     from propainter.errors import InputError
@@ -50,9 +53,41 @@ _FROM = {
 }
 _MODULE_OF = {name: module for module, names in _FROM.items() for name in names}
 
+_RENAMED = {"Resident": "DeviceStorage"}
+_RENAMED_MODULES = {
+    "attention": "models.attention",
+    "blocks": "models.layers",
+    "compositing": "inference.compositing",
+    "files": "io.atomic",
+    "flow_completion": "models.flow_completion",
+    "generator": "models.generator",
+    "growing_video": "io.fragmented_writer",
+    "light_torchvision": "models.lazy_torchvision",
+    "memory": "memory_tracker",
+    "networks": "models.networks",
+    "pipeline": "inference.pipeline",
+    "propagation": "inference.propagation",
+    "raft": "models.raft",
+    "seams": "inference.interfaces",
+    "settings": "validation",
+    "span": "inference.frame_buffer",
+    "stages": "inference.pipeline",
+    "storage": "inference.storage",
+    "streaming": "inference.streaming",
+    "transformer": "models.transformer",
+    "video": "io.video",
+    "warp": "models.warp",
+}
+sys.meta_path.append(
+    RenamedModules({f"{__name__}.{old}": f"{__name__}.{new}" for old, new in _RENAMED_MODULES.items()})
+)
+
 
 def __getattr__(name: str) -> Any:
-    # Found when first asked for: whoever needs files and errors alone, as a sweep does, does not wait for torch.
+    # Imports are lazy: a sweep's parent process must not import torch.
+    if name in _RENAMED:
+        warn_renamed(f"{__name__}.{name}", f"{__name__}.{_RENAMED[name]}")
+        name = _RENAMED[name]
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -12,8 +12,7 @@ def check_number(name: str, value: object, allowed: Callable[[float], bool], exp
     Raises:
         InputError: `value` is no finite number, or not an `allowed` one.
     """
-    numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not numeric or not math.isfinite(value) or not allowed(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not allowed(value):
         raise InputError(f"{name} is {value!r}; give {expected}")
 
 

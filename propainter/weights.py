@@ -233,5 +233,5 @@ def fingerprint(networks: Networks) -> str:
     for network in NETWORKS:
         for name, tensor in published_state(networks, network).items():
             digest.update(f"{network}.{name}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().numpy().view(np.uint8))
+            digest.update(tensor.detach().cpu().contiguous().flatten().numpy().view(np.uint8).data)
     return digest.hexdigest()[:16]

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from propainter.allocator import release_memory
 from propainter.errors import is_out_of_memory
 from propainter.inference.pipeline import Clip, ClipSplitter, Pipeline
-from propainter.memory_tracker import release_memory
 from propainter.models.networks import NETWORKS, Networks
 from propainter.models.raft import Flows
 from propainter.validation import check_number

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from propainter.allocator import set_onednn_cache_capacity
 from propainter.inference.pipeline import Pipeline
 from propainter.inference.storage import DeviceStorage
 from propainter.inference.streaming import Streaming
-from propainter.memory_tracker import set_onednn_cache_capacity
 
 
 def lean(pipeline: Pipeline) -> Pipeline:

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 
 from experiments.system.environment import device_name
 from experiments.system.machine_state import disturbances, snapshot
+from propainter.allocator import release_memory
 from propainter.errors import is_out_of_memory
 from propainter.io.atomic import DiskLRUCache
-from propainter.memory_tracker import release_memory
 from variants.precision import tf32_flags
 
 log = logging.getLogger(__name__)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy.ndimage import binary_dilation
+from torch import Tensor
 
 from propainter.errors import InputError
 
@@ -73,6 +74,22 @@ def _resize(images: np.ndarray, size: tuple[int, int], method: Image.Resampling)
     return np.stack([np.asarray(Image.fromarray(image).resize(size[::-1], method)) for image in images])
 
 
+def as_video(frames: np.ndarray, device: torch.device) -> Tensor:
+    """Convert uint8 [T, H, W, 3] to float32 [1, T, 3, H, W] in [-1, 1], on the device."""
+    video = torch.from_numpy(_as_torch_takes(frames)).to(device).permute(0, 3, 1, 2)[None]
+    return video.float().div_(255).mul_(2).sub_(1)
+
+
+def as_masks(masks: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Convert uint8 [T, H, W] to [1, T, 1, H, W] of the dtype, on the device."""
+    return torch.from_numpy(_as_torch_takes(masks)).to(device=device, dtype=dtype)[None, :, None]
+
+
+def _as_torch_takes(array: np.ndarray) -> np.ndarray:
+    """Return the array contiguous and writable, copied only where it is not."""
+    return np.require(array, requirements=["C", "W"])
+
+
 class Compositor:
     """Composite predictions in uint8: inside the hole the prediction, else the original (docs/model.md, section 4.6).
 
@@ -88,7 +105,7 @@ class Compositor:
         self.masks = masks[..., None]
         self._done: dict[int, np.ndarray] = {}
 
-    def add(self, numbers: Sequence[int], prediction: torch.Tensor) -> None:
+    def add(self, numbers: Sequence[int], prediction: Tensor) -> None:
         """Composite predictions [L, 3, h, w] in [-1, 1] of the frames with these numbers."""
         pixels = ((prediction + 1) / 2).permute(0, 2, 3, 1).float().cpu().numpy() * 255
         for number, image in zip(numbers, pixels.astype(np.uint8), strict=True):

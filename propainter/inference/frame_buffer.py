@@ -1,4 +1,4 @@
-"""What a run over a sliding span of a video holds: each frame's share by name, from its making to its last use."""
+"""Frames in flight: everything that a streaming run holds, each frame's entries from their making to their last use."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from propainter.inference.compositing import as_masks, as_video
 from propainter.inference.interfaces import Scene
-from propainter.inference.stages import as_masks, as_video
 from propainter.models.raft import Flows
 from propainter.schedule import Window
 
@@ -15,131 +15,128 @@ Rectangle = tuple[slice, slice]
 """Rows and columns of an image."""
 
 
-class Span:
-    """Entries by name and frame number; a flow has the number of its first frame.
+class FrameBuffer:
+    """Hold entries by name and frame number; a flow has the number of its first frame.
 
-    Tensors are [1, C, H, W] each, on the device; images and holes are uint8 arrays of the host.
+    Tensors are [1, C, H, W] each, on the device. Images and holes are uint8 arrays in host memory.
     """
 
     def __init__(self) -> None:
-        self._entries: dict[str, dict[int, Tensor | np.ndarray]] = {}
+        self._tensors: dict[str, dict[int, Tensor]] = {}
+        self._images: dict[str, dict[int, np.ndarray]] = {}
 
     def put(self, name: str, first: int, entries: Tensor) -> None:
-        """Keep [1, n, C, H, W], the frames from `first` on: copies, so that no entry holds another's memory."""
-        kept = self._entries.setdefault(name, {})
+        """Keep copies of [1, n, C, H, W], the frames from `first` on, so that no entry holds another's memory."""
+        kept = self._tensors.setdefault(name, {})
         kept.update((number, entry.clone()) for number, entry in enumerate(entries.unbind(1), first))
 
-    def put_one(self, name: str, number: int, entry: Tensor | np.ndarray) -> None:
-        """Keep a tensor [1, C, H, W] or an image of the host as it is."""
-        self._entries.setdefault(name, {})[number] = entry
-
     def put_in_holes(self, name: str, first: int, entries: Tensor) -> None:
-        """As `put`, of each entry only what lies in the rectangle of its frame's hole."""
+        """Keep copies as `put` does, of each entry the rectangle of its frame's hole only."""
+        kept = self._tensors.setdefault(name, {})
         for number, entry in enumerate(entries.unbind(1), first):
-            self.put_one(name, number, _cut(entry, self.rectangle(number)).clone())
+            kept[number] = _crop(entry, self.rectangle(number)).clone()
 
-    def paste_into_holes(self, name: str, numbers: Sequence[int], entries: Tensor) -> None:
-        """Write what `put_in_holes` kept of these frames into entries [1, n, C, H, W], in place. Errors as in `get`."""
-        for place, number in enumerate(numbers):
-            _cut(entries[:, place], self.rectangle(number)).copy_(self.one(name, number))
+    def put_image(self, name: str, number: int, image: np.ndarray) -> None:
+        """Keep an array of the host, uncopied."""
+        self._images.setdefault(name, {})[number] = image
 
     def get(self, name: str, numbers: Sequence[int]) -> Tensor:
-        """[1, n, C, H, W] of these frames, a copy.
+        """Return a copy of these frames' tensors, [1, n, C, H, W].
 
         Raises:
-            KeyError: one of them has not been made, or was let go.
+            KeyError: an entry has not been made yet, or was dropped.
         """
-        kept = self._entries[name]
+        kept = self._tensors[name]
         return torch.stack([kept[number] for number in numbers], dim=1)
 
+    def paste_into_holes(self, name: str, numbers: Sequence[int], entries: Tensor) -> None:
+        """Write the rectangles kept by `put_in_holes` into entries [1, n, C, H, W], in place. Errors as in `get`."""
+        for i, number in enumerate(numbers):
+            _crop(entries[:, i], self.rectangle(number)).copy_(self._tensors[name][number])
+
     def images(self, name: str, numbers: Sequence[int]) -> np.ndarray:
-        """[n, ...], a copy; errors as in `get`."""
-        kept = self._entries[name]
+        """Return a copy of these frames' arrays, uint8 [n, ...]. Errors as in `get`."""
+        kept = self._images[name]
         return np.stack([kept[number] for number in numbers])
 
-    def one(self, name: str, number: int) -> Tensor | np.ndarray:
-        """The entry itself; errors as in `get`."""
-        return self._entries[name][number]
-
     def rectangle(self, number: int) -> Rectangle:
-        """The smallest one around the frame's hole; empty where it has none. Errors as in `get`."""
-        hole = self.one("holes", number)
-        return tuple(_first_to_last(hole.any(axis)) for axis in (1, 0))
+        """Return the smallest rectangle around the frame's hole, empty without a hole. Errors as in `get`."""
+        hole = self._images["holes"][number]
+        return _first_to_last(hole, axis=1), _first_to_last(hole, axis=0)
 
     def drop_before(self, name: str, number: int) -> None:
-        """Frames before this one are not needed any more."""
-        kept = self._entries.get(name, {})
-        for old in [t for t in kept if t < number]:
-            del kept[old]
+        """Drop the entries of all frames before this one."""
+        for kept in (self._tensors.get(name, {}), self._images.get(name, {})):
+            for old in [t for t in kept if t < number]:
+                del kept[old]
 
     def size(self) -> tuple[int, int]:
-        """Frames from the first to the last of which anything is held, and bytes of all that is, each counted once."""
-        numbers = [number for kept in self._entries.values() for number in kept]
-        held_bytes = {_address(entry): entry.nbytes for kept in self._entries.values() for entry in kept.values()}
+        """Return the number of frames from the first held one to the last, and the bytes of all distinct entries."""
+        tensors = [entry for kept in self._tensors.values() for entry in kept.values()]
+        images = [entry for kept in self._images.values() for entry in kept.values()]
+        numbers = [t for stores in (self._tensors, self._images) for kept in stores.values() for t in kept]
+        held_bytes = {entry.data_ptr(): entry.nbytes for entry in tensors}
+        held_bytes |= {entry.ctypes.data: entry.nbytes for entry in images}
         return (max(numbers) - min(numbers) + 1 if numbers else 0), sum(held_bytes.values())
 
 
-def _first_to_last(lines: np.ndarray) -> slice:
-    found = np.flatnonzero(lines)
+def _first_to_last(hole: np.ndarray, axis: int) -> slice:
+    found = np.flatnonzero(hole.any(axis=axis))
     return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
 
 
-def _cut(image: Tensor, rectangle: Rectangle) -> Tensor:
+def _crop(image: Tensor, rectangle: Rectangle) -> Tensor:
     rows, columns = rectangle
     return image[..., rows, columns]
 
 
-def _address(entry: Tensor | np.ndarray) -> int:
-    return entry.data_ptr() if isinstance(entry, Tensor) else entry.ctypes.data
+class BufferedScene(Scene):
+    """The scene of some windows over a frame buffer, numbered from the frame `first` on.
 
-
-class SpanScene(Scene):
-    """The scene of some windows over a span, numbered from the frame `first` on; flows are shrunk already.
-
-    Of a propagated frame and its remaining mask the span keeps what lies in the hole's rectangle; elsewhere the frame
-    is as it was, and the mask is 0.
+    Flows are at the size of the features already. Of a propagated frame and its remaining mask the buffer keeps the
+    rectangle of the hole. Outside, the frame equals the input and the mask is 0.
     """
 
     def __init__(
-        self, span: Span, device: torch.device, dtype: torch.dtype, windows: Sequence[Window], first: int = 0
+        self, buffer: FrameBuffer, device: torch.device, dtype: torch.dtype, windows: Sequence[Window], first: int = 0
     ) -> None:
-        super().__init__(span, [shifted(window, -first) for window in windows])
-        self._device, self._dtype, self._first = device, dtype, first
+        self.windows = [shifted(window, -first) for window in windows]
+        self._buffer, self._device, self._dtype, self._first = buffer, device, dtype, first
 
     def frames(self, numbers: Sequence[int]) -> Tensor:
-        numbers = self._of_span(numbers)
-        frames = as_video(self._store.images("images", numbers), self._device).to(self._dtype)
-        self._store.paste_into_holes("filled", numbers, frames)
+        numbers = self._in_buffer(numbers)
+        frames = as_video(self._buffer.images("images", numbers), self._device).to(self._dtype)
+        self._buffer.paste_into_holes("filled", numbers, frames)
         return frames
 
     def masks(self, numbers: Sequence[int]) -> Tensor:
-        return as_masks(self._store.images("holes", self._of_span(numbers)), self._device, self._dtype)
+        return as_masks(self._buffer.images("holes", self._in_buffer(numbers)), self._device, self._dtype)
 
     def remaining_masks(self, numbers: Sequence[int]) -> Tensor:
         masks = torch.zeros_like(self.masks(numbers))
-        self._store.paste_into_holes("remaining", self._of_span(numbers), masks)
+        self._buffer.paste_into_holes("remaining", self._in_buffer(numbers), masks)
         return masks
 
     def flows(self, numbers: Sequence[int]) -> Flows:
-        pairs = self._of_span(numbers[:-1])
-        return self._store.get("shrunk_f", pairs), self._store.get("shrunk_b", pairs)
+        pairs = self._in_buffer(numbers[:-1])
+        return self._buffer.get("shrunk_f", pairs), self._buffer.get("shrunk_b", pairs)
 
-    def _of_span(self, numbers: Sequence[int]) -> list[int]:
+    def _in_buffer(self, numbers: Sequence[int]) -> list[int]:
         return [number + self._first for number in numbers]
 
 
 def shifted(window: Window, by: int) -> Window:
-    """The window with `by` added to its frame numbers."""
+    """Return the window with `by` added to its frame numbers."""
     return Window(*([number + by for number in numbers] for numbers in window))
 
 
 class WindowGroups:
-    """The windows of a video in groups, each of some that can be predicted once the same sub-video is propagated.
+    """Group a video's windows; all windows of a group become computable with the same sub-video of propagation.
 
     Args:
-        windows: all of them, in order; not empty.
-        ends: for each sub-video of pixel propagation the first frame after what is kept of it.
-        most: windows in a group, at most.
+        windows: all windows of the video, in order; at least one.
+        ends: of each sub-video of pixel propagation, the first frame after its kept part.
+        most: largest number of windows in a group.
     """
 
     def __init__(self, windows: Sequence[Window], ends: Sequence[int], most: int) -> None:
@@ -160,13 +157,13 @@ class WindowGroups:
         self._first.reverse()
 
     def __iter__(self) -> Iterator[list[Window]]:
-        """The windows of each group."""
+        """Iterate over the groups' windows."""
         return iter(self._groups)
 
     def first_local(self, number: int) -> int:
-        """The first frame that this group or a later one fills; the number of frames after the last group."""
+        """Return the first frame that this group or a later one fills; after the last group, the number of frames."""
         return self._first_local[number]
 
     def first_frame(self, number: int) -> int:
-        """The first frame that this group or a later one looks at; the number of frames after the last group."""
+        """Return the first frame that this group or a later one reads; after the last group, the number of frames."""
         return self._first[number]

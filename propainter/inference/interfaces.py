@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from propainter.inference.compositing import Compositor
 from propainter.inference.storage import DeviceStorage
 from propainter.models.attention import WindowAttention
+from propainter.models.generator import Generator
 from propainter.models.raft import Flows
 from propainter.schedule import Window
 
@@ -73,13 +72,27 @@ class Scene:
         return self._store.get("completed_f", numbers[:-1]), self._store.get("completed_b", numbers[:-1])
 
 
+class PredictionSink(Protocol):
+    """Take the predictions of a run, window after window."""
+
+    def add(self, numbers: Sequence[int], prediction: Tensor) -> None:
+        """Take predictions [L, 3, h, w] in [-1, 1] of the frames with these numbers."""
+
+
+class FrameCompositor(PredictionSink, Protocol):
+    """Composite the predictions into the frames; see `propainter.inference.compositing.Compositor`."""
+
+    def result(self) -> np.ndarray:
+        """Return uint8 [T, h, w, 3], once every frame has been added."""
+
+
 FlowEstimator = Callable[[Tensor, Callable[[int, int], None]], Flows]
 """Seam: (frames [1, T, 3, H, W] in [-1, 1], report) -> flow_f, flow_b."""
 
-FeatureProvider = Callable[[torch.nn.Module, Scene], Callable[[Window], Tensor]]
+FeatureProvider = Callable[[Generator, Scene], Callable[[Window], Tensor]]
 """Seam: (generator, scene) -> a callable that gives a window's encoder features, [1, frames, C, h, w]."""
 
-Predictor = Callable[[torch.nn.Module, Scene, Callable[[Window], Tensor], WindowAttention], Callable[[Window], Tensor]]
+Predictor = Callable[[Generator, Scene, Callable[[Window], Tensor], WindowAttention], Callable[[Window], Tensor]]
 """Seam: (generator, scene, features, window attention) -> a callable that gives a window's local frames,
 [L, 3, H, W] in [-1, 1]."""
 
@@ -89,11 +102,11 @@ ClipSplitter = Callable[[Callable[[Clip], np.ndarray], Clip], np.ndarray]
 StageRunner = Callable[["Pipeline", Clip], np.ndarray]
 """Seam: (pipeline, clip that has been checked) -> uint8 frames; takes the clip through the four stages."""
 
-WindowLoop = Callable[[Sequence[Window], Callable[[Window], Tensor], Compositor], Iterator[int]]
+WindowLoop = Callable[[Sequence[Window], Callable[[Window], Tensor], PredictionSink], Iterator[int]]
 """Seam: (windows, predict, compositor) fills the compositor, and yields the number of windows done so far."""
 
 
-def encode_per_window(generator: torch.nn.Module, scene: Scene) -> Callable[[Window], Tensor]:
+def encode_per_window(generator: Generator, scene: Scene) -> Callable[[Window], Tensor]:
     """The published feature provider: every frame is encoded again in every window it appears in."""
 
     def features(window: Window) -> Tensor:
@@ -104,7 +117,7 @@ def encode_per_window(generator: torch.nn.Module, scene: Scene) -> Callable[[Win
 
 
 def predict_per_window(
-    generator: torch.nn.Module, scene: Scene, features: Callable[[Window], Tensor], window_attention: WindowAttention
+    generator: Generator, scene: Scene, features: Callable[[Window], Tensor], window_attention: WindowAttention
 ) -> Callable[[Window], Tensor]:
     """The published predictor: each window by itself."""
 
@@ -118,7 +131,7 @@ def predict_per_window(
 
 
 def sequential_windows(
-    windows: Sequence[Window], predict: Callable[[Window], Tensor], compositor: Compositor
+    windows: Sequence[Window], predict: Callable[[Window], Tensor], compositor: PredictionSink
 ) -> Iterator[int]:
     """The published window loop: one window at a time, each brought to the host and composited there."""
     for done, window in enumerate(windows, 1):

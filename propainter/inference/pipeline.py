@@ -1,21 +1,33 @@
-"""The published inference, and the seams where a variant may step in (docs/model.md, section 4)."""
+"""The published inference, one stage after the other, and its replaceable parts (docs/model.md, section 4)."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from propainter.inference.compositing import Compositor, check_clip
+from propainter.inference.compositing import (
+    Compositor,
+    as_masks,
+    as_video,
+    check_clip,
+    prepare_frames,
+    prepare_masks,
+    process_size,
+    resize_back,
+)
 from propainter.inference.interfaces import (
     STAGES,
     Clip,
     ClipSplitter,
     FeatureProvider,
     FlowEstimator,
+    FrameCompositor,
     Observer,
     Predictor,
     Scene,
@@ -26,30 +38,31 @@ from propainter.inference.interfaces import (
     predict_per_window,
     sequential_windows,
 )
-from propainter.inference.stages import run_stages
+from propainter.inference.propagation import propagate_pixels
 from propainter.inference.storage import DeviceStorage
 from propainter.models.attention import PUBLISHED_ATTENTION, WindowAttention
+from propainter.models.flow_completion import complete_flow
 from propainter.models.networks import Networks
 from propainter.models.raft import ClipFlow
-from propainter.schedule import Schedule
+from propainter.renamed import renamed_attribute
+from propainter.schedule import Schedule, Window, clip_length, plan_windows
 
 __all__ = [
     "STAGES",
     "Clip",
+    "ClipSplitter",
     "FeatureProvider",
     "FlowEstimator",
     "Observer",
-    "StageRunner",
-    "ClipSplitter",
     "Pipeline",
     "Predictor",
     "Scene",
+    "StageRunner",
     "WindowLoop",
     "encode_per_window",
-    "predict_per_window",
     "inpaint",
-    "run_stages",
     "no_split",
+    "predict_per_window",
     "sequential_windows",
 ]
 
@@ -58,41 +71,47 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Pipeline:
-    """The published pipeline over given networks: call it with frames and masks.
+    """Inpaint a clip by the published inference: call the pipeline with frames and masks.
+
+    `run_stages` is the published pass: flow, completion, propagation, generation. Every attribute but `networks` has
+    the published default. `propainter.inference.interfaces` describes the replaceable ones.
 
     Attributes:
-        networks: on the device where everything runs.
-        schedule: the published one by default.
-        flow_estimator: default `ClipFlow` over `networks.raft`.
-        feature_provider: default `encode_per_window`.
-        predictor: default `predict_per_window`.
-        window_attention: how tokens meet inside the generator's blocks; default `PUBLISHED_ATTENTION`.
-        window_loop: default `sequential_windows`.
-        compositor: made of a run's frames and holes, filled by the window loop; default `Compositor`.
-        clip_splitter: default `no_split`.
-        stage_runner: default `run_stages`.
-        storage: default `DeviceStorage`.
-        dtype: of frames, masks and flows after the flow stage; the flow stage is always float32.
-        contexts: each is called with a stage's name and entered around that stage (autocast, for one).
-        observer: watches the run.
-        effective: what variants have to say of what they really did; they write, nobody here reads.
+        networks: the three networks, on the device where everything runs.
+        schedule: numbers that shape the result.
+        flow_estimator: estimate flow of a video; default `ClipFlow` over `networks.raft`.
+        feature_provider: encode a window's frames.
+        predictor: predict a window's local frames.
+        window_attention: attention inside the generator's blocks.
+        window_loop: predict the windows in order and fill the compositor.
+        compositor: constructor of a compositor from frames and holes of one run.
+        clip_splitter: inpaint a clip whole or in parts.
+        stage_runner: take a clip through the stages in another way; None for `run_stages`.
+        storage: constructor of the storage of one run's tensors.
+        dtype: of frames, masks and flows after the flow stage. The flow stage always computes in float32.
+        contexts: constructors of contexts by stage name, entered around each stage (autocast, for example).
+        observer: gets stages, progress and tensors of each run.
+        effective: report of each variant about its own run, by group. The pipeline does not read it.
     """
 
     networks: Networks
     schedule: Schedule = Schedule()
-    flow_estimator: FlowEstimator | None = None
+    flow_estimator: FlowEstimator = field(default=cast("FlowEstimator", None))  # __post_init__ replaces None
     feature_provider: FeatureProvider = encode_per_window
     predictor: Predictor = predict_per_window
     window_attention: WindowAttention = PUBLISHED_ATTENTION
     window_loop: WindowLoop = sequential_windows
-    compositor: Callable[[np.ndarray, np.ndarray], Compositor] = Compositor
+    compositor: Callable[[np.ndarray, np.ndarray], FrameCompositor] = Compositor
     clip_splitter: ClipSplitter = no_split
-    stage_runner: StageRunner = run_stages
+    stage_runner: StageRunner | None = None
     storage: Callable[[torch.device], DeviceStorage] = DeviceStorage
     dtype: torch.dtype = torch.float32
     contexts: list[Callable[[str], AbstractContextManager[Any]]] = field(default_factory=list)
     observer: Observer = field(default_factory=Observer)
     effective: dict[str, Any] = field(default_factory=dict)
+
+    over_time = renamed_attribute("over_time", "clip_splitter")
+    over_stages = renamed_attribute("over_stages", "stage_runner")
 
     def __post_init__(self) -> None:
         if self.flow_estimator is None:
@@ -105,15 +124,15 @@ class Pipeline:
         Args:
             frames: uint8 [T, H, W, 3], RGB; T of at least 2, H and W of at least 128.
             masks: [T, H, W], or [H, W] for all frames; nonzero is the hole.
-            flow_masks: as masks, for flow and completion only. Given (outpainting), both are used as they are;
-                else both are `masks`, dilated by the schedule.
+            flow_masks: masks of flow and completion, of the same form (outpainting). With them no mask is dilated.
+                Without them all stages use `masks`, dilated by the schedule.
 
         Returns:
-            uint8 [T, H, W, 3]. Outside the hole it is the input, except that sizes that are no multiples of 8 pass
-            through the process size there and back, as published.
+            uint8 [T, H, W, 3]. Outside the hole it equals the input. A height or width that is no multiple of 8 makes
+            an exception: the whole frame is resized to the process size and back (docs/model.md, section 4.1).
 
         Raises:
-            InputError: frames or masks of a wrong type, size or number, or a hole that leaves nothing to see.
+            InputError: frames or masks have a wrong type, size or number, or the hole leaves nothing to see.
         """
         masks = check_clip(frames, masks)
         if not masks.any():
@@ -124,16 +143,35 @@ class Pipeline:
         return self.clip_splitter(self.run, Clip(frames, masks, flow_masks))
 
     def run(self, clip: Clip) -> np.ndarray:
-        """All four stages over one clip that has been checked; what `clip_splitter` calls. uint8 [T, H, W, 3]."""
-        return self.stage_runner(self, clip)
+        """Take a checked clip through all stages; `clip_splitter` calls this. Return uint8 [T, H, W, 3]."""
+        return self.run_stages(clip) if self.stage_runner is None else self.stage_runner(self, clip)
+
+    def run_stages(self, clip: Clip) -> np.ndarray:
+        """Run each stage over all frames of a checked clip before the next begins. Return uint8 [T, H, W, 3]."""
+        original_size, size = clip.frames.shape[1:3], process_size(*clip.frames.shape[1:3])
+        num_frames, device, schedule = len(clip.frames), self.networks.device, self.schedule
+        log.debug("%d frames of %dx%d on %s, processed at %dx%d", num_frames, *original_size, device, *size)
+        log.debug("flow on clips of %d frames; %s", clip_length(size[1]), schedule)
+        store = self.storage(device)
+        with self.stage("flow", num_frames):
+            frames, holes, flow_holes = self._prepare(clip, size)
+            self._estimate_flow(store, frames)
+        with self.stage("completion"):
+            self._complete_flow(store, flow_holes)
+        with self.stage("propagation"):
+            self._propagate_pixels(store, holes)
+        windows = plan_windows(num_frames, schedule.neighbor_length, schedule.ref_stride, schedule.subvideo_length)
+        with self.stage("generation", len(windows)):
+            return resize_back(self._generate(store, windows, frames, holes), original_size)
 
     @contextmanager
     def stage(self, name: str, total: int = 1, done: int = 0) -> Iterator[None]:
-        """A stage, or a part of one, inside the block: observed, in its contexts.
+        """Enter a stage, or a part of one: the observer's context, then the pipeline's own.
 
         Args:
-            total: steps of the whole stage.
-            done: how many of them have been done before. Where `total` is 1, the block is that one.
+            name: one of `STAGES`.
+            total: steps of the whole stage. With 1 the end of the block completes the step.
+            done: steps completed before this block.
         """
         with ExitStack() as stack:
             stack.enter_context(self.observer.stage(name))
@@ -143,6 +181,72 @@ class Pipeline:
             yield
             if total == 1:
                 self.observer.progress(name, 1, 1)
+
+    # One method for each stage: its local tensors are freed when it returns.
+
+    def _prepare(self, clip: Clip, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return frames uint8 [T, h, w, 3], holes and flow holes uint8 [T, h, w], at the process size (section 4.1)."""
+        frames = prepare_frames(clip.frames, size)
+        if clip.flow_masks is None:
+            holes = flow_holes = prepare_masks(clip.masks, size, self.schedule.mask_dilation)
+        else:
+            holes = prepare_masks(clip.masks, size, dilation=0)
+            flow_holes = prepare_masks(clip.flow_masks, size, dilation=0)
+        return frames, holes, flow_holes
+
+    def _estimate_flow(self, store: DeviceStorage, frames: np.ndarray) -> None:
+        """Estimate flow in both directions, in float32 (docs/model.md, sections 1 and 4.2)."""
+        store.put("frames", as_video(frames, store.device))
+        flow_f, flow_b = self.flow_estimator(store.get("frames"), partial(self.observer.progress, "flow"))
+        self.observer.tensors("flow", flow_f=flow_f, flow_b=flow_b)
+        store.put("flow_f", flow_f.to(self.dtype))
+        store.put("flow_b", flow_b.to(self.dtype))
+
+    def _complete_flow(self, store: DeviceStorage, flow_holes: np.ndarray) -> None:
+        """Fill the flow inside the hole (docs/model.md, sections 2 and 4.3)."""
+        store.put("flow_masks", as_masks(flow_holes, store.device, self.dtype))
+        flows, masks = (store.get("flow_f"), store.get("flow_b")), store.get("flow_masks")
+        flow_f, flow_b = complete_flow(self.networks.flow_completion, flows, masks, self.schedule.subvideo_length)
+        del flows, masks
+        store.drop("flow_f", "flow_b", "flow_masks")
+        self.observer.tensors("completion", flow_f=flow_f, flow_b=flow_b)
+        store.put("completed_f", flow_f)
+        store.put("completed_b", flow_b)
+
+    def _propagate_pixels(self, store: DeviceStorage, holes: np.ndarray) -> None:
+        """Copy pixels along the completed flow into the hole (docs/model.md, sections 3a and 4.4)."""
+        store.put("masks", as_masks(holes, store.device, self.dtype))
+        frames, masks = store.get("frames").to(self.dtype), store.get("masks")
+        flows = store.get("completed_f"), store.get("completed_b")
+        masked = frames * (1 - masks)
+        del frames
+        store.drop("frames")
+        filled, remaining = propagate_pixels(masked, flows, masks, self.schedule.subvideo_length)
+        filled = masked + filled * masks
+        self.observer.tensors("propagation", frames=filled, remaining_masks=remaining)
+        store.put("filled", filled)
+        store.put("remaining_masks", remaining)
+
+    def _generate(
+        self, store: DeviceStorage, windows: Sequence[Window], frames: np.ndarray, holes: np.ndarray
+    ) -> np.ndarray:
+        """Predict and composite window after window (sections 3, 4.5 and 4.6). Return uint8 [T, h, w, 3]."""
+        compositor, scene = self.compositor(frames, holes), Scene(store, windows)
+        predict = self.observed_predictor(scene, self.feature_provider(self.networks.generator, scene))
+        for done in self.window_loop(windows, predict, compositor):
+            self.observer.progress("generation", done, len(windows))
+        return compositor.result()
+
+    def observed_predictor(self, scene: Scene, features: Callable[[Window], Tensor]) -> Callable[[Window], Tensor]:
+        """Return the predictor over a scene: window -> [L, 3, h, w] in [-1, 1]. The observer gets each prediction."""
+        predict = self.predictor(self.networks.generator, scene, features, self.window_attention)
+
+        def observed(window: Window) -> Tensor:
+            prediction = predict(window)
+            self.observer.tensors("generation", prediction=prediction)
+            return prediction
+
+        return observed
 
 
 def inpaint(
@@ -164,7 +268,11 @@ def inpaint(
         networks: from `build_networks`, with weights loaded.
         frames: uint8 [T, H, W, 3], RGB; T of at least 2, H and W of at least 128.
         masks: [T, H, W], or [H, W] for all frames; nonzero is the hole.
-        raft_iterations, neighbor_length, ref_stride, subvideo_length, mask_dilation: see `Schedule`.
+        raft_iterations: see `Schedule`.
+        neighbor_length: see `Schedule`.
+        ref_stride: see `Schedule`.
+        subvideo_length: see `Schedule`.
+        mask_dilation: see `Schedule`.
         flow_masks: see `Pipeline.__call__`; for outpainting.
         progress: called as progress(stage, done, total), with done = 0 when a stage begins.
 
@@ -182,5 +290,10 @@ def inpaint(
 
 
 class _Progress(Observer):
-    def __init__(self, progress: Callable[[str, int, int], None]) -> None:
-        self.progress = progress
+    """Pass progress on to a callable (stage, done, total)."""
+
+    def __init__(self, callback: Callable[[str, int, int], None]) -> None:
+        self._callback = callback
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        self._callback(stage, done, total)

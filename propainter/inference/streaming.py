@@ -1,7 +1,7 @@
 """The published inference over a sliding span of a video: the same computations in another order.
 
-Each is done as soon as a window needs what it gives, and every intermediate is let go when its last reader is done, so
-that memory is bounded by the schedule's sub-videos and windows, however long the video is.
+Each computation runs when a window first needs its result. Each result is freed after its last reader. So the
+schedule's sub-videos and windows bound the memory, not the length of the video.
 """
 
 from collections import deque
@@ -14,15 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from propainter.allocator import malloc_trim, mmap_threshold
 from propainter.errors import InputError
-from propainter.inference.compositing import Compositor, prepare_frames, prepare_masks, process_size, resize_back
-from propainter.inference.frame_buffer import Span, SpanScene, WindowGroups, shifted
-from propainter.inference.interfaces import Clip
+from propainter.inference.compositing import (
+    as_masks,
+    as_video,
+    prepare_frames,
+    prepare_masks,
+    process_size,
+    resize_back,
+)
+from propainter.inference.frame_buffer import BufferedScene, FrameBuffer, WindowGroups, shifted
+from propainter.inference.interfaces import Clip, PredictionSink
 from propainter.inference.propagation import propagate_subvideo
-from propainter.inference.stages import as_masks, as_video, predictor
-from propainter.memory_tracker import malloc_trim, mmap_threshold
 from propainter.models.flow_completion import complete_flow
 from propainter.models.generator import shrink_flow
+from propainter.models.raft import Flows
 from propainter.schedule import (
     FLOW_PADDING,
     MAX_PIXEL_SUBVIDEO,
@@ -37,24 +44,25 @@ if TYPE_CHECKING:
     from propainter.inference.pipeline import Pipeline
 
 WINDOWS_TOGETHER = 4
-"""Windows that are predicted before the frames they finish are given out: those frames wait in memory."""
+"""Largest number of windows predicted before their finished frames are yielded; these frames wait in memory."""
 
 Part = tuple[np.ndarray, np.ndarray, np.ndarray | None]
-"""A frame uint8 [H, W, 3], its mask and its flow mask [H, W], nonzero in the hole; None where that is the mask."""
+"""A frame uint8 [H, W, 3], its mask and its flow mask, both [H, W] and nonzero in the hole. Instead of a flow mask,
+None stands for the mask dilated by the schedule."""
 
 
 class Streaming:
-    """Takes a video through the stages span by span; fills the seam `StageRunner`, and takes frames one by one.
+    """Take a video through the stages span by span: a `StageRunner`, which also takes frames one by one.
 
-    A sub-video's windows get a scene of their own, numbered from its first frame; the feature provider gets one scene
-    of the whole video, which answers for a window's frames when that window is predicted. The pipeline's `storage` is
-    not used.
+    Each group of windows gets its own scene, numbered from the group's first frame. The feature provider gets one scene
+    of the whole video, which holds a window's frames while that window is predicted. The pipeline's `storage` is not
+    used.
 
     Args:
-        said: `held_frames` (the most between the first and the last frame of which anything is held) and `held_bytes`
-            (the most of frames, masks and flows, on host and device together) are kept here, each the largest so far;
-            and `mapped_from_bytes`: on a CPU with glibc, tensors from this size on have a mapping of their own while
-            it runs (see `mmap_threshold`), else None.
+        stats: report of all runs, updated in place. `held_frames` is the largest distance between the first and the
+            last held frame, both included. `held_bytes` is the largest size of held frames, masks and flows, on host
+            and device together. `mapped_from_bytes` is the smallest tensor with a mapping of its own, in bytes (see
+            `mmap_threshold`); None on other devices than a CPU, and without glibc.
     """
 
     def __init__(self, stats: dict[str, Any]) -> None:
@@ -62,25 +70,26 @@ class Streaming:
         stats.update(held_frames=0, held_bytes=0, mapped_from_bytes=None)
 
     def __call__(self, pipeline: "Pipeline", clip: Clip) -> np.ndarray:
-        """A clip that is in memory anyway: uint8 [T, H, W, 3]."""
+        """Inpaint a clip that is in memory. Return uint8 [T, H, W, 3]."""
         flow_masks = repeat(None) if clip.flow_masks is None else clip.flow_masks
         parts = zip(clip.frames, clip.masks, flow_masks)  # noqa: B905
         result = np.empty(clip.frames.shape, np.uint8)
         images = self.frames(pipeline, len(clip.frames), clip.frames.shape[1:3], parts)
-        for place, image in zip(result, images, strict=True):
-            place[...] = image
+        for target, image in zip(result, images, strict=True):
+            target[...] = image
         return result
 
     @torch.inference_mode()
     def frames(
         self, pipeline: "Pipeline", num_frames: int, size: tuple[int, int], parts: Iterable[Part]
     ) -> Iterator[np.ndarray]:
-        """The finished frames in order, uint8 [H, W, 3], each as soon as no window to come fills it.
+        """Yield the finished frames in order, uint8 [H, W, 3], each as soon as no later window fills it.
 
         Args:
-            num_frames: at least 2.
+            pipeline: the pipeline to follow.
+            num_frames: length of the video, at least 2.
             size: H and W, of at least 128.
-            parts: `num_frames` of them, asked for as they are needed; masks as `Pipeline.__call__` takes them.
+            parts: `num_frames` parts, read one by one as the stages need them.
 
         Raises:
             InputError: there are fewer parts, or a frame has another size.
@@ -91,10 +100,10 @@ class Streaming:
 
 
 class _Run:
-    """One run: how far each stage is, and what is held.
+    """One run: the progress of each stage, and the frame buffer.
 
-    What a step needs is made by the step before it, as far as needed: windows ask for filled frames, propagation for
-    completed flow, completion for flow, flow for frames.
+    Each stage first runs the stage before it as far as necessary: windows need filled frames, propagation needs
+    completed flow, completion needs flow, flow needs frames.
     """
 
     def __init__(
@@ -108,10 +117,10 @@ class _Run:
         schedule = pipeline.schedule
         length = schedule.subvideo_length
         self.pipeline, self.count, self.parts, self.stats = pipeline, num_frames, parts, stats
-        self.size, self.small_size = tuple(size), process_size(*size)
+        self.size, self.small_size = (size[0], size[1]), process_size(*size)
         self.feature_size = self.small_size[0] // 4, self.small_size[1] // 4
         self.device = pipeline.networks.device
-        self.span = Span()
+        self.buffer = FrameBuffer()
         self.completions = deque(plan_subvideos(num_frames - 1, length, FLOW_PADDING))
         self.propagations = deque(plan_subvideos(num_frames, min(MAX_PIXEL_SUBVIDEO, length), PIXEL_PADDING))
         self.subvideos = {"completion": len(self.completions), "propagation": len(self.propagations)}
@@ -120,7 +129,7 @@ class _Run:
             self.windows, [part.start + part.keep.stop for part in self.propagations], WINDOWS_TOGETHER
         )
         self.features: Callable[[Window], Tensor] | None = None
-        # Of each: how many entries have been made. Flow t joins frames t and t + 1.
+        # Number of entries that each stage has made. Flow t joins frames t and t + 1.
         self.read = self.estimated = self.completed = self.filled = self.predicted = 0
         self.group = 0
         self.unfinished = np.empty((0, *self.small_size, 3), np.uint8)
@@ -131,36 +140,36 @@ class _Run:
             yield from self._generate(windows)
 
     def _generate(self, windows: Sequence[Window]) -> np.ndarray:
-        """Predict a group of windows; the frames that none to come fills, at the video's size."""
+        """Predict a group of windows. Return the frames that no later window fills, at the video's size."""
         first = min(number for window in windows for number in window.frames)
         begin, end = windows[0].local[0], windows[-1].local[-1] + 1
         finished = self.groups.first_local(self.group + 1) - begin
         pipeline, generator = self.pipeline, self.pipeline.networks.generator
         with self._stage("generation", len(self.windows), self.predicted):
             if self.features is None:
-                self.features = pipeline.feature_provider(
-                    generator, SpanScene(self.span, self.device, pipeline.dtype, self.windows)
-                )
-            scene = SpanScene(self.span, self.device, pipeline.dtype, windows, first)
+                whole = BufferedScene(self.buffer, self.device, pipeline.dtype, self.windows)
+                self.features = pipeline.feature_provider(generator, whole)
+            scene = BufferedScene(self.buffer, self.device, pipeline.dtype, windows, first)
+            whole_features = self.features
 
             def features(window: Window) -> Tensor:
                 if self.device.type == "cpu":
-                    malloc_trim()  # what the window before has left would add to this one's peak
-                return self.features(shifted(window, first))
+                    malloc_trim()  # else the previous window's freed memory counts toward this one's peak
+                return whole_features(shifted(window, first))
 
-            predict = predictor(pipeline, scene, features)
-            originals, holes = (self.span.images(name, range(begin, end)) for name in ("images", "holes"))
+            predict = pipeline.observed_predictor(scene, features)
+            originals, holes = (self.buffer.images(name, range(begin, end)) for name in ("images", "holes"))
             compositor = pipeline.compositor(originals, holes)
             if len(self.unfinished):
                 compositor.add(range(len(self.unfinished)), as_prediction(self.unfinished, self.device))
-            for done in pipeline.window_loop(scene.windows, predict, _CompositorFrom(compositor, begin - first)):
+            for done in pipeline.window_loop(scene.windows, predict, _OffsetSink(compositor, begin - first)):
                 pipeline.observer.progress("generation", self.predicted + done, len(self.windows))
             images = compositor.result()
             self.unfinished = images[finished:].copy()
             images = resize_back(images[:finished], self.size)
         self.predicted += len(windows)
         self.group += 1
-        self._let_go()
+        self._drop_unread()
         return images
 
     def _propagate_until(self, stop: int) -> None:
@@ -168,18 +177,18 @@ class _Run:
             start, end, keep = self.propagations[0]
             self._complete_until(end - 1)
             with self._subvideo("propagation", self.propagations):
-                images = self.span.images("images", range(start, end))
+                images = self.buffer.images("images", range(start, end))
                 masks = self._masks("holes", range(start, end))
                 masked = as_video(images, self.device).to(self.pipeline.dtype).mul_(1 - masks)
-                flows = tuple(self.span.get(name, range(start, end - 1)) for name in ("completed_f", "completed_b"))
-                self._let_go()
+                flows = self._flows("completed", range(start, end - 1))
+                self._drop_unread()
                 filled, remaining = propagate_subvideo(masked, flows, masks)
                 filled, remaining = filled.mul_(masks).add_(masked)[:, keep], remaining[:, keep]
                 self.pipeline.observer.tensors("propagation", frames=filled, remaining_masks=remaining)
-                self.span.put_in_holes("filled", self.filled, filled)
-                self.span.put_in_holes("remaining", self.filled, remaining.to(torch.uint8))
+                self.buffer.put_in_holes("filled", self.filled, filled)
+                self.buffer.put_in_holes("remaining", self.filled, remaining.to(torch.uint8))
                 for name, flow in zip(("shrunk_f", "shrunk_b"), flows, strict=True):
-                    self.span.put(name, self.filled, shrink_flow(flow[:, keep], self.feature_size))
+                    self.buffer.put(name, self.filled, shrink_flow(flow[:, keep], self.feature_size))
                 self.filled += filled.shape[1]
 
     def _complete_until(self, stop: int) -> None:
@@ -187,20 +196,20 @@ class _Run:
             start, end, keep = self.completions[0]
             self._estimate_until(end)
             with self._subvideo("completion", self.completions):
-                flows = tuple(self.span.get(name, range(start, end)) for name in ("flow_f", "flow_b"))
+                flows = self._flows("flow", range(start, end))
                 masks = self._masks("flow_holes", range(start, end + 1))
-                self._let_go()
+                self._drop_unread()
                 flows = complete_flow(self._completion, flows, masks, end - start)
                 flow_f, flow_b = (flow[:, keep] for flow in flows)
                 del flows, masks
                 self.pipeline.observer.tensors("completion", flow_f=flow_f, flow_b=flow_b)
-                self.span.put("completed_f", self.completed, flow_f)
-                self.span.put("completed_b", self.completed, flow_b)
+                self.buffer.put("completed_f", self.completed, flow_f)
+                self.buffer.put("completed_b", self.completed, flow_b)
                 self.completed += flow_f.shape[1]
 
     def _completion(self, masked_flow: Tensor, masks: Tensor) -> Tensor:
         if self.device.type == "cpu":
-            malloc_trim()  # what the other direction has left would add to this one's peak
+            malloc_trim()  # else the other direction's freed memory counts toward this one's peak
         return self.pipeline.networks.flow_completion(masked_flow, masks)
 
     def _estimate_until(self, stop: int) -> None:
@@ -210,15 +219,15 @@ class _Run:
             end = min(stop + 1, first + together)
             with self._stage("flow", self.count, first + 1 if first else 0):
                 self._read_until(end)
-                video = as_video(self.span.images("images", range(first, end)), self.device)
+                video = as_video(self.buffer.images("images", range(first, end)), self.device)
 
                 def report(done: int, total: int, first: int = first) -> None:
                     pipeline.observer.progress("flow", first + done, self.count)
 
                 flow_f, flow_b = pipeline.flow_estimator(video, report)
                 pipeline.observer.tensors("flow", flow_f=flow_f, flow_b=flow_b)
-                self.span.put("flow_f", first, flow_f.to(pipeline.dtype))
-                self.span.put("flow_b", first, flow_b.to(pipeline.dtype))
+                self.buffer.put("flow_f", first, flow_f.to(pipeline.dtype))
+                self.buffer.put("flow_b", first, flow_b.to(pipeline.dtype))
                 self.estimated += flow_f.shape[1]
                 del video, flow_f, flow_b  # before the next ones are made
 
@@ -236,23 +245,26 @@ class _Run:
             hole = flow_hole = prepare_masks(mask[None] != 0, self.small_size, dilation if flow_mask is None else 0)
             if flow_mask is not None:
                 flow_hole = prepare_masks(flow_mask[None] != 0, self.small_size, dilation=0)
-            self.span.put_one("images", self.read, prepare_frames(frame[None], self.small_size)[0])
-            self.span.put_one("holes", self.read, hole[0])
-            self.span.put_one("flow_holes", self.read, flow_hole[0])
+            self.buffer.put_image("images", self.read, prepare_frames(frame[None], self.small_size)[0])
+            self.buffer.put_image("holes", self.read, hole[0])
+            self.buffer.put_image("flow_holes", self.read, flow_hole[0])
             self.read += 1
 
+    def _flows(self, name: str, numbers: Sequence[int]) -> Flows:
+        return self.buffer.get(f"{name}_f", numbers), self.buffer.get(f"{name}_b", numbers)
+
     def _masks(self, name: str, numbers: Sequence[int]) -> Tensor:
-        return as_masks(self.span.images(name, numbers), self.device, self.pipeline.dtype)
+        return as_masks(self.buffer.images(name, numbers), self.device, self.pipeline.dtype)
 
     def _stage(self, name: str, total: int, done: int) -> AbstractContextManager[None]:
-        """The pipeline's stage, begun with what the C library kept of the one before given back: else peaks add up."""
+        """Trim the heap, then enter the pipeline's stage; else the previous stage's freed memory adds to this peak."""
         if self.device.type == "cpu":
             malloc_trim()
         return self.pipeline.stage(name, total, done)
 
     @contextmanager
     def _subvideo(self, stage: str, left: deque) -> Iterator[None]:
-        """The stage's next sub-video inside the block, taken from those that are left."""
+        """Enter the stage for its next sub-video, the first of those left, and remove that one."""
         total = self.subvideos[stage]
         with self._stage(stage, total, total - len(left)):
             left.popleft()
@@ -260,29 +272,29 @@ class _Run:
             if total > 1:
                 self.pipeline.observer.progress(stage, total - len(left), total)
 
-    def _let_go(self) -> None:
-        """Note what is held, and drop what no step to come reads."""
-        frames, size = self.span.size()
+    def _drop_unread(self) -> None:
+        """Record the held frames and bytes, and drop entries that no later step reads."""
+        frames, size = self.buffer.size()
         self.stats["held_frames"] = max(self.stats["held_frames"], frames)
         self.stats["held_bytes"] = max(self.stats["held_bytes"], size)
         to_complete = self.completions[0].start if self.completions else self.count
         to_propagate = self.propagations[0].start if self.propagations else self.count
-        to_fill, to_look_at = self.groups.first_local(self.group), self.groups.first_frame(self.group)
+        to_fill, to_read = self.groups.first_local(self.group), self.groups.first_frame(self.group)
         for names, needed in (
             (("flow_f", "flow_b", "flow_holes"), to_complete),
             (("completed_f", "completed_b"), to_propagate),
             (("shrunk_f", "shrunk_b"), to_fill),
-            (("images", "holes"), min(to_propagate, to_look_at)),
-            (("filled", "remaining"), to_look_at),
+            (("images", "holes"), min(to_propagate, to_read)),
+            (("filled", "remaining"), to_read),
         ):
             for name in names:
-                self.span.drop_before(name, needed)
+                self.buffer.drop_before(name, needed)
 
 
-class _CompositorFrom:
-    """A compositor whose frame 0 has the number `first`."""
+class _OffsetSink:
+    """Pass predictions on to a compositor whose frame 0 has the number `first`."""
 
-    def __init__(self, inner: Compositor, first: int) -> None:
+    def __init__(self, inner: PredictionSink, first: int) -> None:
         self._inner, self._first = inner, first
 
     def add(self, numbers: Sequence[int], prediction: Tensor) -> None:
@@ -290,8 +302,8 @@ class _CompositorFrom:
 
 
 def as_prediction(images: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 [L, h, w, 3] -> [L, 3, h, w], which a compositor turns into the same numbers.
+    """Convert uint8 [L, h, w, 3] to float32 [L, 3, h, w] that a compositor converts back to the same numbers.
 
-    It truncates; each value is the middle of those that become its number.
+    A compositor truncates. So each value is the middle of the interval that truncates to its number.
     """
     return ((torch.from_numpy(images).to(device).float() + 0.5) / 255 * 2 - 1).permute(0, 3, 1, 2)

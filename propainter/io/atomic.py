@@ -56,11 +56,12 @@ class DiskLRUCache:
     def read(self, key: str, load: Callable[[Path], Value], damage: tuple[type[Exception], ...] = ()) -> Value | None:
         """What `load` makes of the entry's file; None, with a warning, where it raises OSError or one of `damage`."""
         path = self.path(key)
+        damages: tuple[type[Exception], ...] = (OSError, *damage)
         try:
             value = load(path)
         except FileNotFoundError:
             return None
-        except (OSError, *damage) as error:
+        except damages as error:
             log.warning("%s is damaged (%s) and is made again", path, error)
             return None
         with suppress(OSError):  # a folder that can only be read

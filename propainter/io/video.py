@@ -79,7 +79,7 @@ def read_mask(path: Path) -> np.ndarray:
     if values.ndim == 2:
         return (values != 0).astype(np.uint8)
     has_alpha = image.mode.endswith("A")
-    hole = (values[..., :-1] if has_alpha else values).any(axis=2)
+    hole = np.asarray((values[..., :-1] if has_alpha else values).any(axis=2))
     if has_alpha:
         hole &= values[..., -1] > 0
     return hole.astype(np.uint8)

@@ -34,7 +34,8 @@ class WindowPlan:
     @property
     def padding(self) -> tuple[int, int]:
         """Rows and columns to add at the bottom and right so that windows tile the grid."""
-        return tuple(-size % side for size, side in zip(self.token_mask.shape[-2:], self.window, strict=True))
+        height, width = self.token_mask.shape[-2:]
+        return -height % self.window[0], -width % self.window[1]
 
     def masked_windows(self) -> Tensor:
         """[B, windows], True where any local frame's hole touches the window; row by row."""
@@ -53,6 +54,8 @@ class SparseWindowAttention(nn.Module):
         pool: side of the square of tokens that becomes one pooled token.
     """
 
+    valid_ind_rolled: Tensor
+
     def __init__(self, channels: int = 512, heads: int = 4, window: tuple[int, int] = (5, 9), pool: int = 4) -> None:
         super().__init__()
         self.heads = heads
@@ -63,6 +66,7 @@ class SparseWindowAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
         self.pool_layer = nn.Conv2d(channels, channels, pool, stride=pool, groups=channels)
         nn.init.constant_(self.pool_layer.weight, 1 / pool**2)
+        assert self.pool_layer.bias is not None
         nn.init.zeros_(self.pool_layer.bias)
         self.register_buffer("valid_ind_rolled", rolled_outside(window))
 

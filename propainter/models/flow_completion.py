@@ -1,6 +1,7 @@
 """Recurrent flow completion: fill the flow inside the hole (docs/model.md, section 2)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -13,7 +14,7 @@ from propainter.schedule import FLOW_PADDING, plan_subvideos
 
 DIRECTIONS = ("backward_", "forward_")
 
-FrameBatcherInterface = Callable[[Callable[..., Tensor], tuple[Tensor, ...], int, int], Tensor]
+FramewiseCall = Callable[[Callable[..., Tensor], tuple[Tensor, ...], int, int], Tensor]
 """Seam: (layers, inputs, dimension of frames in the inputs, and in the result) -> the layers' result."""
 
 
@@ -116,7 +117,7 @@ class FlowCompletion(nn.Module):
         self.decoder1 = nn.Sequential(conv3x3(c2, c2), leaky(), UpConv(c2, c1), leaky())
         self.upsample = nn.Sequential(conv3x3(c1, c1), leaky(), UpConv(c1, 2))
         self.edgeDetector = EdgeDetector()
-        self.frame_batcher: FrameBatcherInterface = unbatched
+        self.frame_batcher: FramewiseCall = unbatched
 
     def forward(self, masked_flow: Tensor, masks: Tensor) -> Tensor:
         """Flow predicted at every pixel.
@@ -130,9 +131,9 @@ class FlowCompletion(nn.Module):
         """
         batch = masked_flow.shape[0]
         # What has gone through a layer is not held: all frames at half the size take more than the rest of the run.
-        first, *layers = self.encoder1
+        first: Any = self.encoder1[0]  # a P3D, whose first convolution `stem` calls
         quarter = first.conv2(self.frame_batcher(self.stem, (masked_flow, masks), 1, 2))
-        for layer in layers:
+        for layer in self.encoder1[1:]:
             quarter = layer(quarter)
         eighth = self.mid_dilation(self.encoder2(quarter))
         eighth = self.feat_prop_module(rearrange(eighth, "b c t h w -> b t c h w"))
@@ -144,7 +145,8 @@ class FlowCompletion(nn.Module):
         """What the layers before the first convolution over time give: arguments as in `forward` -> [B, channels, T,
         H/2, W/2]."""
         volume = torch.cat([masked_flow, masks], dim=2)
-        return self.encoder1[0].conv1(self.downsample(rearrange(volume, "b t c h w -> b c t h w")))
+        first: Any = self.encoder1[0]
+        return first.conv1(self.downsample(rearrange(volume, "b t c h w -> b c t h w")))
 
     def decode(self, eighth: Tensor, quarter: Tensor, masks: Tensor) -> Tensor:
         """Flow at full size; may be another callable (seam), which has to predict it inside the hole only.

@@ -32,6 +32,7 @@ class Encoder(nn.Module):
         for inputs, outputs, groups in grouped:
             layers += [conv3x3(2 * c + inputs, outputs, groups=groups), leaky()]
         self.layers = nn.ModuleList(layers)
+        self.groups = [1, *(groups for _, _, groups in grouped)]
 
     def forward(self, x: Tensor) -> Tensor:
         # x: [N, 5, H, W] -> [N, channels, H/4, W/4]
@@ -39,8 +40,8 @@ class Encoder(nn.Module):
         for layer in self.layers[:8]:
             skip = layer(skip)
         x = skip
-        for conv, activation in zip(self.layers[8::2], self.layers[9::2], strict=True):
-            x = activation(conv(x if x is skip else interleave(skip, x, conv.groups)))
+        for conv, activation, groups in zip(self.layers[8::2], self.layers[9::2], self.groups, strict=True):
+            x = activation(conv(x if x is skip else interleave(skip, x, groups)))
         return x
 
 
@@ -209,8 +210,9 @@ class Generator(nn.Module):
         Returns:
             Features in the same shape, and where the hole lies on the grid of their tokens.
         """
-        size = tuple(features.shape[-2:])
-        small_flows = tuple(shrink_flow(flow, size) for flow in flows)
+        height, width = features.shape[-2:]
+        size = height, width
+        small_flows = shrink_flow(flows[0], size), shrink_flow(flows[1], size)
         both = torch.cat([masks, remaining_masks], dim=2)
         small_masks = shrink_masks(both, size)
         local = self.feat_prop_module(features, small_flows, small_masks)

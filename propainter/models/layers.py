@@ -55,6 +55,7 @@ class DeformableAlignment(nn.Module):
         self.deform_conv = deform_conv2d
         self.weight = nn.Parameter(torch.empty(channels, inputs, 3, 3))
         self.bias = nn.Parameter(torch.zeros(channels))
+        last = conv3x3(channels, 27 * groups)
         self.conv_offset = nn.Sequential(
             conv3x3(condition, channels),
             leaky(0.1),
@@ -62,12 +63,12 @@ class DeformableAlignment(nn.Module):
             leaky(0.1),
             conv3x3(channels, channels),
             leaky(0.1),
-            conv3x3(channels, 27 * groups),
+            last,
         )
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
         # Training starts from an ordinary convolution: no offset, even modulation.
-        nn.init.zeros_(self.conv_offset[-1].weight)
-        nn.init.zeros_(self.conv_offset[-1].bias)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, condition: Tensor, flow: Tensor | None = None) -> Tensor:
         """Align x [N, inputs, H, W] by condition [N, condition, H, W], around flow [N, 2, H, W] where given."""

@@ -3,7 +3,7 @@
 import math
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -16,11 +16,16 @@ from torch import Tensor, nn
 from propainter.errors import InputError
 from propainter.models.flow_completion import FlowCompletion
 from propainter.models.generator import Generator
+from propainter.models.lazy_torchvision import raft as blocks
 from propainter.models.raft import build_raft, published_state_dict, without_prefix
 
 NETWORKS = ("raft", "flow_completion", "generator")
 
-_BUILDERS = {"raft": build_raft, "flow_completion": FlowCompletion, "generator": Generator}
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "raft": build_raft,
+    "flow_completion": FlowCompletion,
+    "generator": Generator,
+}
 _COMPUTED = "valid_ind_rolled"
 _COUNTER = "num_batches_tracked"
 
@@ -40,9 +45,9 @@ _GAINS = {
 class Networks:
     """RAFT, the flow completion network and the generator."""
 
-    raft: nn.Module
-    flow_completion: nn.Module
-    generator: nn.Module
+    raft: blocks.RAFT
+    flow_completion: FlowCompletion
+    generator: Generator
 
     def to(self, *args: Any, **kwargs: Any) -> "Networks":
         """Move all three as `nn.Module.to` does; returns self."""
@@ -65,10 +70,15 @@ def build_networks(
     """The networks with the published widths and depths, in eval mode, fp32, on the CPU, weights still random.
 
     Args:
-        raft, flow_completion, generator: constructor arguments that differ from the published ones.
+        raft: constructor arguments of the network that differ from the published ones.
+        flow_completion: the same.
+        generator: the same.
     """
-    options = {"raft": raft, "flow_completion": flow_completion, "generator": generator}
-    return Networks(**{name: _BUILDERS[name](**(options[name] or {})).eval() for name in NETWORKS})
+    return Networks(
+        raft=build_raft(**(raft or {})).eval(),
+        flow_completion=FlowCompletion(**(flow_completion or {})).eval(),
+        generator=Generator(**(generator or {})).eval(),
+    )
 
 
 def published_state(networks: Networks, network: str) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,19 @@ from propainter.schedule import clip_length, plan_clips
 Flows = tuple[Tensor, Tensor]
 """Forward and backward flow, each [B, T-1, 2, H, W] in pixels: entry t joins frames t and t + 1."""
 
+
+class Correlation(Protocol):
+    """The correlation of two images' features, as torchvision's `CorrBlock` offers it."""
+
+    def build_pyramid(self, features1: Tensor, features2: Tensor, /) -> None:
+        """Keep what `index_pyramid` needs of features [N, C, H/8, W/8] of both images."""
+
+    def index_pyramid(self, coords: Tensor, /) -> Tensor:
+        """Return the correlation around coordinates [N, 2, H/8, W/8] in image 2: [N, channels, H/8, W/8]."""
+
+
 # torchvision's names, and what the published checkpoint calls the same tensor.
-_RENAMES = [
+_RENAMES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"^feature_encoder\.", "fnet."),
     (r"^context_encoder\.", "cnet."),
     (r"^(.net)\.convnormrelu\.0\.", r"\1.conv1."),
@@ -94,7 +106,7 @@ def match_flow(
     image1: Tensor,
     image2: Tensor,
     iterations: int,
-    correlation: Callable[[], nn.Module] | None = None,
+    correlation: Callable[[], Correlation] | None = None,
 ) -> Tensor:
     """Flow from image1 to image2 as the published code computes it: upsampled at every iteration, last one kept.
 
@@ -132,7 +144,7 @@ def estimate_flow(
     raft: blocks.RAFT,
     frames: Tensor,
     iterations: int = 20,
-    correlation: Callable[[], nn.Module] | None = None,
+    correlation: Callable[[], Correlation] | None = None,
 ) -> Flows:
     """Flow between neighbouring frames in both directions, all pairs in one batch (docs/model.md, section 1).
 
@@ -185,7 +197,7 @@ class ClipFlow:
     """
 
     def __init__(
-        self, raft: blocks.RAFT, iterations: int = 20, correlation: Callable[[], nn.Module] | None = None
+        self, raft: blocks.RAFT, iterations: int = 20, correlation: Callable[[], Correlation] | None = None
     ) -> None:
         self.raft = raft
         self.iterations = iterations

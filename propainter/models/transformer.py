@@ -1,6 +1,7 @@
 """The generator's tokens and its eight transformer blocks (docs/model.md, sections 3d and 3e)."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -31,9 +32,10 @@ def fold(patches: Tensor, size: tuple[int, int]) -> Tensor:
     return F.fold(patches.transpose(1, 2), size, PATCH, stride=STRIDE, padding=PADDING)
 
 
-def grid_size(size: tuple[int, int]) -> tuple[int, int]:
+def grid_size(size: Sequence[int]) -> tuple[int, int]:
     """Rows and columns of the token grid over features of h x w."""
-    return tuple((side + 2 * PADDING - PATCH) // STRIDE + 1 for side in size)
+    rows, columns = ((side + 2 * PADDING - PATCH) // STRIDE + 1 for side in size)
+    return rows, columns
 
 
 class SoftSplit(nn.Module):
@@ -163,7 +165,8 @@ class TemporalSparseTransformer(nn.Module):
         Returns:
             [B, T, fh, fw, C]; of the local frames only, where `run` computes no others.
         """
-        return run(self.transformer, tokens, size, plan, window_attention)
+        blocks: Any = self.transformer  # a sequence of blocks, which torch's stub of ModuleList does not declare
+        return run(blocks, tokens, size, plan, window_attention)
 
 
 def token_mask(masks: Tensor) -> Tensor:

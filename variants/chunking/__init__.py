@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from propainter.allocator import release_memory
 from propainter.errors import InputError
 from propainter.inference.pipeline import Clip, ClipSplitter, Pipeline
-from propainter.memory_tracker import release_memory
 from propainter.validation import above_0, check_number, check_whole
 from variants.chunking.auto_size import StagePeaks, choose_size, cut, unobserved
 

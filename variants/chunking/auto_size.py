@@ -9,9 +9,10 @@ import numpy as np
 import psutil
 import torch
 
+from propainter.allocator import release_memory
 from propainter.errors import is_out_of_memory
 from propainter.inference.pipeline import Clip, Observer, Pipeline
-from propainter.memory_tracker import MemoryPeak, memory_peak, release_memory
+from propainter.memory_tracker import MemoryPeak, memory_peak
 
 log = logging.getLogger(__name__)
 

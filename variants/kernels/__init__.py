@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 from torchvision.models.optical_flow.raft import CorrBlock
 
+from propainter.allocator import no_heap_trim
 from propainter.inference.pipeline import Clip, Pipeline, StageRunner
-from propainter.memory_tracker import no_heap_trim
 from propainter.models.raft import ClipFlow
 from variants import UnsupportedError
 from variants.correlation import AllPairs
@@ -60,7 +60,7 @@ def cpu(pipeline: Pipeline) -> Pipeline:
         "no_heap_trim": False,
     }
     pipeline.effective["kernels"] = stats
-    pipeline.stage_runner = _keeping_memory(pipeline.stage_runner, stats)
+    pipeline.stage_runner = _keeping_memory(pipeline.stage_runner or Pipeline.run_stages, stats)
     return pipeline
 
 

@@ -113,7 +113,7 @@ class TestOnePipeline:
             pipeline.flow_estimator = lambda *args: tuple(flow * torch.inf for flow in estimate(*args))
         elif stage == "propagation":
             broken = lambda frames, *_: (frames + torch.nan, frames[:, :, :1])  # noqa: E731
-            monkeypatch.setattr("propainter.inference.stages.propagate_pixels", broken)
+            monkeypatch.setattr("propainter.inference.pipeline.propagate_pixels", broken)
         else:
             module = networks.flow_completion if stage == "completion" else networks.generator.decoder
             hook = module.register_forward_hook(poisoned)
