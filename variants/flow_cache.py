@@ -14,20 +14,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from propainter import schedule
+import propainter
+import variants
+from propainter.fingerprint import source_fingerprint
 from propainter.inference.pipeline import FlowEstimator, Pipeline
 from propainter.io.atomic import DiskLRUCache
-from propainter.models import raft
 from propainter.models.raft import Flows
 from propainter.validation import above_0, check_number
-from variants import UnsupportedError, correlation, raft_scale
+from variants import UnsupportedError
 from variants.precision import TF32_BACKENDS
-from variants.reuse import corr_lookup as reuse_lookup
-from variants.reuse import dedup_flow as reuse_flow
 
 log = logging.getLogger(__name__)
 
-_SOURCES = (raft, schedule, correlation, raft_scale, reuse_flow, reuse_lookup)
 _OF_THE_FLOW = ("correlation", "raft_scale")
 
 
@@ -79,6 +77,7 @@ class CachedFlow:
                 f"flow_cache=disk needs a flow estimator that says what shapes its flow; {type(inner).__name__} has no "
                 "`identity`"
             )
+        self._sources = source_fingerprint(propainter, variants)
         self._weights: str | None = None
         self._stats = {"hits": 0, "misses": 0, "cold_s": None, "hit_s": [], "avoided_s": [], "kept": 0}
         effective["flow_cache"] = self._stats
@@ -117,11 +116,7 @@ class CachedFlow:
         tf32 = [backend.fp32_precision for backend in TF32_BACKENDS]
         if self._weights is None:
             self._weights = _weights(self.network)
-        versions = (
-            torch.__version__,
-            torchvision.__version__,
-            *(Path(module.__file__).read_text() for module in _SOURCES),
-        )
+        versions = torch.__version__, torchvision.__version__, self._sources
         parts = [self.identity, self._weights, autocast, tf32, name, *versions]
         return hashlib.sha256(repr([*parts, digest(frames)]).encode()).hexdigest()[:32]
 

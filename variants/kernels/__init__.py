@@ -75,13 +75,11 @@ def _keeping_memory(stage_runner: StageRunner, stats: dict[str, Any]) -> StageRu
 def _loops_by_numba(estimator: ClipFlow | DedupFlowEstimator, published: CorrBlock) -> dict[str, Any]:
     """Put the loops into the estimator; says what does its windows and recurrent units from now on."""
     try:
-        from variants.kernels import numba_corr as numba_windows
-        from variants.kernels import numba_gru
-        from variants.kernels import numba_math as numba_numbers
+        from variants.kernels import numba_corr, numba_gru, numba_math
     except ImportError as error:
         raise UnsupportedError(f"kernels=cpu needs the package numba ({error}): pip install numba") from error
     try:
-        numba_windows.compile_now(published.radius)
+        numba_corr.compile_now(published.radius)
         numba_gru.compile_now()
     except RuntimeError as error:  # nowhere to keep what it compiles
         raise UnsupportedError(
@@ -90,14 +88,14 @@ def _loops_by_numba(estimator: ClipFlow | DedupFlowEstimator, published: CorrBlo
     stats = {"windows": "numba", "recurrent": "torch, inside the published network"}
     make = estimator.correlation or partial(AllPairs, num_levels=published.num_levels, radius=published.radius)
     if isinstance(make(), AllPairs):
-        estimator.correlation = partial(make, windows=numba_windows.windows)
+        estimator.correlation = partial(make, windows=numba_corr.windows)
     else:
         stats["windows"] = f"torch, since {type(make()).__name__} has no volume"
     if isinstance(estimator, DedupFlowEstimator):
         estimator.gating = _noting(numba_gru.GATING, stats)
         stats["recurrent"] = "numba, not called: RAFT's update block is wrapped, or no flow was estimated"
     if stats["windows"] == "numba" or isinstance(estimator, DedupFlowEstimator):
-        estimator.identity = estimator.identity and f"{estimator.identity}, {numba_numbers.identity()}"
+        estimator.identity = estimator.identity and f"{estimator.identity}, {numba_math.identity()}"
     return stats
 
 
