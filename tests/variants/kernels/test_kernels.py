@@ -20,9 +20,7 @@ from propainter.models.flow_completion import complete_flow
 from propainter.models.layers import UpConv, conv3x3, leaky
 from propainter.models.transformer import SoftSplit
 from variants import UnsupportedError, correlation, kernels, precision, raft_scale, reuse
-from variants.kernels import numba_corr
-from variants.kernels import numba_gru
-from variants.kernels import numba_math
+from variants.kernels import numba_corr, numba_gru, numba_math
 from variants.kernels.onednn_conv import convolve_linear_layers, split
 from variants.reuse import conv_gru
 from variants.reuse.batching import TEMPORARY_BYTES
