@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 
 from propainter import InputError
 from propainter.inference.pipeline import Pipeline
+from variants import claims_published
 from variants.components import check_components, modules_of
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ MODES = {"default": None, "reduce-overhead": "reduce-overhead", "max-autotune": 
 """Names of torch.compile's modes, and what it takes for them."""
 
 
+@claims_published
 def compiled(
     pipeline: Pipeline,
     mode: str,

@@ -15,6 +15,7 @@ from propainter.inference.pipeline import Clip, ClipSplitter, Pipeline
 from propainter.models.networks import NETWORKS, Networks
 from propainter.models.raft import Flows
 from propainter.validation import check_number
+from variants import claims_published
 from variants.chunking import check_sizes, in_chunks_of
 from variants.raft_scale import ScaledFlow, scale_by_pixels
 
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 _SCALES = {0.5: "1/2", 0.25: "1/4", 0.125: "1/8"}
 
 
+@claims_published
 def ladder(
     pipeline: Pipeline, min_scale: float = 0.125, min_chunk: int = 5, overlap: int = 2, cpu: bool = True
 ) -> Pipeline:

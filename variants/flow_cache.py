@@ -21,7 +21,7 @@ from propainter.inference.pipeline import FlowEstimator, Pipeline
 from propainter.io.atomic import DiskLRUCache
 from propainter.models.raft import Flows
 from propainter.validation import above_0, check_number
-from variants import UnsupportedError
+from variants import UnsupportedError, claims_published
 from variants.precision import TF32_BACKENDS
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _OF_THE_FLOW = ("correlation", "raft_scale")
 
 
+@claims_published
 def disk(pipeline: Pipeline, folder: str | Path, max_gb: float = 8) -> Pipeline:
     """Keep flows in a folder, by all that shapes them: frames, weights, estimator, precision, device and code.
 

@@ -9,13 +9,16 @@ from propainter.allocator import set_onednn_cache_capacity
 from propainter.inference.pipeline import Pipeline
 from propainter.inference.storage import DeviceStorage
 from propainter.inference.streaming import Streaming
+from variants import claims_published
 
 
+@claims_published
 def lean(pipeline: Pipeline) -> Pipeline:
     """Each intermediate is freed when its last user is done."""
     return _use(pipeline, EagerFree, "lean")
 
 
+@claims_published
 def offload(pipeline: Pipeline) -> Pipeline:
     """As `lean`, and between stages and windows frames, masks and flows are on the host.
 
@@ -24,6 +27,7 @@ def offload(pipeline: Pipeline) -> Pipeline:
     return _use(pipeline, CpuOffload, "offload")
 
 
+@claims_published
 def streaming(pipeline: Pipeline) -> Pipeline:
     """Over a sliding span of the video: each step as soon as what it reads is there, each intermediate let go when its
     last reader is done, so that memory does not grow with the video.

@@ -13,13 +13,14 @@ from torchvision.models.optical_flow.raft import CorrBlock
 from propainter.allocator import no_heap_trim
 from propainter.inference.pipeline import Clip, Pipeline, StageRunner
 from propainter.models.raft import ClipFlow
-from variants import UnsupportedError
+from variants import UnsupportedError, claims_published
 from variants.correlation import AllPairs
 from variants.kernels.onednn_conv import convolve_linear_layers, in_channels_last, split
 from variants.reuse.conv_gru import Gating
 from variants.reuse.dedup_flow import DedupFlowEstimator
 
 
+@claims_published
 def cpu(pipeline: Pipeline) -> Pipeline:
     """What a CPU does faster another way: RAFT's windows, linear layers, the cutting of tokens, memory.
 

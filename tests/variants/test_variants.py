@@ -1,0 +1,32 @@
+"""What variants declare."""
+
+from functools import partial
+
+from variants import Mark
+
+
+def plain(pipeline, scale=1):
+    return pipeline
+
+
+def test_a_mark_holds_for_what_was_marked_alone():
+    mark = Mark()
+
+    @mark
+    def marked(pipeline, scale=1):
+        return pipeline
+
+    assert mark.holds(marked)
+    assert mark.holds(partial(marked, scale=2))
+    assert not mark.holds(plain)
+    assert not mark.holds(partial(plain, scale=1))
+    assert not Mark().holds(marked)
+    assert marked("pipeline") == "pipeline"
+
+
+def test_a_mark_may_depend_on_options():
+    mark = Mark()
+    mark.when(lambda scale=1: scale == 1)(plain)
+    assert mark.holds(plain)
+    assert mark.holds(partial(plain, scale=1))
+    assert not mark.holds(partial(plain, scale=2))
