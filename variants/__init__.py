@@ -4,6 +4,7 @@ A variant takes the pipeline and its own options, changes what it has to through
 the pipeline. A variant that this device or dtype cannot run raises `UnsupportedError` with the reason.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -83,3 +84,13 @@ def apply(pipeline: "Pipeline", variants: Mapping[str, Callable[["Pipeline"], "P
     for group in GROUPS:
         pipeline = variants[group](pipeline)
     return pipeline
+
+
+_RENAMED = {"Unsupported": "UnsupportedError", "PUBLISHED": "GROUPS"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"variants.{name} is now variants.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+    return globals()[_RENAMED[name]]

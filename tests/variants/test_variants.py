@@ -1,7 +1,10 @@
-"""What variants declare."""
+"""What variants declare, and names that have changed."""
 
 from functools import partial
 
+import pytest
+
+import variants
 from variants import Mark
 
 
@@ -30,3 +33,14 @@ def test_a_mark_may_depend_on_options():
     assert mark.holds(plain)
     assert mark.holds(partial(plain, scale=1))
     assert not mark.holds(partial(plain, scale=2))
+
+
+@pytest.mark.parametrize(("old", "new"), [("Unsupported", "UnsupportedError"), ("PUBLISHED", "GROUPS")])
+def test_an_old_name_works_and_tells_the_new_one(old, new):
+    with pytest.warns(DeprecationWarning, match=rf"variants\.{old} is now variants\.{new}"):
+        assert getattr(variants, old) is getattr(variants, new)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'Unknown'"):
+        variants.Unknown  # noqa: B018
