@@ -22,6 +22,7 @@ from propainter.io.atomic import DiskLRUCache
 from propainter.models.raft import Flows
 from propainter.validation import above_0, check_number
 from variants import UnsupportedError, claims_published
+from variants.components import is_wrapped
 from variants.precision import TF32_BACKENDS
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ def disk(pipeline: Pipeline, folder: str | Path, max_gb: float = 8) -> Pipeline:
         Unsupported: the estimator does not say what shapes its flow.
     """
     check_number("flow_cache.max_gb", max_gb, above_0, "a number of GiB above 0")
+    pipeline.caches_flow = True
     entries = DiskLRUCache(folder, int(max_gb * 2**30), ".safetensors")
     pipeline.flow_estimator = CachedFlow(pipeline.flow_estimator, pipeline.networks.raft, entries, pipeline.effective)
     return pipeline
@@ -155,7 +157,7 @@ def digest(*tensors: Tensor) -> str:
 def _weights(network: nn.Module) -> str:
     """Over all tensors of a network whose modules compute what their classes say."""
     for name, module in network.named_modules():
-        if "forward" in vars(module) or getattr(module, "_compiled_call_impl", None) is not None:
+        if is_wrapped(module):
             raise UnsupportedError(
                 f"flow_cache=disk can't tell what flows RAFT gives, because its {name or 'forward'} is wrapped; leave "
                 "raft out of precision.dtypes and compile.components"

@@ -13,7 +13,7 @@ from torchvision.ops import deform_conv2d
 from propainter import InputError
 from propainter.inference.pipeline import Pipeline
 from variants import UnsupportedError, claims_published, needs_cuda
-from variants.components import check_components, modules_of
+from variants.components import check_components, modules_of, wrap
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -129,7 +129,7 @@ def per_component(pipeline: Pipeline, dtypes: Mapping[str, str | None]) -> Pipel
             continue
         dtype = autocast_dtype(device, dtypes[component])
         for module in modules_of(pipeline.networks, component):
-            module.forward = autocast_inside(module.forward, device.type, dtype)
+            wrap(module, autocast_inside(module.forward, device.type, dtype))
         deform_in_fp32(pipeline, [component])
     return pipeline
 

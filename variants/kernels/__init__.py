@@ -14,6 +14,7 @@ from propainter.allocator import no_heap_trim
 from propainter.inference.pipeline import Clip, Pipeline, StageRunner
 from propainter.models.raft import ClipFlow
 from variants import UnsupportedError, claims_published
+from variants.components import is_wrapped, wrap
 from variants.correlation import AllPairs
 from variants.kernels.onednn_conv import convolve_linear_layers, in_channels_last, split
 from variants.reuse.conv_gru import Gating
@@ -51,9 +52,9 @@ def cpu(pipeline: Pipeline) -> Pipeline:
     layers = sum(convolve_linear_layers(module) for module in (generator.transformers, generator.sc))
     for network in (pipeline.networks.flow_completion, generator):
         in_channels_last(network)
-    wrapped = "forward" in vars(generator.ss)
+    wrapped = is_wrapped(generator.ss)
     if not wrapped:
-        generator.ss.forward = partial(split, generator.ss)
+        wrap(generator.ss, partial(split, generator.ss))
     stats |= {
         "linear": f"{layers} layers by convolution, where they are called as layers",
         "channels_last": ["flow_completion", "generator"],
