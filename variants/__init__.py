@@ -1,11 +1,13 @@
 """What may be swapped in ProPainter: each variant is one function of a `propainter.Pipeline`, named by one YAML.
 
-A variant takes the pipeline (and its own options), changes what it has to through the pipeline's seams, and returns
-it. One that this device or dtype cannot run raises `UnsupportedError` with the reason.
+A variant takes the pipeline and its own options, changes what it has to through the pipeline's interfaces, and returns
+the pipeline. A variant that this device or dtype cannot run raises `UnsupportedError` with the reason.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from propainter.inference.pipeline import Pipeline
@@ -23,13 +25,55 @@ GROUPS = {
     "chunking": "none",
     "fallback": "none",
 }
-"""The config groups in the order in which they are applied, each with the option that is the published behaviour."""
+"""The config groups in the order in which they are applied, each with the option that is the published behaviour.
+
+A new group is one line here and one line each in the defaults of conf/config.yaml and conf/preset/published.yaml.
+"""
+
+Variant = TypeVar("Variant", bound=Callable[..., "Pipeline"])
 
 
 class UnsupportedError(RuntimeError):
-    """This variant can't run on this device, dtype or build; the message says why, in one sentence."""
+    """This variant can't run on this device, dtype or build; the message gives the reason in one sentence."""
 
 
+class Mark:
+    """A property that a variant declares by a decorator, `@MARK` or `@MARK.when(lambda scale: scale == 1)`."""
+
+    def __init__(self) -> None:
+        self._conditions: dict[Callable[..., Any], Callable[..., bool]] = {}
+
+    def __call__(self, variant: Variant) -> Variant:
+        """Mark a variant, whatever its options are."""
+        return self.when(lambda **options: True)(variant)
+
+    def when(self, condition: Callable[..., bool]) -> Callable[[Variant], Variant]:
+        """Mark a variant where `condition`, called with the variant's options by name, returns True."""
+
+        def mark(variant: Variant) -> Variant:
+            self._conditions[variant] = condition
+            return variant
+
+        return mark
+
+    def holds(self, variant: Callable[..., Any]) -> bool:
+        """Return whether a variant has this mark with the options that it was given.
+
+        Args:
+            variant: a function of the pipeline, or the `functools.partial` that Hydra makes of an option's YAML.
+        """
+        function, options = (variant.func, variant.keywords) if isinstance(variant, partial) else (variant, {})
+        return function in self._conditions and self._conditions[function](**options)
+
+
+claims_published = Mark()
+"""The variant claims the published output within rounding; the tests hold it to that beside every other option."""
+
+needs_cuda = Mark()
+"""The variant raises `UnsupportedError` on a CPU."""
+
+
+@claims_published
 def as_published(pipeline: "Pipeline") -> "Pipeline":
     """Leave the pipeline as it is: the published behaviour of a group that changes nothing."""
     return pipeline
@@ -40,3 +84,13 @@ def apply(pipeline: "Pipeline", variants: Mapping[str, Callable[["Pipeline"], "P
     for group in GROUPS:
         pipeline = variants[group](pipeline)
     return pipeline
+
+
+_RENAMED = {"Unsupported": "UnsupportedError", "PUBLISHED": "GROUPS"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"variants.{name} is now variants.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+    return globals()[_RENAMED[name]]

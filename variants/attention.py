@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from propainter.inference.pipeline import Pipeline
 from propainter.models.attention import Kernel, PublishedWindowAttention, manual_attention
-from variants import UnsupportedError
+from variants import UnsupportedError, claims_published, needs_cuda
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -26,16 +26,20 @@ def use_kernel(pipeline: Pipeline, kernel: Kernel) -> Pipeline:
     return pipeline
 
 
+@claims_published
 def manual(pipeline: Pipeline) -> Pipeline:
     """Matrix product, softmax, matrix product, as published."""
     return use_kernel(pipeline, manual_attention)
 
 
+@claims_published
 def manual_upcast(pipeline: Pipeline) -> Pipeline:
     """The same with q, k and v cast to float32 and back around each matrix product."""
     return use_kernel(pipeline, upcast_attention)
 
 
+@claims_published
+@needs_cuda.when(lambda backend=None: backend in ("efficient", "cudnn"))
 def sdpa(pipeline: Pipeline, backend: str | None = None) -> Pipeline:
     """`scaled_dot_product_attention`; torch chooses the backend, or `backend` (a key of `BACKENDS`) is forced."""
     return use_kernel(pipeline, partial(forced_attention, backend) if backend else F.scaled_dot_product_attention)

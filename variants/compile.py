@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_map
 
 from propainter import InputError
 from propainter.inference.pipeline import Pipeline
-from variants.components import check_components, modules_of
+from variants import claims_published
+from variants.components import check_components, modules_of, wrap
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ MODES = {"default": None, "reduce-overhead": "reduce-overhead", "max-autotune": 
 """Names of torch.compile's modes, and what it takes for them."""
 
 
+@claims_published
 def compiled(
     pipeline: Pipeline,
     mode: str,
@@ -53,6 +55,7 @@ def compiled(
     device = pipeline.networks.device
     stats = {"mode": mode, "cuda_graphs": cuda_graphs(mode, device), "components": {}}
     pipeline.effective["compile"] = stats
+    pipeline.compiled_components.update(chosen)
     keep_outputs = mode != "default" and device.type == "cuda"
     set_compilation_metrics_limit(10_000)
     for component in chosen:
@@ -62,7 +65,7 @@ def compiled(
         }
         for module in modules_of(pipeline.networks, component):
             fast = torch.compile(module.forward, mode=MODES[mode], dynamic=dynamic, fullgraph=fullgraph)
-            module.forward = _falling_back(module, fast, told, component, keep_outputs)
+            wrap(module, _falling_back(module, fast, told, component, keep_outputs))
     if keep_outputs:
         pipeline.contexts.append(_noting_graphs(stats, device))
     return pipeline
@@ -119,7 +122,7 @@ def _falling_back(
             reason = _first_line(str(error))
             log.warning("%s does not compile and runs eagerly: %s", component, reason)
             told["status"] = f"eager, since it does not compile: {type(error).__name__}: {reason}"
-            module.forward = eager
+            wrap(module, eager)
             return eager(*args, **kwargs)
         return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, output) if keep_outputs else output
 

@@ -1,6 +1,7 @@
-"""The parts of the networks that precision and compilation choose among."""
+"""The parts of the networks that precision and compilation choose among, and how a variant wraps a module."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from torch import nn
 
@@ -33,3 +34,16 @@ def check_components(names: Iterable[str], option: str) -> list[str]:
     if unknown:
         raise InputError(f"{option} names {unknown[0]!r}; give some of {', '.join(COMPONENTS)}")
     return names
+
+
+def wrap(module: nn.Module, forward: Callable[..., Any]) -> None:
+    """Let a module compute by another forward. Variants wrap modules by this function alone."""
+    module.forward = forward
+
+
+def is_wrapped(module: nn.Module) -> bool:
+    """Return whether the module computes something else than its class: compiled, under autocast, or by a kernel.
+
+    A variant that does a module's work by the module's layers has to ask this first.
+    """
+    return "forward" in vars(module) or getattr(module, "_compiled_call_impl", None) is not None

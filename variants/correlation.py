@@ -13,6 +13,7 @@ from torchvision.models.optical_flow.raft import CorrBlock
 from propainter.inference.pipeline import Pipeline
 from propainter.models.raft import ClipFlow
 from propainter.validation import above_0, check_number
+from variants import claims_published
 
 WHOLE_LEVEL_POSITIONS = 4096
 """Up to this many positions, a product with a whole level of the pyramid takes less time than fetching the windows'
@@ -23,6 +24,7 @@ Windows = Callable[[Sequence[Tensor], int, Tensor], Tensor]
 """(volumes of a pyramid, radius, coords [N, 2, h, w]) -> what torchvision's `CorrBlock.index_pyramid` gives."""
 
 
+@claims_published
 def all_pairs(pipeline: Pipeline) -> Pipeline:
     """The volume of every pixel with every other, as published: quadratic in pixels.
 
@@ -33,6 +35,7 @@ def all_pairs(pipeline: Pipeline) -> Pipeline:
     return _with_correlation(pipeline, "all_pairs", make)
 
 
+@claims_published
 def on_demand(pipeline: Pipeline, block_mb: float = 16) -> Pipeline:
     """The windows computed from the feature maps when they are looked up: memory linear in pixels.
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial, wraps
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from propainter.allocator import release_memory
 from propainter.errors import is_out_of_memory
-from propainter.inference.pipeline import Clip, ClipSplitter, Pipeline
+from propainter.inference.pipeline import Clip, Pipeline
 from propainter.models.networks import NETWORKS, Networks
 from propainter.models.raft import Flows
 from propainter.validation import check_number
+from variants import claims_published
 from variants.chunking import check_sizes, in_chunks_of
 from variants.raft_scale import ScaledFlow, scale_by_pixels
 
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 _SCALES = {0.5: "1/2", 0.25: "1/4", 0.125: "1/8"}
 
 
+@claims_published
 def ladder(
     pipeline: Pipeline, min_scale: float = 0.125, min_chunk: int = 5, overlap: int = 2, cpu: bool = True
 ) -> Pipeline:
@@ -62,18 +65,14 @@ class Ladder:
         self._stage = "flow"
         self._stats: list[dict[str, str]] = []
         pipeline.effective["fallbacks"] = self._stats
-        pipeline.flow_estimator, pipeline.clip_splitter = self.flow_estimator, self.clip_splitter
+        pipeline.flow_estimator = self.flow_estimator
+        pipeline.clip_splitter = wraps(self._over_time)(partial(self.clip_splitter))
         pipeline.contexts.insert(0, self._remember)  # first, to know the stage where another context fails
 
     @contextmanager
     def _remember(self, stage: str) -> Iterator[None]:
         self._stage = stage
         yield
-
-    @property
-    def inner(self) -> ClipSplitter:
-        """What was in the pipeline's `clip_splitter` before."""
-        return self._over_time
 
     # In both loops the error is let go (with its traceback, and so with every tensor of the attempt) before the next
     # attempt begins: `except ... as` forgets it at its end.

@@ -14,23 +14,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from propainter import schedule
+import propainter
+import variants
+from propainter.fingerprint import source_fingerprint
 from propainter.inference.pipeline import FlowEstimator, Pipeline
 from propainter.io.atomic import DiskLRUCache
-from propainter.models import raft
 from propainter.models.raft import Flows
 from propainter.validation import above_0, check_number
-from variants import UnsupportedError, correlation, raft_scale
+from variants import UnsupportedError, claims_published
+from variants.components import is_wrapped
 from variants.precision import TF32_BACKENDS
-from variants.reuse import corr_lookup as reuse_lookup
-from variants.reuse import dedup_flow as reuse_flow
 
 log = logging.getLogger(__name__)
 
-_SOURCES = (raft, schedule, correlation, raft_scale, reuse_flow, reuse_lookup)
 _OF_THE_FLOW = ("correlation", "raft_scale")
 
 
+@claims_published
 def disk(pipeline: Pipeline, folder: str | Path, max_gb: float = 8) -> Pipeline:
     """Keep flows in a folder, by all that shapes them: frames, weights, estimator, precision, device and code.
 
@@ -47,6 +47,7 @@ def disk(pipeline: Pipeline, folder: str | Path, max_gb: float = 8) -> Pipeline:
         Unsupported: the estimator does not say what shapes its flow.
     """
     check_number("flow_cache.max_gb", max_gb, above_0, "a number of GiB above 0")
+    pipeline.caches_flow = True
     entries = DiskLRUCache(folder, int(max_gb * 2**30), ".safetensors")
     pipeline.flow_estimator = CachedFlow(pipeline.flow_estimator, pipeline.networks.raft, entries, pipeline.effective)
     return pipeline
@@ -79,6 +80,7 @@ class CachedFlow:
                 f"flow_cache=disk needs a flow estimator that says what shapes its flow; {type(inner).__name__} has no "
                 "`identity`"
             )
+        self._sources = source_fingerprint(propainter, variants)
         self._weights: str | None = None
         self._stats = {"hits": 0, "misses": 0, "cold_s": None, "hit_s": [], "avoided_s": [], "kept": 0}
         effective["flow_cache"] = self._stats
@@ -117,11 +119,7 @@ class CachedFlow:
         tf32 = [backend.fp32_precision for backend in TF32_BACKENDS]
         if self._weights is None:
             self._weights = _weights(self.network)
-        versions = (
-            torch.__version__,
-            torchvision.__version__,
-            *(Path(module.__file__).read_text() for module in _SOURCES),
-        )
+        versions = torch.__version__, torchvision.__version__, self._sources
         parts = [self.identity, self._weights, autocast, tf32, name, *versions]
         return hashlib.sha256(repr([*parts, digest(frames)]).encode()).hexdigest()[:32]
 
@@ -159,7 +157,7 @@ def digest(*tensors: Tensor) -> str:
 def _weights(network: nn.Module) -> str:
     """Over all tensors of a network whose modules compute what their classes say."""
     for name, module in network.named_modules():
-        if "forward" in vars(module) or getattr(module, "_compiled_call_impl", None) is not None:
+        if is_wrapped(module):
             raise UnsupportedError(
                 f"flow_cache=disk can't tell what flows RAFT gives, because its {name or 'forward'} is wrapped; leave "
                 "raft out of precision.dtypes and compile.components"

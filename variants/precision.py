@@ -12,8 +12,8 @@ from torchvision.ops import deform_conv2d
 
 from propainter import InputError
 from propainter.inference.pipeline import Pipeline
-from variants import UnsupportedError
-from variants.components import check_components, modules_of
+from variants import UnsupportedError, claims_published, needs_cuda
+from variants.components import check_components, modules_of, wrap
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -28,12 +28,14 @@ CAST_BY_AUTOCAST = (nn.Conv2d, nn.Conv3d, nn.Linear)
 """Layers that autocast runs in half precision, on every device."""
 
 
+@claims_published
 def fp32(pipeline: Pipeline) -> Pipeline:
     """Everything in float32, with TF32 off (set explicitly around every stage, restored after it)."""
     pipeline.contexts.append(lambda stage: tf32_flags(False))
     return pipeline
 
 
+@needs_cuda
 def tf32(pipeline: Pipeline) -> Pipeline:
     """float32 tensors, with TF32 allowed in CUDA's matrix products and convolutions.
 
@@ -47,6 +49,7 @@ def tf32(pipeline: Pipeline) -> Pipeline:
     return pipeline
 
 
+@needs_cuda
 def half(pipeline: Pipeline) -> Pipeline:
     """The published way to fp16: RAFT in float32, the other networks and all data after it `.half()`.
 
@@ -126,7 +129,7 @@ def per_component(pipeline: Pipeline, dtypes: Mapping[str, str | None]) -> Pipel
             continue
         dtype = autocast_dtype(device, dtypes[component])
         for module in modules_of(pipeline.networks, component):
-            module.forward = autocast_inside(module.forward, device.type, dtype)
+            wrap(module, autocast_inside(module.forward, device.type, dtype))
         deform_in_fp32(pipeline, [component])
     return pipeline
 

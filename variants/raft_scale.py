@@ -10,6 +10,7 @@ from torch import Tensor
 from propainter.inference.pipeline import FlowEstimator, Pipeline
 from propainter.models.raft import Flows
 from propainter.validation import check_number
+from variants import claims_published
 
 SMALLEST_SIDE = 128
 """RAFT's least height and width in pixels; both are multiples of 8."""
@@ -18,6 +19,7 @@ AUTO = ((3840 * 2160, 1 / 8), (1920 * 1080, 1 / 4), (1024 * 1024, 1 / 2))
 """Frames of more pixels than the first get the second as their scale, the first row that fits."""
 
 
+@claims_published.when(lambda scale: scale == 1)
 def scaled(pipeline: Pipeline, scale: float) -> Pipeline:
     """Estimate flow at `scale` times the frames' size.
 

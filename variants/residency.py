@@ -1,21 +1,25 @@
 """`residency`: what of a run stays on the device, and for how long."""
 
 from collections.abc import Sequence
+from inspect import unwrap
 
 import torch
 from torch import Tensor
 
 from propainter.allocator import set_onednn_cache_capacity
-from propainter.inference.pipeline import Pipeline
+from propainter.inference.pipeline import Pipeline, no_split
 from propainter.inference.storage import DeviceStorage
 from propainter.inference.streaming import Streaming
+from variants import claims_published
 
 
+@claims_published
 def lean(pipeline: Pipeline) -> Pipeline:
     """Each intermediate is freed when its last user is done."""
     return _use(pipeline, EagerFree, "lean")
 
 
+@claims_published
 def offload(pipeline: Pipeline) -> Pipeline:
     """As `lean`, and between stages and windows frames, masks and flows are on the host.
 
@@ -24,6 +28,7 @@ def offload(pipeline: Pipeline) -> Pipeline:
     return _use(pipeline, CpuOffload, "offload")
 
 
+@claims_published
 def streaming(pipeline: Pipeline) -> Pipeline:
     """Over a sliding span of the video: each step as soon as what it reads is there, each intermediate let go when its
     last reader is done, so that memory does not grow with the video.
@@ -36,6 +41,23 @@ def streaming(pipeline: Pipeline) -> Pipeline:
     pipeline.effective["residency"] = stats
     pipeline.stage_runner = Streaming(stats)
     return pipeline
+
+
+def frame_by_frame(pipeline: Pipeline) -> tuple[Streaming | None, str | None]:
+    """Return what takes a video through this pipeline frame by frame, and why it can't where streaming was asked for.
+
+    Of `fallback=ladder` only the flow's steps remain in a run frame by frame: written frames can't be inpainted again.
+
+    Returns:
+        The pipeline's `Streaming` or None, and the reason or None.
+    """
+    if not isinstance(pipeline.stage_runner, Streaming):
+        return None, None
+    if unwrap(pipeline.clip_splitter) is not no_split:
+        return None, (
+            "chunking cuts a clip that is in memory; leave chunking=none, since streaming bounds memory by itself"
+        )
+    return pipeline.stage_runner, None
 
 
 def _use(pipeline: Pipeline, kind: type["EagerFree"], name: str) -> Pipeline:

@@ -51,7 +51,7 @@ class Looks:
 
     def _flops(self, folder: DiskLRUCache) -> dict[str, dict[str, int]] | None:
         key = self._key()
-        if "flow_cache" not in self.pipeline.effective:  # where it counts what hits leave to be done
+        if not self.pipeline.caches_flow:  # where it counts what hits leave to be done
             flops = folder.read(key, lambda path: json.loads(path.read_text()), damage=(ValueError,))
             if flops is not None:
                 return flops

@@ -155,7 +155,7 @@ def first_run(pipeline: Pipeline, clip: LoadedClip) -> Measurement:
     inputs = clip.frames, clip.masks, clip.flow_masks
     watch = FirstRun(pipeline.networks.device)
     try:
-        if "compile" in pipeline.effective:
+        if pipeline.compiled_components:
             effective = look_eagerly(pipeline, clip)
             with observed(pipeline, watch):
                 seconds, result = timed(pipeline, inputs)

@@ -26,7 +26,7 @@ from variants import GROUPS, apply
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, pairs: int, groups: list[str], settings: dict[str, Any]) -> str:
+def run(cfg: DictConfig, pairs: int, settings: dict[str, Any], groups: list[str] | None = None) -> str:
     """Run each option `pairs` times in turn with the published variant (A B B A ...); returns a status.
 
     Writes `matrix.json` and `matrix.md` into the run folder and prints the table. An option that can't run is a row
@@ -34,12 +34,12 @@ def run(cfg: DictConfig, pairs: int, groups: list[str], settings: dict[str, Any]
 
     Args:
         pairs: runs of each side that are timed, after one that is not.
-        groups: which of the config groups.
         settings: option -> settings that differ from its YAML here (`compile.default` -> {components: [decoder]}).
+        groups: some of `variants.GROUPS`; None for all.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        rows = _rows(cfg, pairs, groups, settings)
+        rows = _rows(cfg, pairs, groups or list(GROUPS), settings)
         environment = describe(choose_device(str(cfg.device)))
         with atomic_write(folder / "matrix.json") as partial:
             partial.write_text(json.dumps({"environment": environment, "rows": rows}, indent=2) + "\n")

@@ -37,7 +37,7 @@ def units_of(pipeline: Pipeline) -> dict[str, str]:
 def _modules(pipeline: Pipeline) -> dict[str, nn.Module]:
     generator = pipeline.networks.generator
     blocks = {f"block_{number}": block for number, block in enumerate(generator.transformers.transformer)}
-    if "transformer" in pipeline.effective.get("compile", {}).get("components", {}):
+    if "transformer" in pipeline.compiled_components:
         blocks = {"transformer": generator.transformers}
     return {
         "feature_propagation": generator.feat_prop_module,

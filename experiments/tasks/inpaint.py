@@ -34,7 +34,7 @@ from propainter import InputError, Networks, Pipeline, Schedule
 from propainter.errors import is_out_of_memory
 from propainter.weights import UnreachableError, empty_networks, fingerprint, load_pretrained, load_seeded
 from variants import GROUPS, UnsupportedError, apply
-from variants.streaming import frame_by_frame
+from variants.residency import frame_by_frame
 
 log = logging.getLogger(__name__)
 

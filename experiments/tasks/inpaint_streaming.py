@@ -79,7 +79,7 @@ def stream(
     fingerprint = Fingerprint((clip.num_frames, clip.height, clip.width, 3))
     start = time.perf_counter()
     try:
-        if "compile" in pipeline.effective:
+        if pipeline.compiled_components:
             effective = look_eagerly(pipeline, _beginning(clip, known))
             start = time.perf_counter()
             with observed(pipeline, watch):

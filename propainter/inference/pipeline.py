@@ -91,6 +91,8 @@ class Pipeline:
         dtype: of frames, masks and flows after the flow stage. The flow stage always computes in float32.
         contexts: constructors of contexts by stage name, entered around each stage (autocast, for example).
         observer: gets stages, progress and tensors of each run.
+        compiled_components: names of the networks' parts that are compiled. Hooks inside them are not called.
+        caches_flow: whether a run may read flow that an earlier run has estimated.
         effective: report of each variant about its own run, by group. The pipeline does not read it.
     """
 
@@ -108,6 +110,8 @@ class Pipeline:
     dtype: torch.dtype = torch.float32
     contexts: list[Callable[[str], AbstractContextManager[Any]]] = field(default_factory=list)
     observer: Observer = field(default_factory=Observer)
+    compiled_components: set[str] = field(default_factory=set)
+    caches_flow: bool = False
     effective: dict[str, Any] = field(default_factory=dict)
 
     over_time = renamed_attribute("over_time", "clip_splitter")

@@ -1,5 +1,7 @@
 """The project's config, composed as the command line composes it."""
 
+from pathlib import Path
+
 from hydra import compose, initialize_config_dir
 from support.command_line import ROOT
 
@@ -10,7 +12,7 @@ CONF_GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 OPTIONS = [(group, path.stem) for group in CONF_GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 
 
-def composed(*overrides: str):
+def composed(*overrides: str, conf: Path = CONF):
     compose_for("auto")
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf)):
         return compose("config", list(overrides), return_hydra_config=True)

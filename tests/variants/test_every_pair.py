@@ -1,6 +1,7 @@
 """Every pair of options of two groups, together in one variant: it runs and gives what it should, or says why not.
 
-Options come from the config folders, so that a new one is covered by being there. `compile` is here with torch's
+Options come from the config folders, and what each claims from its function's marks (`claims_published`, `needs_cuda`),
+so that a new option is covered by being there. `compile` is here with torch's
 backend that changes nothing, on the module that variants reach into, in one of its modes: what meets the other options
 is how modules are wrapped and traced. What the real one makes of a graph is for test_compile, and takes minutes.
 """
@@ -8,33 +9,49 @@ is how modules are wrapped and traced. What the real one makes of a graph is for
 import copy
 import functools
 import itertools
+import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
+from omegaconf import OmegaConf
 from support.configs import CONF, composed
 from support.reusing import clip, hole_psnr
 
 from propainter import InputError, Pipeline
-from variants import GROUPS, UnsupportedError, apply
+from variants import GROUPS, Mark, UnsupportedError, apply, claims_published, needs_cuda
 
-OPTIONS_OF = {
-    group: sorted(
-        (path.stem for path in (CONF / group).glob("*.yaml")), key=lambda option, p=published: (option != p, option)
-    )
-    for group, published in GROUPS.items()
-}
-"""Each group's options, the published one first."""
+Row = dict[str, str]
+Option = tuple[str, str]
 
-REFUSED_ON_CPU = {
-    ("attention", "sdpa_cudnn"),
-    ("attention", "sdpa_efficient"),
-    ("precision", "half"),
-    ("precision", "tf32"),
-}
-"""Where the networks of these tests are. A new option that needs CUDA has to be named here."""
+
+def options_of(conf: Path = CONF) -> dict[str, list[str]]:
+    """Each group's options, the published one first."""
+    return {
+        group: sorted(
+            (path.stem for path in (conf / group).glob("*.yaml")), key=lambda option: (option != first, option)
+        )
+        for group, first in GROUPS.items()
+    }
+
+
+def marked(mark: Mark, conf: Path = CONF) -> set[Option]:
+    """The options whose function has the mark, with the settings of their YAML."""
+
+    def has(group: str, option: str) -> bool:
+        node = OmegaConf.to_container(OmegaConf.load(conf / group / f"{option}.yaml"))
+        settings = {key: value for key, value in node.items() if not key.startswith("_")}
+        return mark.holds(functools.partial(get_method(node["_target_"]), **settings))
+
+    return {(group, option) for group, names in options_of(conf).items() for option in names if has(group, option)}
+
+
+OPTIONS_OF = options_of()
+REFUSED_ON_CPU = marked(needs_cuda)
 
 SETTINGS = ["schedule.raft_iterations=1", "schedule.neighbor_length=4", "schedule.ref_stride=2"]
 """Two windows over the clip's three frames."""
@@ -47,9 +64,6 @@ OF_OPTIONS = {
 }
 """So that three frames are more than a chunk, and a probe is one; and little is traced."""
 
-EXACT = ("attention", "correlation", "reuse", "flow_cache", "residency", "compile", "fallback")
-"""Groups whose every option gives the published output within rounding; of the others only some do."""
-
 SAME = {
     "raft_scale": {"auto": "full", "quarter": "half", "eighth": "half"},
     "chunking": {"auto": "none", "long": "fixed"},
@@ -57,13 +71,10 @@ SAME = {
 """Options that at this size do what another one does."""
 
 LEAST_DB = {"fp32": 60}
-"""PSNR in the hole between a row and its exact groups' published options."""
+"""PSNR in the hole between a row and the same with published options for those that claim the published output."""
 
 LEAST_DB_ELSE = 48
 """In bfloat16, which rounds elsewhere where sums are split."""
-
-Row = dict[str, str]
-Option = tuple[str, str]
 
 
 def covering(groups: Mapping[str, Sequence[str]], fixed: Option | None = None) -> list[Row]:
@@ -113,10 +124,12 @@ class Bench:
     Args:
         networks: given to each row as a copy.
         flows: the folder of `flow_cache=disk`, one for all rows: an entry that is another row's would show.
+        conf: the config groups.
     """
 
-    def __init__(self, networks, flows) -> None:
-        self.networks, self.flows = networks, flows
+    def __init__(self, networks, flows, conf: Path = CONF) -> None:
+        self.networks, self.flows, self.conf = networks, flows, conf
+        self.claims = marked(claims_published, conf)
         self.video, self.masks = clip(3, 136, 144)
         self._expected: dict[str, np.ndarray] = {}
 
@@ -125,30 +138,38 @@ class Bench:
         more = [item for option in chosen for item in OF_OPTIONS.get(option, [])]
         if row["flow_cache"] == "disk":
             more.append(f"flow_cache.folder={self.flows}")
-        cfg = composed(*chosen, *more, *SETTINGS)
+        cfg = composed(*chosen, *more, *SETTINGS, conf=self.conf)
         pipeline = Pipeline(copy.deepcopy(self.networks), instantiate(cfg.schedule))
         pipeline = apply(pipeline, {group: instantiate(cfg[group]) for group in GROUPS})
         return pipeline(self.video, self.masks)
 
     def expected(self, row: Row) -> np.ndarray:
-        """What the row's inexact options give beside the published ones of the exact groups."""
-        inexact = {g: SAME.get(g, {}).get(option, option) for g, option in row.items() if g not in EXACT}
-        plain = {**GROUPS, **inexact}
+        """What those options of the row that claim nothing give beside published ones."""
+        others = {g: SAME.get(g, {}).get(option, option) for g, option in row.items() if (g, option) not in self.claims}
+        plain = {**GROUPS, **others}
         if named(plain) not in self._expected:
             self._expected[named(plain)] = self.run(plain)
         return self._expected[named(plain)]
 
+    def decibels(self, row: Row) -> float:
+        return hole_psnr(self.run(row), self.expected(row), self.masks)
+
     def check(self, row: Row) -> None:
-        decibels = hole_psnr(self.run(row), self.expected(row), self.masks)
-        assert decibels >= LEAST_DB.get(row["precision"], LEAST_DB_ELSE)
+        assert self.decibels(row) >= LEAST_DB.get(row["precision"], LEAST_DB_ELSE)
 
 
 @pytest.fixture(scope="module")
-def bench_of_rows(narrow, tmp_path_factory) -> Bench:
+def shallow(narrow):
+    """Narrow networks with one block that is not the last, and the last."""
     networks = copy.deepcopy(narrow)
     transformers = networks.generator.transformers
-    transformers.transformer = transformers.transformer[::2]  # one block that is not the last, and the last
-    return Bench(networks, tmp_path_factory.mktemp("flows"))
+    transformers.transformer = transformers.transformer[::2]
+    return networks
+
+
+@pytest.fixture(scope="module")
+def bench_of_rows(shallow, tmp_path_factory) -> Bench:
+    return Bench(shallow, tmp_path_factory.mktemp("flows"))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=named)
@@ -188,3 +209,41 @@ def test_every_pair_is_in_a_row():
     assert [pair for pair in missing if not set(pair) & REFUSED_ON_CPU] == []
     # Two that are refused never meet: the first to be asked says so. Nor is compiled what is refused anyway.
     assert all(set(pair) <= REFUSED_ON_CPU | {("compile", "default")} for pair in missing)
+
+
+OWN = """
+from variants import claims_published
+from variants.attention import use_kernel
+
+def mean_of_values(q, k, v):
+    return v.mean(dim=-2, keepdim=True).expand_as(q)
+
+def mean(pipeline):
+    return use_kernel(pipeline, mean_of_values)
+
+@claims_published
+def mean_that_claims(pipeline):
+    return use_kernel(pipeline, mean_of_values)
+"""
+
+
+@pytest.fixture
+def conf_with_own(tmp_path, monkeypatch) -> Path:
+    """A copy of the config folders with two attention options more, neither of which is exact; one claims to be."""
+    conf = shutil.copytree(CONF, tmp_path / "conf")
+    (tmp_path / "own_attention.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    for option in ("mean", "mean_that_claims"):
+        text = f"_target_: own_attention.{option}\n_partial_: true\n"
+        (conf / "attention" / f"{option}.yaml").write_text(text)
+    yield conf
+    sys.modules.pop("own_attention", None)
+
+
+def test_an_option_that_claims_nothing_needs_no_entry_here(shallow, tmp_path, conf_with_own):
+    """An attention that is not exact is compared with itself beside the published options of the other groups."""
+    assert {"mean", "mean_that_claims"} <= set(options_of(conf_with_own)["attention"])
+    row = {**GROUPS, "attention": "mean", "reuse": "exact", "kernels": "cpu"}
+    bench = Bench(shallow, tmp_path / "flows", conf_with_own)
+    bench.check(row)
+    assert bench.decibels(row | {"attention": "mean_that_claims"}) < LEAST_DB["fp32"]

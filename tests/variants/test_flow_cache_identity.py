@@ -3,17 +3,20 @@
 import itertools
 from collections import defaultdict
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
 from support.flows import flows_of
 from support.reusing import video_tensor
 
+import propainter
+import variants
 from propainter import Pipeline, Schedule
 from propainter.models.raft import ClipFlow
 from variants import UnsupportedError, as_published, correlation, kernels, precision, raft_scale, reuse
 from variants.flow_cache import disk
-from variants.kernels import numba_math as numba_numbers
+from variants.kernels import numba_math
 
 FRAMES = (3, 136, 144)
 
@@ -86,9 +89,9 @@ def test_what_is_shared_is_bit_equal(narrow_once, tmp_path, kind, sharing):
         pipeline = made(narrow_once, (precision, kind, part, "half"), 2, tmp_path / folder)
         return in_flow_stage(pipeline, lambda: flows_of(pipeline, frames)), pipeline.effective["flow_cache"]["hits"]
 
-    variants = list(itertools.product(("fp32", "amp"), sharing))
-    expected, _ = flows("shared", *variants[0])
-    for number, variant in enumerate(variants):
+    chosen = list(itertools.product(("fp32", "amp"), sharing))
+    expected, _ = flows("shared", *chosen[0])
+    for number, variant in enumerate(chosen):
         (alone, hits), (kept, later_hits) = flows(f"own {number}", *variant), flows("shared", *variant)
         assert (hits, later_hits) == (0, 1)
         for flow, own, read in zip(expected, alone, kept, strict=True):
@@ -132,7 +135,7 @@ def test_threads_are_part_of_a_key(narrow_once, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["none", "flow"])
-def test_loops_and_their_source_are_part_of_a_key(narrow, tmp_path, monkeypatch, part):
+def test_loops_and_their_version_are_part_of_a_key(narrow, tmp_path, monkeypatch, part):
     def key(*changes) -> str:
         pipeline = Pipeline(deepcopy(narrow), Schedule(raft_iterations=1))
         for change in changes:
@@ -142,5 +145,22 @@ def test_loops_and_their_source_are_part_of_a_key(narrow, tmp_path, monkeypatch,
     frames, reused = video_tensor(2, 128, 128), REUSE[part][0]
     without, by_loops = key(reused), key(reused, kernels.cpu)
     assert key(reused, kernels.cpu) == by_loops != without
-    monkeypatch.setattr(numba_numbers, "identity", lambda: "loops of another version")
+    monkeypatch.setattr(numba_math, "identity", lambda: "loops of another version")
     assert key(reused, kernels.cpu) not in (without, by_loops)
+
+
+def test_every_source_file_is_part_of_a_key(narrow_once, tmp_path, monkeypatch):
+    """No list of files: whatever of the two packages changes, kept flows are not served any more."""
+
+    def key() -> str:
+        return disk(Pipeline(narrow_once), tmp_path).flow_estimator.key(frames)
+
+    def with_change(changed: Path) -> str:
+        monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + (b"# changed" if path == changed else b""))
+        return key()
+
+    frames, read = video_tensor(2, 128, 128), Path.read_bytes
+    sources = [path for package in (propainter, variants) for path in Path(package.__file__).parent.rglob("*.py")]
+    assert {"conv_gru.py", "raft.py", "numba_gru.py"} <= {path.name for path in sources}
+    keys = {key(), *map(with_change, sources)}
+    assert len(keys) == 1 + len(sources)

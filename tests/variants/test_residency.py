@@ -2,6 +2,7 @@
 
 import weakref
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from support.clips import applied, clip
 
 from propainter import Pipeline, Schedule
-from variants.residency import CpuOffload, EagerFree
+from variants.residency import CpuOffload, EagerFree, frame_by_frame
 
 QUICK = Schedule(raft_iterations=1)
 
@@ -99,3 +100,19 @@ class TestResidency:
         assert store._tensors["frames"].is_pinned()
         assert torch.equal(store.get("frames"), tensor)
         assert torch.equal(store.get("frames", [4, 1]), tensor[:, [4, 1]])
+
+
+class TestFrameByFrame:
+    def test_chunks_are_cut_from_a_clip_in_memory(self, networks):
+        streamed = applied(Pipeline(networks, QUICK), "residency=streaming")
+        for more in ([], ["fallback=ladder"]):
+            way, why_not = frame_by_frame(applied(replace(streamed), "chunking=fixed", *more))
+            assert way is None
+            assert "chunking=none" in why_not
+
+    def test_the_ladder_goes_frame_by_frame(self, networks):
+        pipeline = applied(Pipeline(networks, QUICK), "residency=streaming")
+        way = pipeline.stage_runner
+        assert frame_by_frame(pipeline) == (way, None)
+        assert frame_by_frame(applied(pipeline, "fallback=ladder")) == (way, None)
+        assert frame_by_frame(Pipeline(networks, QUICK)) == (None, None)

@@ -13,13 +13,15 @@ from torchvision.models.optical_flow.raft import CorrBlock
 from propainter.allocator import no_heap_trim
 from propainter.inference.pipeline import Clip, Pipeline, StageRunner
 from propainter.models.raft import ClipFlow
-from variants import UnsupportedError
+from variants import UnsupportedError, claims_published
+from variants.components import is_wrapped, wrap
 from variants.correlation import AllPairs
 from variants.kernels.onednn_conv import convolve_linear_layers, in_channels_last, split
 from variants.reuse.conv_gru import Gating
 from variants.reuse.dedup_flow import DedupFlowEstimator
 
 
+@claims_published
 def cpu(pipeline: Pipeline) -> Pipeline:
     """What a CPU does faster another way: RAFT's windows, linear layers, the cutting of tokens, memory.
 
@@ -50,9 +52,9 @@ def cpu(pipeline: Pipeline) -> Pipeline:
     layers = sum(convolve_linear_layers(module) for module in (generator.transformers, generator.sc))
     for network in (pipeline.networks.flow_completion, generator):
         in_channels_last(network)
-    wrapped = "forward" in vars(generator.ss)
+    wrapped = is_wrapped(generator.ss)
     if not wrapped:
-        generator.ss.forward = partial(split, generator.ss)
+        wrap(generator.ss, partial(split, generator.ss))
     stats |= {
         "linear": f"{layers} layers by convolution, where they are called as layers",
         "channels_last": ["flow_completion", "generator"],
@@ -75,13 +77,11 @@ def _keeping_memory(stage_runner: StageRunner, stats: dict[str, Any]) -> StageRu
 def _loops_by_numba(estimator: ClipFlow | DedupFlowEstimator, published: CorrBlock) -> dict[str, Any]:
     """Put the loops into the estimator; says what does its windows and recurrent units from now on."""
     try:
-        from variants.kernels import numba_corr as numba_windows
-        from variants.kernels import numba_gru
-        from variants.kernels import numba_math as numba_numbers
+        from variants.kernels import numba_corr, numba_gru, numba_math
     except ImportError as error:
         raise UnsupportedError(f"kernels=cpu needs the package numba ({error}): pip install numba") from error
     try:
-        numba_windows.compile_now(published.radius)
+        numba_corr.compile_now(published.radius)
         numba_gru.compile_now()
     except RuntimeError as error:  # nowhere to keep what it compiles
         raise UnsupportedError(
@@ -90,14 +90,14 @@ def _loops_by_numba(estimator: ClipFlow | DedupFlowEstimator, published: CorrBlo
     stats = {"windows": "numba", "recurrent": "torch, inside the published network"}
     make = estimator.correlation or partial(AllPairs, num_levels=published.num_levels, radius=published.radius)
     if isinstance(make(), AllPairs):
-        estimator.correlation = partial(make, windows=numba_windows.windows)
+        estimator.correlation = partial(make, windows=numba_corr.windows)
     else:
         stats["windows"] = f"torch, since {type(make()).__name__} has no volume"
     if isinstance(estimator, DedupFlowEstimator):
         estimator.gating = _noting(numba_gru.GATING, stats)
         stats["recurrent"] = "numba, not called: RAFT's update block is wrapped, or no flow was estimated"
     if stats["windows"] == "numba" or isinstance(estimator, DedupFlowEstimator):
-        estimator.identity = estimator.identity and f"{estimator.identity}, {numba_numbers.identity()}"
+        estimator.identity = estimator.identity and f"{estimator.identity}, {numba_math.identity()}"
     return stats
 
 

@@ -17,12 +17,12 @@ from variants.reuse.conv_gru import Gating
 
 
 def gates(summed: Tensor, share: Tensor, state: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
-    """As `reuse_gru.gates`, in channels_last and the dtype of `summed` (float32 or bfloat16), computed in float32."""
+    """As `conv_gru.gates`, in channels_last and the dtype of `summed` (float32 or bfloat16), computed in float32."""
     return torch.ops.propainter_bench.gru_gates(summed, share, state, motion)
 
 
 def blend(summed: Tensor, share: Tensor, state: Tensor, update: Tensor) -> Tensor:
-    """As `reuse_gru.blend`; see `gates`."""
+    """As `conv_gru.blend`; see `gates`."""
     return torch.ops.propainter_bench.gru_blend(summed, share, state, update)
 
 

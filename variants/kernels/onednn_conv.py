@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from propainter.models.transformer import PADDING, PATCH, STRIDE, SoftSplit
+from variants.components import wrap
 
 
 def convolve_linear_layers(module: nn.Module) -> int:
     """Have all linear layers in a module compute as `linear`; returns how many there are."""
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
     for layer in layers:
-        layer.forward = partial(linear, layer)
+        wrap(layer, partial(linear, layer))
     return len(layers)
 
 

@@ -7,7 +7,7 @@ estimator.
 from propainter.inference.pipeline import Pipeline
 from propainter.models.raft import ClipFlow
 from propainter.validation import above_0, check_number
-from variants import UnsupportedError
+from variants import UnsupportedError, claims_published
 from variants.reuse.batching import FrameBatcher
 from variants.reuse.dedup_flow import DedupFlowEstimator
 from variants.reuse.deform_conv import sampled_deform_conv
@@ -16,6 +16,7 @@ from variants.reuse.region_decode import RegionFlowDecoder
 from variants.reuse.window_attention import PlannedWindowAttention
 
 
+@claims_published
 def flow(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
     """RAFT's feature and context networks once per frame, both directions from one volume, one upsampling per pair.
 
@@ -42,6 +43,7 @@ def flow(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
     return pipeline
 
 
+@claims_published
 def features(pipeline: Pipeline) -> Pipeline:
     """Each frame encoded once, and a reference's tokens cut once; kept while a window to come needs them.
 
@@ -53,6 +55,7 @@ def features(pipeline: Pipeline) -> Pipeline:
     return pipeline
 
 
+@claims_published
 def attention(pipeline: Pipeline) -> Pipeline:
     """Keys, values and pooled tokens only where a masked window sees them; queries of the last block only of frames
     that are decoded; which windows are masked known before the first; the fold of ones once per run.
@@ -67,6 +70,7 @@ def attention(pipeline: Pipeline) -> Pipeline:
     return pipeline
 
 
+@claims_published
 def exact(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
     """All of it; and frames and completed flow are decoded around the hole only, the latter a few frames at a time, the
     result is composited on the device, and on the CPU deformable convolution runs on all cores.

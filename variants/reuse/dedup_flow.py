@@ -10,6 +10,7 @@ from torchvision.models.optical_flow._utils import make_coords_grid, upsample_fl
 from torchvision.models.optical_flow.raft import ConvGRU, CorrBlock, UpdateBlock
 
 from propainter.models.raft import ClipFlow, Flows, all_pairs, check_frames
+from variants.components import is_wrapped
 from variants.reuse.conv_gru import TORCH, Gating, SplitGRU
 from variants.reuse.corr_lookup import BidirectionalCorrelation
 
@@ -132,7 +133,7 @@ class Updates:
 
     def __init__(self, raft: nn.Module, gating: Gating = TORCH) -> None:
         self.block: UpdateBlock = raft.update_block
-        wrapped = "forward" in vars(self.block)
+        wrapped = is_wrapped(self.block)
         self.stats = "in every update, since RAFT's update block is wrapped" if wrapped else "once per pair"
         self.grus: list[SplitGRU] | None = None
         if not wrapped:

@@ -11,6 +11,7 @@ from propainter.inference.pipeline import Scene
 from propainter.models.flow_completion import FlowCompletion
 from propainter.models.generator import Generator
 from propainter.models.transformer import PADDING, PATCH, STRIDE
+from variants.components import is_wrapped
 from variants.reuse.batching import batch_size_for
 from variants.reuse.regions import LARGEST_SHARE, Region, around, convolved, cut, each, needed, share, through
 
@@ -49,8 +50,7 @@ def decode_region(generator: Generator, features: Tensor, tokens: Tensor, region
     height, width = (4 * side for side in features.shape[-2:])
     if region is None:
         return features.new_zeros(batch, count, 3, height, width)
-    wrapped = any("forward" in vars(module) for module in (generator.decoder, generator.sc))
-    if wrapped or share(region) > LARGEST_SHARE:
+    if is_wrapped(generator.decoder) or is_wrapped(generator.sc) or share(region) > LARGEST_SHARE:
         return generator.decode(features, tokens)
     quarter = needed(generator.decoder, region)
     x = cut(features.flatten(0, 1), quarter) + composed(generator, tokens.flatten(0, 1), quarter)
@@ -80,7 +80,7 @@ class RegionFlowDecoder:
     def __call__(self, eighth: Tensor, quarter: Tensor, masks: Tensor) -> Tensor:
         """Arguments as in `FlowCompletion.decode`; [N, 2, H, W], 0 outside the rectangle."""
         network = self._network
-        if "forward" in vars(network):
+        if is_wrapped(network):
             return self._published(eighth, quarter, masks)
         hidden = masks[:, 0] > 0
         lines = torch.cat([hidden.any(-1).any(0), hidden.any(-2).any(0)]).cpu().numpy()

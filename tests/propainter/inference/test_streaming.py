@@ -18,7 +18,6 @@ from propainter.inference.streaming import Streaming, as_prediction
 from propainter.schedule import FLOW_PADDING, PIXEL_PADDING
 from propainter.weights import load_seeded
 from variants.reuse.generator import DeviceCompositor
-from variants.streaming import frame_by_frame
 
 
 class CompletionOverTime(nn.Module):
@@ -205,15 +204,6 @@ class TestOtherGroups:
             results.append(pipeline.clip_splitter(pipeline.run, fake_clip(30)))
         assert np.array_equal(*results)
         assert pipeline.effective["residency"]["held_frames"] == 12
-        way, why_not = frame_by_frame(pipeline)
-        assert way is None
-        assert "chunking=none" in why_not
-
-    def test_the_ladder_goes_frame_by_frame(self):
-        pipeline = applied(fake_pipeline(SHORT), "residency=streaming")
-        way = pipeline.stage_runner
-        assert frame_by_frame(applied(pipeline, "fallback=ladder")) == (way, None)
-        assert frame_by_frame(fake_pipeline(SHORT)) == (None, None)
 
 
 @pytest.fixture(scope="module")

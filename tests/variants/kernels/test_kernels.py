@@ -20,11 +20,9 @@ from propainter.models.flow_completion import complete_flow
 from propainter.models.layers import UpConv, conv3x3, leaky
 from propainter.models.transformer import SoftSplit
 from variants import UnsupportedError, correlation, kernels, precision, raft_scale, reuse
-from variants.kernels import numba_corr as numba_windows
-from variants.kernels import numba_gru
-from variants.kernels import numba_math as numba_numbers
+from variants.kernels import numba_corr, numba_gru, numba_math
 from variants.kernels.onednn_conv import convolve_linear_layers, split
-from variants.reuse import conv_gru as reuse_gru
+from variants.reuse import conv_gru
 from variants.reuse.batching import TEMPORARY_BYTES
 from variants.reuse.regions import Span, cut, needed, through
 
@@ -45,7 +43,7 @@ class TestWindows:
         published = CorrBlock(num_levels=levels, radius=radius)
         published.build_pyramid(first, second)
         expected = published.index_pyramid(coords)
-        windows = numba_windows.windows(published.corr_pyramid, radius, coords)
+        windows = numba_corr.windows(published.corr_pyramid, radius, coords)
         assert windows.shape == expected.shape and windows.dtype == torch.float32
         assert (windows - expected).abs().max() < 2e-5 * expected.abs().max()
 
@@ -54,8 +52,8 @@ class TestWindows:
         published = CorrBlock()
         published.build_pyramid(first, second)
         halves = [volume.bfloat16() for volume in published.corr_pyramid]
-        exact = numba_windows.windows([volume.float() for volume in halves], 4, coords)
-        assert numba_windows.windows(halves, 4, coords).equal(exact.bfloat16())
+        exact = numba_corr.windows([volume.float() for volume in halves], 4, coords)
+        assert numba_corr.windows(halves, 4, coords).equal(exact.bfloat16())
 
     def test_far_outside_is_zero_and_nan_stays(self):
         first, second, coords = random_lookup((16, 16))
@@ -65,7 +63,7 @@ class TestWindows:
         published = CorrBlock()
         published.build_pyramid(first, second)
         for dtype in (torch.float32, torch.bfloat16):
-            windows = numba_windows.windows([volume.to(dtype) for volume in published.corr_pyramid], 4, coords)
+            windows = numba_corr.windows([volume.to(dtype) for volume in published.corr_pyramid], 4, coords)
             assert windows[0, :, 3, 4].isnan().all()
             windows[0, :, 3, 4] = 0
             assert (windows == 0).all()
@@ -85,13 +83,13 @@ class TestWindows:
     def test_operations_are_counted(self):
         volumes, coords = [torch.randn(16 * 16, 1, 16, 16)], torch.zeros(1, 2, 16, 16)
         with FlopCounterMode(display=False) as counter:
-            numba_windows.windows(volumes, 1, coords)
+            numba_corr.windows(volumes, 1, coords)
         assert counter.get_total_flops() == 256 * (3 * 3 * 4 + 3 * 9 + 10)
 
     def test_goes_through_torch_compile(self):
         volumes, coords = [torch.randn(16 * 16, 1, 16, 16)], torch.rand(1, 2, 16, 16) * 16
-        compiled = torch.compile(numba_windows.windows, backend="eager", fullgraph=True)
-        assert compiled(volumes, 1, coords).equal(numba_windows.windows(volumes, 1, coords))
+        compiled = torch.compile(numba_corr.windows, backend="eager", fullgraph=True)
+        assert compiled(volumes, 1, coords).equal(numba_corr.windows(volumes, 1, coords))
 
 
 class TestRecurrentUnits:
@@ -108,8 +106,8 @@ class TestRecurrentUnits:
         summed, new = (x.contiguous(memory_format=layout) for x in (summed, new))
         got = [*numba_gru.gates(summed, share, state, motion)]
         got.append(numba_gru.blend(new, new_share, state, got[0]))
-        expected = [*reuse_gru.gates(summed, share, state, motion)]
-        expected.append(reuse_gru.blend(new, new_share, state, expected[0]))
+        expected = [*conv_gru.gates(summed, share, state, motion)]
+        expected.append(conv_gru.blend(new, new_share, state, expected[0]))
         for a, b in zip(got, expected, strict=True):
             assert a.shape == b.shape and (a - b).abs().max() < 5e-7 * max(1.0, spread)
 
@@ -182,7 +180,7 @@ class TestPipeline:
             getattr(reuse, part)(pipeline)
         pipeline = kernels.cpu(pipeline)
         identity = pipeline.flow_estimator.identity
-        assert numba_numbers.identity() in identity
+        assert numba_math.identity() in identity
         assert hole_psnr(pipeline(video, masks), expected, masks) > 60
         said = pipeline.effective["kernels"]
         assert said["windows"] == "numba"
@@ -202,7 +200,7 @@ class TestPipeline:
 
     def test_the_loop_runs(self, narrow, monkeypatch):
         """In every update, of the volume's own dtype; what the recurrent units are fed is in it too."""
-        dtypes, loop, gates = [], numba_windows.windows, numba_gru.gates
+        dtypes, loop, gates = [], numba_corr.windows, numba_gru.gates
 
         def watched(volumes, radius, coords):
             dtypes.append(volumes[0].dtype)
@@ -214,7 +212,7 @@ class TestPipeline:
 
         units = []
         monkeypatch.setattr(numba_gru, "GATING", numba_gru.GATING._replace(gates=watched_gates))
-        monkeypatch.setattr(numba_windows, "windows", watched)
+        monkeypatch.setattr(numba_corr, "windows", watched)
         video, masks = clip(3)
         pipeline = reuse.exact(precision.amp(Pipeline(copy.deepcopy(narrow), QUICK), everything=True))
         kernels.cpu(pipeline)(video, masks)
@@ -260,7 +258,7 @@ class TestPipeline:
         def nowhere(radius):
             raise RuntimeError("cannot cache function: no locator available")
 
-        monkeypatch.setattr(numba_windows, "compile_now", nowhere)
+        monkeypatch.setattr(numba_corr, "compile_now", nowhere)
         pipeline = Pipeline(copy.deepcopy(narrow), QUICK)
         with pytest.raises(UnsupportedError, match="no locator available; set NUMBA_CACHE_DIR"):
             kernels.cpu(pipeline)

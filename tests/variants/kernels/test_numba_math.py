@@ -14,8 +14,8 @@ import torch
 torch.set_num_threads(3)
 print(torch.get_num_threads())
 from variants.kernels import numba_gru
-from variants.kernels import numba_corr as numba_windows
-numba_windows.compile_now(1)
+from variants.kernels import numba_corr
+numba_corr.compile_now(1)
 x = torch.zeros(1, 4, 2, 2)
 numba_gru.blend(x, x, x, x)
 print(torch.get_num_threads())
