@@ -1,4 +1,4 @@
-"""Clips to inpaint: drawn on the spot, from a folder of images, from a video; each may be outpainted."""
+"""Clips to inpaint: drawn at run time, from a folder of images or from a video; each can be outpainted."""
 
 from experiments.data.clip import Clip, Fingerprint, LoadedClip, Survey, load, survey
 from experiments.data.folder import folder_clip

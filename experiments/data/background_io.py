@@ -1,131 +1,108 @@
-"""Reading ahead and writing behind in threads of their own, with queues that hold a few items at most."""
+"""Read ahead and write behind: one thread each, and a bound on how many items wait in memory."""
 
-import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from queue import Empty, Full, Queue
+from queue import Empty, Queue
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 
-POLL_S = 0.1
-"""How often a thread that waits for room in a queue looks whether anybody still wants it to."""
+_END: Any = object()
 
 
 class Abandoned(Exception):
-    """Whoever gave the items has stopped before the last one."""
+    """The block of a `WriteBehind` ended with an error, before its last item."""
 
 
-class _Beside:
-    """A thread, a queue and what went wrong; leaving the block ends the thread."""
+class ReadAhead(Generic[Item]):
+    """Iterate over items that a thread makes, at most `at_most` of them ahead.
 
-    def __init__(self, at_most: int, name: str) -> None:
-        self._queue: Queue = Queue(at_most)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    def _put(self, item: Any) -> bool:
-        """Whether there was room for it before all was over."""
-        while not self._over.is_set():
-            with suppress(Full):
-                self._queue.put(item, timeout=POLL_S)
-                return True
-        return False
-
-
-class ReadAhead(_Beside, Generic[Item]):
-    """Iterates over items that another thread makes, `at_most` of them before they are asked for.
-
-    What goes wrong there is raised here, as itself, in its item's place. Leaving the block closes the items.
+    An error of `items` is raised here, at the item that could not be made. Leaving the block closes a generator.
 
     Args:
-        items: a generator.
+        items: advanced in the thread alone.
+        name: of the thread.
     """
 
     def __init__(self, items: Iterator[Item], at_most: int, name: str = "read ahead") -> None:
-        super().__init__(at_most, name)
         self._items = items
+        self._at_most = at_most
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+        self._ahead: deque[Future[Item]] = deque()
 
     def __enter__(self) -> "ReadAhead[Item]":
-        self._thread.start()
+        for _ in range(self._at_most):
+            self._read_one()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self._thread.join()
+        self._executor.shutdown(cancel_futures=True)
+        self._ahead.clear()
+        if isinstance(self._items, Generator):
+            self._items.close()
 
     def __iter__(self) -> Iterator[Item]:
         return self
 
     def __next__(self) -> Item:
-        if self._over.is_set():
+        if not self._ahead:
             raise StopIteration
-        item, error = self._queue.get()
-        if error is not None:
-            self._over.set()
-            raise error
+        item = self._ahead.popleft().result()
+        if item is _END:
+            self._ahead.clear()
+            raise StopIteration
+        self._read_one()
         return item
 
-    def _run(self) -> None:
-        try:
-            for item in self._items:
-                if not self._put((item, None)):
-                    break
-            else:
-                self._put((None, StopIteration()))
-        except BaseException as error:
-            self._put((None, error))
-        finally:
-            self._items.close()
+    def _read_one(self) -> None:
+        self._ahead.append(self._executor.submit(next, self._items, _END))
 
 
-class WriteBehind(_Beside, Generic[Item]):
-    """Call it with items; another thread consumes them in order, `at_most` of them later than they are given.
+class WriteBehind(Generic[Item]):
+    """Call it with items: a thread consumes them in order, and at most `at_most` of them wait.
 
-    What goes wrong there is raised at the next call, or at the block's end, as itself. Where the block ends with an
-    error, the consumer still gets all items that were given, and then `Abandoned` is raised in it.
+    An error of the consumer is raised at the next call, or at the block's end. If the block ends with an error, the
+    consumer still gets the items given so far, and then `Abandoned` is raised in it.
 
     Args:
-        consume: is given an iterator over the items; called in the thread.
+        consume: called once, in the thread, with an iterator over the items.
+        name: of the thread.
     """
 
-    def __init__(self, consume: Callable[[Iterator[Item]], None], at_most: int, name: str = "write behind") -> None:
-        super().__init__(at_most, name)
+    def __init__(self, consume: Callable[[Iterator[Item]], object], at_most: int, name: str = "write behind") -> None:
         self._consume = consume
-        self._error: BaseException | None = None
+        self._queue: Queue[Any] = Queue(at_most)
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+        self._consumed: Future[object]
 
     def __enter__(self) -> "WriteBehind[Item]":
-        self._thread.start()
+        self._consumed = self._executor.submit(self._consume, self._items())
+        self._consumed.add_done_callback(self._empty)
         return self
 
     def __call__(self, item: Item) -> None:
-        if not self._put((item, None)):
-            raise self._error or RuntimeError("what consumes the items ended before the last one")
+        if self._consumed.done():
+            self._consumed.result()
+            raise RuntimeError("the consumer ended before the last item")
+        self._queue.put(item)
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        self._put((None, StopIteration() if kind is None else Abandoned()))
-        self._thread.join()
-        if kind is None and self._error is not None:
-            raise self._error
+        if not self._consumed.done():
+            self._queue.put(_END if kind is None else Abandoned())
+        self._executor.shutdown()
+        if kind is None:
+            self._consumed.result()
 
-    def _run(self) -> None:
-        try:
-            self._consume(self._given())
-        except Abandoned:
-            pass
-        except BaseException as error:
-            self._error = error
-        finally:
-            self._over.set()
-            with suppress(Empty):
-                while True:
-                    self._queue.get_nowait()
-
-    def _given(self) -> Iterator[Item]:
-        while True:
-            item, end = self._queue.get()
-            if isinstance(end, StopIteration):
-                return
-            if end is not None:
-                raise end
+    def _items(self) -> Iterator[Item]:
+        while (item := self._queue.get()) is not _END:
+            if isinstance(item, Abandoned):
+                raise item
             yield item
+
+    def _empty(self, consumed: "Future[object]") -> None:
+        # A call that waits for room gets it. It is the last: the next one sees that the consumer is done.
+        with suppress(Empty):
+            while True:
+                self._queue.get_nowait()

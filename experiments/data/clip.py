@@ -1,8 +1,7 @@
-"""What a clip is, whatever it was made from: frames and holes one by one, or all of them in memory."""
+"""What a clip is: frames and holes one by one, or all of them in memory."""
 
 import hashlib
 import logging
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -18,11 +17,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Clip(ABC):
-    """A video with a hole to fill. Nothing is read or drawn before a frame is asked for, and no frame is
-    kept.
+    """A video with a hole to fill, read frame by frame: nothing is read before it is needed, and no frame is kept.
 
-    Each of the four methods starts from the first frame again and yields `num_frames` arrays of `height` x
-    `width` pixels; `fps` is in frames per second.
+    Each of the four methods starts from the first frame again and yields `num_frames` arrays of `height` x `width`
+    pixels; `fps` is in frames per second.
     """
 
     name: str
@@ -33,18 +31,18 @@ class Clip(ABC):
 
     @abstractmethod
     def frames(self) -> Iterator[np.ndarray]:
-        """The frames, uint8 RGB [H, W, 3]."""
+        """Yield the frames, uint8 RGB [H, W, 3]."""
 
     @abstractmethod
     def masks(self) -> Iterator[np.ndarray]:
-        """The holes, uint8 {0, 1} [H, W], 1 inside; as given, not dilated."""
+        """Yield the holes, uint8 {0, 1} [H, W], 1 inside; as given, not dilated."""
 
     def flow_masks(self) -> Iterator[np.ndarray] | None:
-        """The holes for the flow where they differ from `masks` (outpainting), ready for use; else None."""
+        """Yield the holes for the flow, not to be dilated, where they differ from `masks` (outpainting); else None."""
         return None
 
     def truth(self) -> Iterator[np.ndarray] | None:
-        """What is really behind the holes, uint8 RGB [H, W, 3]; None where nobody knows."""
+        """Yield what is really behind the holes, uint8 RGB [H, W, 3]; None where it is unknown."""
         return None
 
 
@@ -52,9 +50,12 @@ class Clip(ABC):
 class LoadedClip:
     """A clip in memory.
 
-    frames and truth are uint8 RGB [T, H, W, 3], masks and flow_masks uint8 {0, 1} [T, H, W]; `hole_fraction`
-    is the masks' mean (0 to 1), `read_s` the seconds that reading took. `fingerprint` is the same for the
-    same frames and masks, whatever they were read from.
+    Attributes:
+        frames, truth: uint8 RGB [T, H, W, 3].
+        masks, flow_masks: uint8 {0, 1} [T, H, W].
+        hole_fraction: the masks' mean, 0 to 1.
+        fingerprint: equal for equal frames and masks, whatever file they came from.
+        read_s: seconds that reading took.
     """
 
     name: str
@@ -68,36 +69,24 @@ class LoadedClip:
     read_s: float
 
 
-def check_whole(option: str, value: object, least: int) -> None:
-    """Raises InputError where the value of `data.<option>` is no whole number of at least `least`."""
-    if not isinstance(value, int) or value < least:
-        raise InputError(
-            f"data.{option} is {value!r}, where a whole number of at least {least} was expected: correct it."
-        )
-
-
-def check_above_zero(option: str, value: object) -> None:
-    """Raises InputError where the value of `data.<option>` is no number above 0."""
-    if not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise InputError(f"data.{option} is {value!r}, where a number above 0 was expected: correct it.")
-
-
 def load(clip: Clip) -> LoadedClip:
-    """Reads a clip into memory: about 3 bytes a pixel and frame for the frames, as much for the truth, 1 for
-    masks.
+    """Read a clip into memory: 3 bytes per pixel and frame for the frames, 3 for the truth, 1 for masks.
 
-    Raises InputError for fewer than two frames, for a side under 128 pixels, and where every pixel of every
-    frame is hole. A clip without any hole is loaded, with a warning.
+    A clip without any hole is loaded, with a warning.
+
+    Raises:
+        InputError: fewer than two frames, a side under 128 pixels, or every pixel of every frame is hole.
     """
     start = time.perf_counter()
     check_size(clip)
     # The masks first: they are read fastest, and most of what can be wrong is wrong with them.
     masks = _stack(clip, clip.masks())
-    holes = np.count_nonzero(masks)
+    holes = int(np.count_nonzero(masks))
     _check_holes(clip, holes, masks.size)
-    flow_masks = _stack(clip, clip.flow_masks())
+    flow_holes, behind = clip.flow_masks(), clip.truth()
+    flow_masks = None if flow_holes is None else _stack(clip, flow_holes)
     frames = _stack(clip, clip.frames(), channels=(3,))
-    truth = _stack(clip, clip.truth(), channels=(3,))
+    truth = None if behind is None else _stack(clip, behind, channels=(3,))
     fingerprint = Fingerprint(frames.shape)
     for part in (frames, masks, flow_masks):
         if part is not None:
@@ -118,8 +107,12 @@ def load(clip: Clip) -> LoadedClip:
 
 @dataclass(frozen=True)
 class Survey:
-    """What the masks of a clip are like, without the frames: `hole_fraction` and `read_s` as in `LoadedClip`, and the
-    first mask with a hole, uint8 {0, 1} [H, W], None where there is none."""
+    """Figures of a clip's masks, read without its frames.
+
+    Attributes:
+        hole_fraction, read_s: as in `LoadedClip`.
+        first_hole: the first mask with a hole, uint8 {0, 1} [H, W]; None without any.
+    """
 
     hole_fraction: float
     first_hole: np.ndarray | None
@@ -127,12 +120,12 @@ class Survey:
 
 
 def survey(clip: Clip) -> Survey:
-    """Reads the masks of a clip one by one, and keeps none of them; errors and warning as in `load`."""
+    """Read the masks of a clip one by one and keep only the first with a hole; errors and warning as in `load`."""
     start = time.perf_counter()
     check_size(clip)
     holes, size, first = 0, 0, None
     for mask in clip.masks():
-        count = np.count_nonzero(mask)
+        count = int(np.count_nonzero(mask))
         if count and first is None:
             first = mask.copy()
         holes, size = holes + count, size + mask.size
@@ -141,7 +134,11 @@ def survey(clip: Clip) -> Survey:
 
 
 def check_size(clip: Clip) -> None:
-    """Raises InputError for a clip that is too short or too small, before anything of it is read."""
+    """Check the announced length and size, before any frame is read.
+
+    Raises:
+        InputError: fewer than two frames, or a side under 128 pixels.
+    """
     if clip.num_frames < 2:
         raise InputError(
             f"{clip.name} has {clip.num_frames} frame, and flow needs at least two: "
@@ -164,25 +161,25 @@ def _check_holes(clip: Clip, holes: int, size: int) -> None:
         log.warning("the masks of %s have no hole: the output will equal the input", clip.name)
 
 
-def _stack(clip: Clip, images: Iterator[np.ndarray] | None, channels: tuple[int, ...] = ()) -> np.ndarray | None:
-    if images is None:
-        return None
+def _stack(clip: Clip, images: Iterator[np.ndarray], channels: tuple[int, ...] = ()) -> np.ndarray:
     stacked = np.empty((clip.num_frames, clip.height, clip.width, *channels), np.uint8)
-    for place, image in zip(stacked, images, strict=True):
-        place[...] = image
+    for target, image in zip(stacked, images, strict=True):
+        target[...] = image
     return stacked
 
 
 class Fingerprint:
-    """Of a clip with frames of the shape [T, H, W, 3]: frames, masks and flow masks are added in this order, one by one
-    or all at once."""
+    """Hash a clip with frames of the shape [T, H, W, 3].
+
+    Add frames, then masks, then flow masks, one by one or all at once; `str()` gives 16 hex digits.
+    """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._digest = hashlib.sha256(str(tuple(shape)).encode())
 
     def add(self, images: np.ndarray) -> None:
-        """Take the next images."""
-        self._digest.update(np.ascontiguousarray(images))
+        """Add the next images, uint8 of any shape."""
+        self._digest.update(np.ascontiguousarray(images).data)
 
     def __str__(self) -> str:
         return self._digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Clips read from files, pictures or videos alike: counts, sizes and masks are matched here."""
+"""Clips read from image or video files: matches the counts, sizes and masks."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,17 +8,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from experiments.data.clip import Clip, check_above_zero, check_whole
+from experiments.data.clip import Clip
 from experiments.data.outpaint import outpaint_clip, outpaint_scales
 from propainter.errors import InputError
 from propainter.io.video import IMAGE_SUFFIXES, iterate_video, list_images, probe_video, read_mask
+from propainter.validation import above_0, check_number, check_whole
 
 ASPECT_TOLERANCE = 0.01
+"""How far the aspect ratios of masks and frames can be apart, as a share."""
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Pictures in their order; `decode` turns one file into an array."""
+    """Image files in their order; `decode` turns one into an array."""
 
     paths: list[Path]
     decode: Callable[[Path], np.ndarray]
@@ -35,7 +37,7 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A video's frames; `convert` turns an RGB frame into what is wanted of it."""
+    """The frames of a video file; `convert` turns an RGB frame into an array of the caller's choice."""
 
     path: Path
     convert: Callable[[np.ndarray], np.ndarray] = np.asarray
@@ -53,11 +55,14 @@ class VideoFile:
         return (self.convert(frame) for frame in iterate_video(self.path, at_most))
 
 
-def mask_files(path: Path) -> ImageFiles | VideoFile:
-    """Masks from a folder of images, from one image for all frames, or from a video.
+def mask_files(path: str | Path) -> ImageFiles | VideoFile:
+    """Find masks in a folder of images, in one image for all frames, or in a video.
 
-    In an image every value but zero is hole. In a video only values above 127 (of 255, in any channel) are,
-    as compression leaves small values where there was black.
+    In an image every value but zero is hole. In a video only values above 127 (of 255, in any channel) are hole:
+    compression leaves small values where there was black.
+
+    Raises:
+        InputError: `path` does not exist.
     """
     path = Path(path)
     if not path.exists():
@@ -71,7 +76,7 @@ def mask_files(path: Path) -> ImageFiles | VideoFile:
     return VideoFile(path, convert=lambda frame: (frame.max(axis=2) > 127).astype(np.uint8))
 
 
-def footage_clip(
+def file_clip(
     name: str,
     frames: ImageFiles | VideoFile,
     masks: str | Path | None,
@@ -83,7 +88,11 @@ def footage_clip(
     max_frames: int | None,
     outpaint: Mapping[str, float | None] | None,
 ) -> Clip:
-    """Matches frames with masks and resizes both; see `folder_clip` and `video_clip` for the options."""
+    """Match frames with masks and resize both; see `folder_clip` and `video_clip` for the options.
+
+    Raises:
+        InputError: an option is missing or out of range, or frames and masks do not match.
+    """
     scales = outpaint_scales(outpaint)
     if masks is None and scales is None:
         raise InputError(
@@ -96,9 +105,9 @@ def footage_clip(
         )
     for option, value in (("height", height), ("width", width), ("max_frames", max_frames)):
         if value is not None:
-            check_whole(option, value, least=1)
-    check_above_zero("resize_ratio", resize_ratio)
-    check_above_zero("fps", fps)
+            check_whole(f"data.{option}", value, least=1)
+    check_number("data.resize_ratio", resize_ratio, above_0, "a number above 0")
+    check_number("data.fps", fps, above_0, "a number of frames per second above 0")
 
     mask_source = None if masks is None else mask_files(masks)
     mask_count = 1 if mask_source is None else mask_source.count()
@@ -107,12 +116,12 @@ def footage_clip(
         raise InputError(
             f"{masks} holds {mask_count} masks for {total} frames: give one mask for all, or {total} masks."
         )
-    first = next(iter(frames.read(1)), None)
+    first = next(frames.read(1), None)
     if first is None:
         raise InputError(f"{name} has no frame: give a clip of at least two frames.")
-    source_size = first.shape[:2]
+    source_size = (first.shape[0], first.shape[1])
     clip_height, clip_width = _target_size(source_size, height, width, resize_ratio)
-    clip = FootageClip(
+    clip = FileClip(
         name=name,
         num_frames=total if max_frames is None else min(total, max_frames),
         height=clip_height,
@@ -127,8 +136,14 @@ def footage_clip(
 
 
 @dataclass(frozen=True)
-class FootageClip(Clip):
-    """Frames and masks of files, resized. Without `mask_source` the masks are empty."""
+class FileClip(Clip):
+    """Frames and masks of files, resized.
+
+    Attributes:
+        source_size: height and width of the frames before resizing.
+        mask_source: None for empty masks.
+        one_mask: whether its first mask is that of every frame.
+    """
 
     source: ImageFiles | VideoFile
     source_size: tuple[int, int]
@@ -146,21 +161,21 @@ class FootageClip(Clip):
             yield resize(frame, self.height, self.width, Image.Resampling.BICUBIC)
 
     def masks(self) -> Iterator[np.ndarray]:
-        if self.mask_source is None:
+        source = self.mask_source
+        if source is None:
             yield from repeat(np.zeros((self.height, self.width), np.uint8), self.num_frames)
         elif self.one_mask:
-            mask = next(iter(self.mask_source.read(1)))
-            yield from repeat(self._fitted(mask, 0), self.num_frames)
+            yield from repeat(self._fitted(next(source.read(1)), source.name(0)), self.num_frames)
         else:
-            for index, mask in enumerate(self.mask_source.read(self.num_frames)):
-                yield self._fitted(mask, index)
+            for index, mask in enumerate(source.read(self.num_frames)):
+                yield self._fitted(mask, source.name(index))
 
-    def _fitted(self, mask: np.ndarray, index: int) -> np.ndarray:
+    def _fitted(self, mask: np.ndarray, name: str) -> np.ndarray:
         if mask.shape != (self.height, self.width):
             aspects = [size[1] / size[0] for size in (mask.shape, self.source_size)]
             if abs(aspects[0] / aspects[1] - 1) > ASPECT_TOLERANCE:
                 raise InputError(
-                    f"{self.mask_source.name(index)} is {_text(mask.shape)} and the frames are "
+                    f"{name} is {_text(mask.shape)} and the frames are "
                     f"{_text(self.source_size)}: give masks of the frames' shape."
                 )
         return resize(mask, self.height, self.width, Image.Resampling.NEAREST)
@@ -170,20 +185,23 @@ def _target_size(
     source: tuple[int, int], height: int | None, width: int | None, resize_ratio: float
 ) -> tuple[int, int]:
     source_height, source_width = source
-    if height is None:
-        height = source_height if width is None else source_height * width / source_width
-    if width is None:
-        width = source_width * height / source_height
-    return max(1, round(height * resize_ratio)), max(1, round(width * resize_ratio))
+    if height is not None and width is not None:
+        scaled = float(height), float(width)
+    elif height is not None:
+        scaled = float(height), source_width * height / source_height
+    elif width is not None:
+        scaled = source_height * width / source_width, float(width)
+    else:
+        scaled = float(source_height), float(source_width)
+    return max(1, round(scaled[0] * resize_ratio)), max(1, round(scaled[1] * resize_ratio))
 
 
 def resize(image: np.ndarray, height: int, width: int, method: Image.Resampling) -> np.ndarray:
-    """An array [H, W] or [H, W, 3] at another size in pixels; the same array where it has that size
-    already."""
+    """Resize an array [H, W] or [H, W, 3] to a size in pixels; one of that size is returned itself."""
     if image.shape[:2] == (height, width):
         return image
     return np.array(Image.fromarray(image).resize((width, height), method))
 
 
-def _text(size: tuple[int, int]) -> str:
+def _text(size: tuple[int, ...]) -> str:
     return f"{size[1]}x{size[0]} pixels (width x height)"

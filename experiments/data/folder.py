@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.data.clip import Clip
-from experiments.data.file_clip import ImageFiles, footage_clip
+from experiments.data.file_clip import ImageFiles, file_clip
 from propainter.errors import InputError
 from propainter.io.video import IMAGE_SUFFIXES, list_images, read_image
 
@@ -19,17 +19,22 @@ def folder_clip(
     fps: float = 24,
     outpaint: Mapping[str, float | None] | None = None,
 ) -> Clip:
-    """The images of the folder `frames` in natural order, with the holes in `masks`.
+    """Return the clip of a folder's images in natural order, with the holes in `masks`.
 
-    `masks` is a folder of images or a video with as many masks as there are frames, or one image for all of
-    them; in images every value but zero is hole, in videos values above 127 are. Masks of another size are
-    fitted to the frames where their shapes agree within 1%.
+    Frames are resized bicubically, masks by nearest neighbour.
 
-    `height` and `width` are the size in pixels to work at (one alone keeps the shape), then multiplied by
-    `resize_ratio`; frames are resized bicubically, masks by nearest neighbour. `max_frames` takes the first
-    frames only; `fps` is frames per second, for the video that is written. `outpaint` is {"scale_h": 1.0,
-    "scale_w": 1.2} to extend the picture, without masks. Raises InputError for whatever does not fit
-    together.
+    Args:
+        masks: a folder of images or a video with one mask per frame, or one image for all frames. In images every value
+            but zero is hole, in videos values above 127. Masks of another size are resized where their aspect ratio
+            agrees within 1%.
+        height, width: the size to work at, in pixels; one alone keeps the aspect ratio.
+        resize_ratio: multiplies that size.
+        max_frames: takes the first frames only.
+        fps: frames per second of the video that is written.
+        outpaint: {"scale_h": 1.0, "scale_w": 1.2} to extend the picture, without masks.
+
+    Raises:
+        InputError: an option is missing or out of range, or frames and masks do not match.
     """
     if frames is None:
         raise InputError("data.frames is missing: give the folder of the frames, data.frames=FOLDER.")
@@ -38,7 +43,7 @@ def folder_clip(
         raise InputError(
             f"{folder} is a file, where a folder of images was expected: for a video use data=video data.video=FILE."
         )
-    return footage_clip(
+    return file_clip(
         folder.resolve().name,
         ImageFiles(list_images(folder), read_image),
         masks,

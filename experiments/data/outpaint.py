@@ -1,4 +1,4 @@
-"""Outpainting: the video lies in the middle of a larger canvas, and the hole is everything around it."""
+"""Outpainting: the video is centred on a larger canvas, and the hole is everything around it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,15 +10,20 @@ from PIL import Image
 from experiments.data.clip import Clip
 from propainter.errors import InputError
 
-# The flow next to the video's edge is doubtful, so its hole reaches into the video where the border is wide.
 FLOW_MARGIN = 4
+"""Pixels by which the hole of the flow reaches into the video, whose flow is unreliable next to its edge."""
+
 WIDE_BORDER = 10
+"""Only a border wider than this, in pixels, has that margin."""
 
 
 def outpaint_scales(outpaint: Mapping[str, float | None] | None) -> tuple[float, float] | None:
-    """The factors (down, across) of a mapping {"scale_h": 1.0, "scale_w": 1.2}; one left out or None is 1.0.
+    """Return the factors (height, width) of a mapping {"scale_h": 1.0, "scale_w": 1.2}; None without any.
 
-    None where both are left out: no outpainting. Raises InputError for factors below 1 and for other names.
+    A factor that is missing or None is 1.0.
+
+    Raises:
+        InputError: a factor below 1, or another name.
     """
     given = {name: scale for name, scale in (outpaint or {}).items() if scale is not None}
     for name, scale in given.items():
@@ -30,11 +35,13 @@ def outpaint_scales(outpaint: Mapping[str, float | None] | None) -> tuple[float,
 
 
 def outpaint_clip(clip: Clip, scale_h: float, scale_w: float) -> "OutpaintClip":
-    """`clip` on a canvas `scale_h` times as high and `scale_w` times as wide, in whole multiples of 8 pixels.
+    """Return `clip` on a canvas `scale_h` times as high and `scale_w` times as wide, both multiples of 8 pixels.
 
-    The video is first resized to multiples of 8 itself where it is not (downwards, bicubic), as the network's
-    process size is. Holes that `clip` has of its own are not used. Raises InputError where the canvas would
-    not be larger than the video.
+    The video is first resized down to multiples of 8 (bicubic), as the network's process size is. Holes of `clip`
+    itself are not used.
+
+    Raises:
+        InputError: the canvas would not be larger than the video.
     """
     height, width = clip.height // 8 * 8, clip.width // 8 * 8
     canvas_height, canvas_width = int(scale_h * height) // 8 * 8, int(scale_w * width) // 8 * 8
@@ -57,8 +64,7 @@ def outpaint_clip(clip: Clip, scale_h: float, scale_w: float) -> "OutpaintClip":
 
 @dataclass(frozen=True)
 class OutpaintClip(Clip):
-    """`video`, shown at `video_height` x `video_width` pixels, centred on black; nobody knows the truth
-    around it."""
+    """`video` at `video_height` x `video_width` pixels, centred on black; the truth around it is unknown."""
 
     video: Clip
     video_height: int
@@ -77,7 +83,7 @@ class OutpaintClip(Clip):
         size = (self.video_width, self.video_height)
         for frame in self.video.frames():
             canvas = np.zeros((self.height, self.width, 3), np.uint8)
-            canvas[rows, columns] = Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)
+            canvas[rows, columns] = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
             yield canvas
 
     def masks(self) -> Iterator[np.ndarray]:

@@ -14,13 +14,13 @@ import numpy as np
 import skimage
 from PIL import Image, ImageDraw
 
-from experiments.data.clip import Clip, check_above_zero, check_whole
+from experiments.data.clip import Clip
+from propainter.validation import above_0, check_number, check_whole
 
 PHOTOGRAPHS = Path(skimage.__file__).parent / "data"
 
-# How far things move, as fractions of the frame's sides (across, down), degrees and a zoom factor; and in how
-# many frames they swing there and back. No two periods share a factor, so that a long clip does not repeat
-# itself.
+# How far things move: fractions of the frame's sides (across, down), degrees, a zoom factor; and the period of each
+# swing in frames. No two periods share a factor: a long clip does not repeat itself.
 PAN, PAN_PERIODS = (0.085, 0.06), (83, 61)
 ZOOM, ZOOM_PERIOD = 0.04, 131
 TILT_DEG, TILT_PERIOD = 2.0, 107
@@ -36,23 +36,29 @@ CUP_ELLIPSES = ((82, 37, 476, 389), (176, 21, 407, 207))
 def sample_clip(
     num_frames: int = 6, height: int = 128, width: int = 160, fps: float = 24, seed: int = 0
 ) -> "SampleClip":
-    """A cup of coffee to remove from a slow camera move, with the truth behind it; bit-equal on every call.
+    """Return a clip with a cup of coffee to remove from a slow camera move, and the truth behind it.
 
-    `height` and `width` are in pixels; motion grows with them, and stays smooth and inside the photograph for
-    any `num_frames`. `seed` chooses where on their paths the camera and the cup start. Wrong values raise
-    InputError.
+    Every call gives the same bits. Motion grows with the size, and stays smooth and inside the photograph for any
+    `num_frames`.
+
+    Args:
+        height, width: in pixels.
+        seed: chooses where on their paths the camera and the cup start.
+
+    Raises:
+        InputError: a value is out of range.
     """
-    check_whole("num_frames", num_frames, least=1)
-    check_whole("height", height, least=1)
-    check_whole("width", width, least=1)
-    check_whole("seed", seed, least=0)
-    check_above_zero("fps", fps)
+    check_whole("data.num_frames", num_frames, least=1)
+    check_whole("data.height", height, least=1)
+    check_whole("data.width", width, least=1)
+    check_whole("data.seed", seed, least=0)
+    check_number("data.fps", fps, above_0, "a number of frames per second above 0")
     return SampleClip("sample", num_frames, height, width, fps, seed)
 
 
 @dataclass(frozen=True)
 class SampleClip(Clip):
-    """The clip of `sample_clip`; any frame can be drawn without those before it."""
+    """The clip of `sample_clip`; each frame is drawn on its own."""
 
     seed: int
 
@@ -83,7 +89,7 @@ class SampleClip(Clip):
 
     @cached_property
     def _photograph(self) -> Image.Image:
-        """The garage, scaled to hold every view of the camera at about the frame's own resolution."""
+        """The garage, large enough for every view of the camera, at about the frame's own resolution."""
         photograph = Image.open(PHOTOGRAPHS / "motorcycle_left.png").convert("RGB")
         sine, cosine = math.sin(math.radians(TILT_DEG)), math.cos(math.radians(TILT_DEG))
         reach_x = (1 + ZOOM) * (self.width * cosine + self.height * sine) / 2 + PAN[0] * self.width + 2
@@ -103,7 +109,7 @@ class SampleClip(Clip):
 
     @cached_property
     def _cup_cutout(self) -> Image.Image:
-        """The cup with its saucer as RGBA, transparent around it, in the size in which it is drawn."""
+        """The cup with its saucer as RGBA, transparent around it, at the size that it has in a frame."""
         photograph = Image.open(PHOTOGRAPHS / "coffee.png").convert("RGB")
         outline = Image.new("L", (photograph.width * 4, photograph.height * 4))
         for ellipse in CUP_ELLIPSES:
@@ -124,7 +130,7 @@ class SampleClip(Clip):
         )
 
     def _view(self, image: Image.Image, *, shift_x: float, shift_y: float, scale: float, angle: float) -> Image.Image:
-        """A frame-sized look at `image`: from its middle on by a shift (in pixels), scaled and turned."""
+        """A frame-sized view of `image`: its middle moved by a shift (in pixels), scaled and turned (radians)."""
         cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
         middle_x, middle_y = self.width / 2, self.height / 2
         offset_x = image.width / 2 + shift_x - cosine * middle_x + sine * middle_y

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.data.clip import Clip
-from experiments.data.file_clip import VideoFile, footage_clip
+from experiments.data.file_clip import VideoFile, file_clip
 from propainter.errors import InputError
 from propainter.io.video import probe_video
 
@@ -18,11 +18,11 @@ def video_clip(
     max_frames: int | None = None,
     outpaint: Mapping[str, float | None] | None = None,
 ) -> Clip:
-    """The frames of a video at its own rate, with the holes in `masks`; the options are those of
-    `folder_clip`.
+    """Return the clip of a video's frames at its own rate, with the holes in `masks`; options as in `folder_clip`.
 
-    In a mask video only values above 127 (of 255) are hole, as compression leaves small values where there
-    was black. Raises InputError for a file that is no complete video, and for whatever does not fit together.
+    Raises:
+        InputError: the file is no complete video, an option is missing or out of range, or frames and masks do not
+            match.
     """
     if video is None:
         raise InputError("data.video is missing: give the video's file, data.video=FILE.")
@@ -31,7 +31,7 @@ def video_clip(
         raise InputError(
             f"{path} is a folder, where a video file was expected: for images use data=folder data.frames=FOLDER."
         )
-    return footage_clip(
+    return file_clip(
         path.stem,
         VideoFile(path),
         masks,

@@ -115,6 +115,8 @@ def _formulas() -> dict[Any, Formula]:
     """By operation. torchvision's are known to torch once it is imported, as `propainter` does."""
     return {
         **flop_registry,
+        # torch 2.11's registry lacks the CPU kernel of SDPA, whose first arguments are those of the CUDA kernel.
+        aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention],
         aten.mv: mv_flops,
         **dict.fromkeys(_SAMPLING, grid_sample_flops),
         aten.cudnn_grid_sampler: cudnn_grid_sample_flops,

@@ -1,1 +1,1 @@
-"""Distance to the reference and to the truth."""
+"""How far a result is from the fp32 reference and from the truth."""

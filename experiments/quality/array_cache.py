@@ -1,4 +1,4 @@
-"""A bounded folder of arrays that took long to compute, each computed by one process at a time."""
+"""A disk cache of arrays that are slow to compute; one process at a time computes each."""
 
 import logging
 from collections.abc import Iterator
@@ -15,28 +15,32 @@ log = logging.getLogger(__name__)
 
 
 class ArrayCache(DiskLRUCache):
-    """Arrays by key in a folder, as .npy files; see `DiskLRUCache`."""
+    """Arrays by key, one .npy file each; see `DiskLRUCache`."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         super().__init__(folder, max_bytes, ".npy")
 
     def get(self, key: str) -> np.ndarray | None:
-        """The array of that key, or None."""
+        """Return the array of that key, or None."""
         return self.read(key, partial(np.load, allow_pickle=False), damage=(ValueError, EOFError))
 
     def put(self, key: str, array: np.ndarray) -> None:
-        """Keep the array."""
+        """Store the array.
+
+        Raises:
+            OSError: the folder can't be written.
+        """
         self.write(key, lambda path: np.save(path, array))
 
     @contextmanager
     def claimed(self, key: str, what: str) -> Iterator[None]:
-        """One process at a time is inside this block with the same key; the others wait.
+        """Hold the key's lock inside the block: one process at a time, the others wait.
 
-        The lock is the system's, on a small file that stays in the folder: it ends with the process that holds it,
-        however that ends. A folder that can't hold one is a warning, and the block is entered all the same.
+        The operating system frees the lock when its process ends, however it ends. The lock's small file stays. Without
+        a lock (a folder that can't be written) there is a warning, and the block runs all the same.
 
         Args:
-            what: what is being computed, for the line that says that another process is waited for.
+            what: what is computed, for the log of a process that waits.
         """
         with ExitStack() as held:
             try:

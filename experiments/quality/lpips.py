@@ -1,13 +1,14 @@
-"""LPIPS, the distance between pictures in a trained network's features, by whichever weights can be had.
+"""LPIPS: the distance between two images in the features of a trained network, with the weights that are available.
 
-`alex`: the lpips package over AlexNet's ImageNet weights, which are downloaded once (233 MB). `st_alex`: the
-shift-tolerant variant of Ghildyal and Liu ("Shift-tolerant Perceptual Similarity Metric", ECCV 2022), whose weights,
-the trunk among them, are in the package stlpips-pytorch (BSD 2-clause). The two are different scales: figures of one
-are never compared with those of the other.
+`alex`: the lpips package (Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR
+2018) over AlexNet's ImageNet weights, downloaded once (233 MB). `st_alex`: the shift-tolerant variant of Ghildyal and
+Liu ("Shift-tolerant Perceptual Similarity Metric", ECCV 2022); the package stlpips-pytorch (BSD 2-clause) holds all its
+weights. The two have different scales: never compare values of one with values of the other.
 """
 
 import logging
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -31,28 +32,34 @@ ST_PACKAGE = "stlpips_pytorch"
 ST_WEIGHTS = "weights/vST0.0/alex_shift_tolerant.pth"
 
 
-@dataclass(frozen=True)
-class Perceptual:
-    """An LPIPS network.
+class LpipsModule(nn.Module, ABC):
+    """A network whose features are computed once per image and compared pair by pair."""
 
-    Attributes:
-        net: "alex" or "st_alex".
-        module: has `features`, of pictures [N, 3, H, W] in [-1, 1] what it compares, and `between`, two of these -> a
-            distance for each of N; 0 = alike.
-    """
+    @abstractmethod
+    def features(self, x: Tensor) -> Any:
+        """Return what `distance` compares, from images [N, 3, H, W] in [-1, 1]."""
+
+    @abstractmethod
+    def distance(self, a: Any, b: Any) -> Tensor:
+        """Return the distance of each image of one batch from its counterpart, by their features: [N], 0 if equal."""
+
+
+@dataclass(frozen=True)
+class Lpips:
+    """An LPIPS network and its name, "alex" or "st_alex"."""
 
     net: str
-    module: nn.Module
+    module: LpipsModule
 
     def distances(self, result: np.ndarray, reference: np.ndarray, device: torch.device | None = None) -> list[float]:
-        """LPIPS of each frame, uint8 [T, H, W, 3] twice, H and W at least 32; in float32 on the device (the CPU)."""
-        return self.among((result, reference), [(0, 1)], device)[0]
+        """Compute LPIPS frame by frame in float32, uint8 [T, H, W, 3] twice, H and W at least 32; default CPU."""
+        return self.pairwise((result, reference), [(0, 1)], device)[0]
 
     @torch.inference_mode()
-    def among(
+    def pairwise(
         self, stacks: Sequence[np.ndarray], pairs: Sequence[tuple[int, int]], device: torch.device | None = None
     ) -> list[list[float]]:
-        """As `distances` for several pairs of the stacks, given by their numbers; equal pictures go through once."""
+        """Compute `distances` for several pairs of stacks, given by index; equal images share their features."""
         module = self.module.to(device or "cpu")
         distances: list[list[float]] = [[] for _ in pairs]
         with tf32_flags(False):
@@ -62,7 +69,7 @@ class Perceptual:
                     twin = next((other for other in range(number) if np.array_equal(images[other], image)), None)
                     features.append(module.features(_as_input(image, device)) if twin is None else features[twin])
                 for (a, b), of_pair in zip(pairs, distances, strict=True):
-                    of_pair.append(float(module.between(features[a], features[b])))
+                    of_pair.append(float(module.distance(features[a], features[b])))
         return distances
 
 
@@ -73,10 +80,10 @@ def _as_input(image: np.ndarray, device: torch.device | None) -> Tensor:
 
 
 @cache
-def lpips_network() -> tuple[Perceptual | None, str | None]:
-    """The network whose weights can be had, AlexNet's first; or None and the reason. Once per process."""
+def lpips_network() -> tuple[Lpips | None, str | None]:
+    """Return the network whose weights are available, AlexNet's first, or None and the reason; cached."""
     try:
-        return Perceptual("alex", build_lpips(_alexnet_weights())), None
+        return Lpips("alex", build_lpips(_alexnet_weights())), None
     except InputError as error:
         log.debug("%s", error)
     missing = "no AlexNet weights for LPIPS (not in torch's hub cache, no download)"
@@ -86,7 +93,7 @@ def lpips_network() -> tuple[Perceptual | None, str | None]:
         log.warning("LPIPS is left out: %s", reason)
         return None, reason
     log.warning("shift-tolerant LPIPS (st_alex) stands in for LPIPS: %s", missing)
-    return Perceptual("st_alex", ShiftTolerant(read_checkpoint(path))), None
+    return Lpips("st_alex", ShiftTolerant(read_checkpoint(path))), None
 
 
 def _alexnet_weights() -> dict[str, Tensor]:
@@ -97,22 +104,22 @@ def _alexnet_weights() -> dict[str, Tensor]:
     return read_checkpoint(path)
 
 
-def build_lpips(alexnet: dict[str, Tensor]) -> nn.Module:
-    """LPIPS over the given AlexNet (torchvision's state dict), with the linear layers that lpips ships."""
-    import lpips  # slow to import, and needed here only
+def build_lpips(alexnet: dict[str, Tensor]) -> "PublishedLpips":
+    """Build LPIPS over an AlexNet (torchvision's state dict) with the linear layers that lpips ships."""
+    import lpips  # slow to import
 
     with warnings.catch_warnings():
-        # lpips asks torchvision for AlexNet by an argument that torchvision has deprecated.
+        # lpips passes torchvision a deprecated argument.
         warnings.simplefilter("ignore")
         network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    # lpips cuts AlexNet's features into slices, in which the layers keep their numbers.
+    # lpips splits AlexNet's features into slices; the layers keep their indices.
     names = {name: "features." + name.split(".", 1)[1] for name in network.net.state_dict()}
     network.net.load_state_dict({name: alexnet[source] for name, source in names.items()})
-    return _Published(network.eval())
+    return PublishedLpips(network.eval())
 
 
-class _Published(nn.Module):
-    """lpips' own network, which takes pictures and keeps nothing between two calls."""
+class PublishedLpips(LpipsModule):
+    """The network of the lpips package, which compares images: its features can't be had alone."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -121,26 +128,30 @@ class _Published(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         return x
 
-    def between(self, a: Tensor, b: Tensor) -> Tensor:
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
         return self.network(a, b).flatten()
 
 
 def st_weights() -> Path | None:
-    """Where the installed stlpips-pytorch keeps its AlexNet; None without it. The package is not imported."""
+    """Find the AlexNet of the installed stlpips-pytorch without importing it; None where it is not installed."""
     spec = find_spec(ST_PACKAGE)
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
     return find(ST_WEIGHTS, folders)
 
 
-class ShiftTolerant(nn.Module):
-    """Shift-tolerant LPIPS over AlexNet: every stride is a blur that keeps each second value.
+class ShiftTolerant(LpipsModule):
+    """Shift-tolerant LPIPS over AlexNet: a blur before every second value is kept replaces each stride.
 
     Args:
-        state: its trained weights, under the names that stlpips-pytorch gives them.
+        state: trained weights, named as in stlpips-pytorch.
     """
 
     CONVOLUTIONS = ("net.slice1.0", "net.slice2.5", "net.slice3.9", "net.slice4.11", "net.slice5.13")
     PADDINGS = (2, 2, 1, 1, 1)
+
+    shift: Tensor
+    scale: Tensor
+    blur: Tensor
 
     def __init__(self, state: dict[str, Tensor]) -> None:
         super().__init__()
@@ -155,8 +166,8 @@ class ShiftTolerant(nn.Module):
             nn.Parameter(state[f"lin{number}.model.1.weight"], requires_grad=False) for number in range(5)
         )
 
-    def between(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-        """The distance of each picture of one batch from that of the other, by their features: [N]."""
+    def distance(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+        """Return the distances [N]; see `LpipsModule`."""
         distance = a[0].new_zeros(len(a[0]))
         for weight, x, y in zip(self.weights, a, b, strict=True):
             difference = (_unit(x) - _unit(y)).square()
@@ -164,9 +175,9 @@ class ShiftTolerant(nn.Module):
         return distance
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """What each of the five convolutions gives, after its ReLU: [N, 3, H, W] in [-1, 1] -> [N, C, h, w] each."""
+        """Return the output [N, C, h, w] of each of the five convolutions, after its ReLU."""
         x = (x - self.shift) / self.scale
-        given = []
+        features = []
         for number, convolution in enumerate(self.convolutions):
             if number in (1, 2):
                 x = self._halved(F.max_pool2d(x, 3, stride=1))
@@ -174,8 +185,8 @@ class ShiftTolerant(nn.Module):
             if number == 0:
                 x = self._halved(x)
             x = F.relu(x)
-            given.append(x)
-        return given
+            features.append(x)
+        return features
 
     def _halved(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
@@ -185,11 +196,11 @@ class ShiftTolerant(nn.Module):
 
 
 def _convolution(weight: Tensor, bias: Tensor, padding: int) -> nn.Conv2d:
-    convolution = nn.Conv2d(*weight.shape[1::-1], weight.shape[2], padding=padding)
+    convolution = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2], padding=padding)
     convolution.weight, convolution.bias = (nn.Parameter(x, requires_grad=False) for x in (weight, bias))
     return convolution
 
 
 def _unit(features: Tensor) -> Tensor:
-    """Each pixel's features at length 1: [N, C, h, w]."""
+    """Scale each pixel's features to length 1: [N, C, h, w]."""
     return features / (features.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)

@@ -1,4 +1,4 @@
-"""How far a result is from the fp32 reference, and both from the truth where the data knows it."""
+"""Compare a result with the fp32 reference, and both with the truth where the data has it."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -16,14 +16,14 @@ from propainter import Schedule
 from propainter.inference.compositing import prepare_masks, process_size, resize_masks
 
 SSIM_WINDOW = 7
-"""Side of scikit-image's window for SSIM, in pixels."""
+"""Side of the window of SSIM, in pixels: scikit-image's default."""
 
 SATURATED_TANH = 0.999
-"""A prediction of at least this size lies where tanh is flat: within 0.13 steps of uint8 of black or white."""
+"""From this magnitude on tanh is flat: the prediction is within 0.13 steps of uint8 of black or white."""
 
 
 def dilated_mask(clip: LoadedClip, schedule: Schedule) -> np.ndarray:
-    """bool [T, H, W]: the pixels that inpainting replaces (the masks after dilation, at the clip's size)."""
+    """Return the pixels that inpainting replaces, bool [T, H, W]: the masks after dilation, at the clip's size."""
     size = clip.masks.shape[1:]
     dilation = schedule.mask_dilation if clip.flow_masks is None else 0
     holes = prepare_masks(clip.masks, process_size(*size), dilation)
@@ -41,16 +41,16 @@ def compare(
     flows: FrameFlows | None = None,
     device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """The record's `quality`: final uint8 frames against the reference's, and both against the truth.
+    """Compute the record's `quality`: the final frames against the reference's, and both against the truth.
 
     Args:
         result, reference: uint8 [T, H, W, 3], H and W at least 7.
         hole: bool [T, H, W].
-        with_lpips: false leaves LPIPS null.
-        truth: uint8 [T, H, W, 3], what is really behind the hole; None where nobody knows.
+        with_lpips: False leaves LPIPS null.
+        truth: uint8 [T, H, W, 3], what is really behind the hole; None where it is unknown.
         seams: frames t whose pair with t + 1 crosses from one chunk into another (`steadiness.seam_pairs`).
-        flows: for the temporal steadiness; by default computed here on the truth, else on the reference.
-        device: where LPIPS is computed; default the CPU.
+        flows: for the temporal steadiness; default: of the truth, else of the reference.
+        device: that computes LPIPS; default the CPU.
 
     Returns:
         `identical`; `psnr_db` and `psnr_hole_db`, of the mean squared error over all frames, null where that part is
@@ -64,9 +64,11 @@ def compare(
     network, reason = perceptual.lpips_network() if with_lpips else (None, "left out by quality.lpips=false")
     stacks = [result, reference] if truth is None else [result, reference, truth]
     pairs = list(combinations(range(len(stacks)), 2))
-    distances = network.among(stacks, pairs, device) if network else [None] * len(pairs)
+    distances: Sequence[list[float] | None] = [None] * len(pairs)
+    if network is not None:
+        distances = network.pairwise(stacks, pairs, device)
     figures = _Figures(result, reference, hole, distances[0])
-    compared = {
+    compared: dict[str, Any] = {
         "identical": not max(figures.max_abs_error),
         **figures.overall(),
         "lpips_net": network.net if network else None,
@@ -125,7 +127,7 @@ class _Figures:
 
     @property
     def worst_frame(self) -> int:
-        """The first with the largest mean squared error in the hole."""
+        """The first frame with the largest mean squared error in the hole."""
         return int(np.argmax(np.array(self._squares_hole) / np.maximum(self._holes, 1)))
 
     def overall(self) -> dict[str, float | None]:
@@ -140,7 +142,7 @@ class _Figures:
 
 
 def psnr_db(error: np.ndarray) -> float | None:
-    """PSNR of absolute errors in steps of uint8, in dB; None where there is none, or nothing to compare."""
+    """Compute the PSNR in dB of absolute errors in steps of uint8; None without any error, or any value."""
     return _decibels(float(np.square(error, dtype=np.float64).sum()), error.size)
 
 
@@ -149,48 +151,48 @@ def _decibels(squares: float, count: int) -> float | None:
 
 
 def ssim_map(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """scikit-image's SSIM around each pixel, mean over channels: uint8 [H, W, 3] twice -> float64 [H, W], at most 1.
+    """Compute scikit-image's SSIM around each pixel, mean over channels: uint8 [H, W, 3] twice -> float64 [H, W].
 
-    It is 1 wherever the two are equal in the whole window, so that only the surroundings of what differs are computed.
+    SSIM is exactly 1 where the whole window is equal: only the box around the differing pixels is computed.
     """
     similar = np.ones(image.shape[:2])
-    rows, columns = (np.flatnonzero(np.any(image != reference, axis=axes)) for axes in ((1, 2), (0, 2)))
+    different = np.any(image != reference, axis=2)
+    rows, columns = np.flatnonzero(different.any(axis=1)), np.flatnonzero(different.any(axis=0))
     if not len(rows):
         return similar
-    place = tuple(
-        _stretch(which[0], which[-1] + 1, side) for which, side in zip((rows, columns), similar.shape, strict=True)
-    )
+    height, width = image.shape[:2]
+    box = _stretch(rows[0], rows[-1] + 1, height), _stretch(columns[0], columns[-1] + 1, width)
     options = dict(win_size=SSIM_WINDOW, channel_axis=2, data_range=255, full=True)
-    similar[place] = structural_similarity(image[place], reference[place], **options)[1].mean(axis=-1)
+    similar[box] = structural_similarity(image[box], reference[box], **options)[1].mean(axis=-1)
     return similar
 
 
 def _stretch(first: int, stop: int, side: int) -> slice:
-    """Wider by a window to both sides, within the picture."""
+    """Return the range with a window added at both ends, within 0 to `side`."""
     return slice(max(0, first - SSIM_WINDOW), min(side, stop + SSIM_WINDOW))
 
 
 def mean_ssim(similar: np.ndarray) -> float:
-    """The mean of a map as scikit-image takes it: without the border where the window leaves the picture."""
+    """Return a map's mean as scikit-image does: without the border where the window leaves the picture."""
     edge = SSIM_WINDOW // 2
     return float(similar[edge:-edge, edge:-edge].mean())
 
 
 def saturation(stage: str, name: str, tensor: Tensor) -> float:
-    """Share of a stage's values that lie at or beyond a limit, 0 to 1.
+    """Return the share of a stage's values that lie at or beyond a limit, 0 to 1.
 
     The limit is, for flow and completion ([1, T, 2, H, W], x then y), the frame's width or height in pixels: such a
     flow points out of any frame; for generation's prediction, 0.999, where tanh is flat; for everything else, the
     dtype's largest finite value. Needs a byte for each value of one frame at a time.
 
     Args:
-        stage, name, tensor: what `propainter.Observer.tensors` is called with.
+        stage, name, tensor: as in a call of `propainter.Observer.tensors`.
     """
     if not tensor.numel():
         return 0.0
     if stage in ("flow", "completion"):
         height, width = tensor.shape[-2:]
-        parts = [(tensor[:, :, 0], width), (tensor[:, :, 1], height)]
+        parts: list[tuple[Tensor, float]] = [(tensor[:, :, 0], width), (tensor[:, :, 1], height)]
     else:
         parts = [(tensor, SATURATED_TANH if name == "prediction" else torch.finfo(tensor.dtype).max)]
     count = sum(_beyond(frame, limit) for part, limit in parts for frame in part.flatten(0, 1).unbind(0))

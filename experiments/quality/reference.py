@@ -1,4 +1,4 @@
-"""The fp32 reference: what the published behaviour gives for the same clip, weights and schedule."""
+"""The fp32 reference: the published pipeline's frames for the same clip, weights and schedule, cached on disk."""
 
 import gc
 import hashlib
@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reference:
-    """The reference of one clip, and how it was come by.
+    """The reference of one clip, and how it was obtained.
 
     Attributes:
         frames: uint8 [T, H, W, 3].
-        key: of the cache; equal where the reference is.
-        cached: it was not computed by this process.
-        memory_saving: it did not fit the device as published, and was computed by the exact memory-saving way (flow's
-            correlation on demand, intermediates on the host, as a last resort on the CPU), which rounds differently.
+        key: in the cache; equal for equal references.
+        cached: whether it comes from the cache.
+        memory_saving: whether it was too large for the device as published. It was then computed with flow's
+            correlation on demand and intermediates on the host, at last on the CPU: exact but for rounding.
     """
 
     frames: np.ndarray
@@ -46,7 +46,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class _Way:
-    """How to compute a reference: what is applied to the published pipeline, all in fp32, and where it runs."""
+    """How to compute a reference: the variants applied to the fp32 pipeline, their source files, and the device."""
 
     name: str
     variants: Sequence[Callable[[Pipeline], Pipeline]]
@@ -66,18 +66,18 @@ def reference_frames(
     weights_fingerprint: str,
     cache: ArrayCache,
 ) -> Reference:
-    """The published pipeline's frames in fp32 with TF32 off; from the cache where it has them.
+    """Return the published pipeline's frames in fp32 with TF32 off, from the cache or computed.
 
-    Where another process computes the same reference, it is waited for. What is out of memory as published is computed
-    by the memory-saving way on the device, then on the CPU.
+    A process that finds another computing the same reference waits for it. Out of memory, the next way is tried: saving
+    memory on the device, then on the CPU.
 
     Args:
-        make_networks: gives networks with the weights loaded, which no variant has touched; called where the cache
-            has no reference.
-        cache: keeps references by everything that shapes the result.
+        make_networks: builds networks with their weights, untouched by any variant; called only without a cached
+            reference.
+        cache: of references, by `reference_key`.
 
     Raises:
-        NonFiniteError: the reference itself has a value that is not finite, so that nothing can be compared with it.
+        NonFiniteError: the reference has a value that is not finite: nothing can be compared with it.
         Exception: out of memory in every way (see `propainter.errors.is_out_of_memory`).
     """
     ways = _ways(device)
@@ -116,9 +116,9 @@ def reference_key(
     way: str = "published",
     sources: Sequence[ModuleType] = (precision,),
 ) -> str:
-    """Hex digits over all that shapes the reference: data, weights, schedule, device, versions, code and way.
+    """Hash all that shapes the reference to 24 hex digits: data, weights, schedule, device, versions, code and way.
 
-    The number of threads is part of it: the last bits of a sum depend on how it is split.
+    The number of threads is one of them: the last bits of a sum depend on how it is split.
     """
     parts = [clip.fingerprint, weights_fingerprint, asdict(schedule), device_name(device), torch.get_num_threads()]
     versions = [version(package) for package in ("torch", "torchvision", "numpy", "scipy", "pillow")]
@@ -126,9 +126,10 @@ def reference_key(
 
 
 def code_fingerprint(sources: Sequence[ModuleType] = (precision,)) -> str:
-    """Over the source of `propainter/` and of what is applied to it: a changed network makes a new reference."""
+    """Hash the sources of `propainter/` and of `sources` to hex digits: a changed network makes a new reference."""
     digest = hashlib.sha256()
-    for path in [*sorted(Path(propainter.__file__).parent.rglob("*.py")), *(Path(s.__file__) for s in sources)]:
+    applied = [Path(str(source.__file__)) for source in sources]
+    for path in [*sorted(Path(propainter.__file__).parent.rglob("*.py")), *applied]:
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -152,7 +153,7 @@ def _first_that_fits(
         except Exception as error:
             if not is_out_of_memory(error) or way is ways[-1]:
                 raise
-        # The error is let go by now, and with it every tensor of the attempt.
+        # The error is gone here, and with its traceback every tensor of the attempt.
         gc.collect()
         if way.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -172,7 +173,7 @@ def _compute(way: _Way, make_networks: Callable[[], Networks], schedule: Schedul
 
 
 class _Finite(Observer):
-    """Ends the run at the first value that is not finite."""
+    """End the run at the first value that is not finite."""
 
     def tensors(self, stage: str, **tensors: Tensor) -> None:
         for name, tensor in tensors.items():

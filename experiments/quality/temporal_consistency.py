@@ -1,10 +1,10 @@
 """Temporal steadiness: how much the hole's content differs from frame to frame where the picture just moves.
 
-Frame t + 1 is brought to frame t along an optical flow, and the two are compared in the hole: the warping error of Lai
-et al. ("Learning Blind Video Temporal Consistency", ECCV 2018), a mean squared error. The same is done with the
-reference, by the same flow; as squares add up, the difference is the flicker that the variant adds. The flow knows
+Frame t + 1 is warped to frame t along an optical flow, and the two are compared in the hole: the warping error of Lai
+et al. ("Learning Blind Video Temporal Consistency", ECCV 2018), a mean squared error. The reference is compared in the
+same way by the same flow; squares add up, and the difference is the flicker that the variant adds. The flow depends on
 neither the variant nor any weights: scikit-image's iterative Lucas-Kanade on grey frames of at most `LONGEST_SIDE`
-pixels, those of the truth where it is known, else the reference's.
+pixels, the truth's where it is known, else the reference's.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,10 +21,10 @@ LONGEST_SIDE = 192
 """Longer side of the frames that flow is computed on, in pixels."""
 
 MAX_PAIRS = 60
-"""Of a longer clip so many pairs of frames are looked at, evenly spread, and those at seams."""
+"""Longer clips are sampled: so many pairs of frames, evenly spread, and those at seams."""
 
 WARPS = 5
-"""Iterations of the flow at each level: more change nothing, and cost time."""
+"""Iterations of the flow at each level; more cost time and change nothing."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,21 @@ class FrameFlows:
 
 
 def seam_pairs(chunks: Iterable[Sequence[int]]) -> list[int]:
-    """Frames t whose pair with t + 1 crosses from one chunk into the next, from chunks [start, stop].
+    """Return the frames t whose pair with t + 1 crosses from one chunk into the next, from chunks [start, stop].
 
-    Where two chunks share frames the change is spread over them, and all pairs from the last frame before the second
-    chunk to the first after the first chunk count.
+    Where two chunks share frames, every pair from the last frame before the second chunk to the first frame after the
+    first chunk counts: the change is spread over the shared frames.
     """
     return sorted({t for (_, stop), (start, _) in pairwise(chunks) for t in range(start - 1, stop)})
 
 
 def seams_of(effective: Mapping[str, Any]) -> list[int]:
-    """The seams of a run, by the record's `effective`; empty where the clip was inpainted whole."""
+    """Return the seams of a run from the record's `effective`; empty where the clip was inpainted whole."""
     return seam_pairs(effective.get("chunking", {}).get("chunks", []))
 
 
 def frame_flows(frames: np.ndarray, seams: Sequence[int] = ()) -> FrameFlows:
-    """Flow between neighbouring frames, uint8 [T, H, W, 3], T at least 1.
+    """Compute the flow between neighbouring frames, uint8 [T, H, W, 3], T at least 1.
 
     A pixel is valid where following the flow there and back ends near the start:
     |there + back|^2 < 0.01 (|there|^2 + |back|^2) + 0.5, in pixels of the smaller frames.
@@ -68,32 +68,32 @@ def frame_flows(frames: np.ndarray, seams: Sequence[int] = ()) -> FrameFlows:
     small = {t: _grey(frames[t]) for t in {*pairs, *(t + 1 for t in pairs)}}
     size = _small_size(*frames.shape[1:3])
     flows, valid = np.empty((len(pairs), 2, *size), np.float32), np.empty((len(pairs), *size), bool)
-    for place, t in enumerate(pairs):
+    for index, t in enumerate(pairs):
         there = optical_flow_ilk(small[t], small[t + 1], num_warp=WARPS, dtype=np.float32)
         back = optical_flow_ilk(small[t + 1], small[t], num_warp=WARPS, dtype=np.float32)
         targets = np.indices(size, dtype=np.float32) + there
         returned = np.stack([map_coordinates(part, targets, order=1, mode="nearest") for part in back])
         length = np.square(there).sum(0) + np.square(returned).sum(0)
-        flows[place] = there
-        valid[place] = np.square(there + returned).sum(0) < 0.01 * length + 0.5
+        flows[index] = there
+        valid[index] = np.square(there + returned).sum(0) < 0.01 * length + 0.5
     return FrameFlows(pairs, flows, valid)
 
 
 def steadiness(
     result: np.ndarray, reference: np.ndarray, hole: np.ndarray, flows: FrameFlows, seams: Sequence[int] = ()
 ) -> dict[str, float | None] | None:
-    """The record's `quality.steadiness`; errors are squared, of values in 0 to 1, means over pixels of the hole.
+    """Compute the record's `quality.steadiness`: mean squared errors over pixels of the hole, of values in 0 to 1.
 
     Args:
         result, reference: uint8 [T, H, W, 3].
         hole: bool [T, H, W].
-        flows: from `frame_flows` of a clip of the same shape, with the same seams.
+        flows: by `frame_flows` from a clip of the same shape, with the same seams.
         seams: frames t whose pair with t + 1 crosses from one chunk into another.
 
     Returns:
         `warping_error` and `reference_warping_error`, the mean over the pairs inside chunks, and their `difference`;
-        `seam_difference`, the same difference over the pairs at seams less that inside chunks, null where there is no
-        seam or nothing but seams (all pairs then count as inside). None where no pixel of the hole has a valid flow.
+        `seam_difference`, that difference over the pairs at seams minus the one inside chunks, None without seams and
+        where all pairs are at seams (they then count as inside). None where no pixel of the hole has a valid flow.
     """
     errors = {}
     for t, flow, valid in zip(flows.pairs, flows.flows, flows.valid, strict=True):
@@ -121,9 +121,9 @@ def steadiness(
 
 
 def _followed(hole: np.ndarray, flow: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of the hole whose flow is valid and stays in the picture, and where they are in the next frame.
+    """Return the pixels of the hole whose flow is valid and stays in the picture, and where they are in the next frame.
 
-    Both [2, pixels], y then x.
+    Both are [2, pixels], y then x.
     """
     pixels = np.argwhere(hole).T
     scale = np.array([full / less for full, less in zip(hole.shape, valid.shape, strict=True)])[:, None]
@@ -139,8 +139,8 @@ def _followed(hole: np.ndarray, flow: np.ndarray, valid: np.ndarray) -> tuple[np
 def _warping_error(frame: np.ndarray, following: np.ndarray, pixels: np.ndarray, targets: np.ndarray) -> float:
     errors = []
     for channel in range(frame.shape[-1]):
-        brought = map_coordinates(following[..., channel].astype(np.float32), targets, order=1)
-        errors.append(np.square((brought - frame[..., channel][tuple(pixels)]) / 255).mean())
+        warped = map_coordinates(following[..., channel].astype(np.float32), targets, order=1)
+        errors.append(np.square((warped - frame[..., channel][tuple(pixels)]) / 255).mean())
     return float(np.mean(errors))
 
 
@@ -150,7 +150,7 @@ def _small_size(height: int, width: int) -> tuple[int, int]:
 
 
 def _grey(frame: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] -> float32 [h, w] in 0 to 1."""
+    """Convert uint8 [H, W, 3] to float32 [h, w] in 0 to 1, at the small size."""
     height, width = _small_size(*frame.shape[:2])
     image = Image.fromarray(frame).convert("L").resize((width, height), Image.Resampling.BOX)
     return np.asarray(image, np.float32) / 255

@@ -1,4 +1,4 @@
-"""Videos that are inpainted as they are read: threads, files that can be played at any time, and the job itself."""
+"""Videos that are inpainted as they are read: files that can be played at any time, and the job itself."""
 
 import os
 import signal
@@ -14,7 +14,6 @@ from support.command_line import CHEAP, ROOT
 from support.fake_stages import SHORT, features_of_everything, pair_flow, predict_from_everything
 
 from experiments.data import Fingerprint, load, sample_clip, survey
-from experiments.data.background_io import Abandoned, ReadAhead, WriteBehind
 from experiments.record.outputs import write_growing_result
 from experiments.tasks import inpaint_streaming as stream_module
 from experiments.tasks.inpaint_streaming import stream
@@ -28,10 +27,8 @@ from propainter.io.video import iterate_video, probe_video, read_image
 def no_thread_is_left():
     before = set(threading.enumerate())
     yield
-    assert [thread for thread in threading.enumerate() if thread not in before and thread.name in THREADS] == []
-
-
-THREADS = ("decode", "encode", "read ahead", "write behind")
+    left = set(threading.enumerate()) - before
+    assert [thread.name for thread in left if thread.name.startswith(("decode", "encode"))] == []
 
 
 def decoded(path) -> list[np.ndarray]:
@@ -41,71 +38,6 @@ def decoded(path) -> list[np.ndarray]:
 
 def greys(count: int) -> list[np.ndarray]:
     return [np.full((32, 48, 3), 3 * number, np.uint8) for number in range(count)]
-
-
-class TestThreads:
-    def test_items_in_order(self):
-        written = []
-        with ReadAhead(iter_of(range(50)), 3) as items, WriteBehind(written.extend, 3) as write:
-            for item in items:
-                write(item)
-        assert written == list(range(50))
-
-    def test_no_more_than_asked_for_is_read(self):
-        made = []
-        with ReadAhead((made.append(i) or i for i in range(100)), 4) as items:
-            assert next(items) == 0
-            time.sleep(0.3)
-            assert len(made) <= 6
-
-    def test_what_goes_wrong_in_reading_comes_in_its_place(self):
-        def items():
-            yield 1
-            raise InputError("the film is torn")
-
-        with ReadAhead(items(), 3) as read:
-            assert next(read) == 1
-            with pytest.raises(InputError, match="the film is torn"):
-                next(read)
-
-    def test_what_goes_wrong_in_writing_comes_at_the_next_item_or_the_end(self):
-        def full(items):
-            next(items)
-            raise OSError("no space left")
-
-        with pytest.raises(OSError, match="no space left"), WriteBehind(full, 2) as write:
-            for item in range(100):
-                write(item)
-        with pytest.raises(OSError, match="no space left"), WriteBehind(full, 2) as write:
-            write(1)
-
-    def test_an_error_in_between_ends_both(self):
-        closed, written = [], []
-
-        def items():
-            try:
-                yield from range(1000)
-            finally:
-                closed.append(threading.current_thread().name)
-
-        def write_all(items):
-            try:
-                written.extend(items)
-            except Abandoned:
-                written.append("abandoned")
-                raise
-
-        with pytest.raises(KeyboardInterrupt), ReadAhead(items(), 2) as read, WriteBehind(write_all, 2) as write:
-            for item in read:
-                write(item)
-                if item == 5:
-                    raise KeyboardInterrupt
-        assert closed == ["read ahead"]
-        assert written[-1] == "abandoned"
-
-
-def iter_of(items):
-    yield from items
 
 
 class TestGrowingVideo:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import flop_registry
 from torchvision.ops import deform_conv2d
 
 from experiments.data import load, sample_clip
@@ -56,6 +57,11 @@ class TestByHand:
         assert count(lambda: F.scaled_dot_product_attention(q, k, k)) == expected
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
             assert count(lambda: F.scaled_dot_product_attention(q, k, k)) == expected
+
+    def test_attention_where_torch_has_no_formula_for_its_cpu_kernel(self, monkeypatch):
+        """As in torch 2.11."""
+        monkeypatch.delitem(flop_registry, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, raising=False)
+        self.test_attention()
 
     def test_grid_sample(self):
         x, grid = torch.randn(2, 3, 5, 6), torch.zeros(2, 7, 8, 2)

@@ -7,12 +7,12 @@ import pytest
 import torch
 import torchvision
 
-from experiments.quality import lpips as perceptual
-from experiments.quality.lpips import Perceptual, ShiftTolerant
+from experiments.quality import lpips
+from experiments.quality.lpips import Lpips, ShiftTolerant
 from propainter.weights import read_checkpoint
 
 needs_st_weights = pytest.mark.skipif(
-    perceptual.st_weights() is None, reason="needs the package stlpips-pytorch (pip install -e '.[dev]')"
+    lpips.st_weights() is None, reason="needs the package stlpips-pytorch (pip install -e '.[dev]')"
 )
 
 
@@ -32,9 +32,9 @@ def noisy(picture: np.ndarray, size: float) -> np.ndarray:
 def network(request):
     """LPIPS over random AlexNet weights, and shift-tolerant LPIPS over its trained ones."""
     if request.param == "st_alex":
-        return Perceptual("st_alex", ShiftTolerant(read_checkpoint(perceptual.st_weights())))
+        return Lpips("st_alex", ShiftTolerant(read_checkpoint(lpips.st_weights())))
     torch.manual_seed(0)
-    return Perceptual("alex", perceptual.build_lpips(torchvision.models.alexnet(weights=None).state_dict()))
+    return Lpips("alex", lpips.build_lpips(torchvision.models.alexnet(weights=None).state_dict()))
 
 
 def test_it_grows_with_the_error_and_is_zero_without(network):
@@ -55,13 +55,13 @@ def test_many_pairs_give_what_each_gives_alone_and_each_picture_goes_through_onc
     alone = [network.distances(stacks[a], stacks[b]) for a, b in pairs]
     seen, features = [], network.module.features
     monkeypatch.setattr(network.module, "features", lambda x: seen.append(x) or features(x))
-    assert network.among(stacks, pairs) == alone
+    assert network.pairwise(stacks, pairs) == alone
     assert len(seen) == 3  # the fourth is the first
 
 
 def test_alex_gives_what_the_package_gives():
     torch.manual_seed(0)
-    network = Perceptual("alex", perceptual.build_lpips(torchvision.models.alexnet(weights=None).state_dict()))
+    network = Lpips("alex", lpips.build_lpips(torchvision.models.alexnet(weights=None).state_dict()))
     a, b = (torch.from_numpy(x).permute(0, 3, 1, 2) / 127.5 - 1 for x in (noisy(waves(), 20), waves()))
     with torch.inference_mode():
         wanted = float(network.module.network(a, b))
@@ -72,7 +72,7 @@ def test_alex_gives_what_the_package_gives():
 @needs_st_weights
 def test_shift_tolerant_figures_are_those_of_the_package():
     """The figures are what stlpips_pytorch 0.0.2 itself gives for these pictures."""
-    network = Perceptual("st_alex", ShiftTolerant(read_checkpoint(perceptual.st_weights())))
+    network = Lpips("st_alex", ShiftTolerant(read_checkpoint(lpips.st_weights())))
     assert network.distances(noisy(waves(), 20), waves()) == pytest.approx([0.322576], rel=1e-4)
     assert network.distances(255 - waves(), waves()) == pytest.approx([0.600646], rel=1e-4)
     assert network.distances(waves(shift=1), waves()) == pytest.approx([0.00395978], rel=1e-3)
@@ -81,15 +81,15 @@ def test_shift_tolerant_figures_are_those_of_the_package():
 @pytest.fixture
 def no_alexnet(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(perceptual, "ALEXNET", "http://127.0.0.1:9/alexnet.pth")
-    perceptual.lpips_network.cache_clear()
+    monkeypatch.setattr(lpips, "ALEXNET", "http://127.0.0.1:9/alexnet.pth")
+    lpips.lpips_network.cache_clear()
     yield
-    perceptual.lpips_network.cache_clear()
+    lpips.lpips_network.cache_clear()
 
 
 def test_without_any_weights_it_is_left_out_with_the_reason(no_alexnet, monkeypatch):
-    monkeypatch.setattr(perceptual, "ST_PACKAGE", "no_such_package")
-    network, reason = perceptual.lpips_network()
+    monkeypatch.setattr(lpips, "ST_PACKAGE", "no_such_package")
+    network, reason = lpips.lpips_network()
     assert network is None
     assert reason == (
         "no AlexNet weights for LPIPS (not in torch's hub cache, no download), and the package stlpips-pytorch is not "
@@ -99,7 +99,7 @@ def test_without_any_weights_it_is_left_out_with_the_reason(no_alexnet, monkeypa
 
 @needs_st_weights
 def test_without_alexnet_the_shift_tolerant_one_stands_in(no_alexnet, caplog):
-    network, reason = perceptual.lpips_network()
+    network, reason = lpips.lpips_network()
     assert (network.net, reason) == ("st_alex", None)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "shift-tolerant LPIPS (st_alex) stands in" in caplog.text
@@ -113,6 +113,6 @@ def test_alexnet_from_the_hub_cache_comes_first(no_alexnet, tmp_path):
         {name: tensor for name, tensor in state.items() if name.startswith("features")},
         tmp_path / "hub" / "checkpoints" / "alexnet.pth",
     )
-    network, reason = perceptual.lpips_network()
+    network, reason = lpips.lpips_network()
     assert (network.net, reason) == ("alex", None)
     assert network.distances(waves(), waves()) == [0]

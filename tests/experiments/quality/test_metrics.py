@@ -6,8 +6,7 @@ import torch
 from skimage.metrics import structural_similarity
 
 from experiments.data import LoadedClip
-from experiments.quality import lpips as perceptual
-from experiments.quality import metrics as quality
+from experiments.quality import lpips, metrics
 from propainter import Schedule
 from propainter.inference.compositing import prepare_masks
 
@@ -25,7 +24,7 @@ def hole() -> np.ndarray:
 
 
 def test_identical_frames(frames, hole):
-    got = quality.compare(frames, frames.copy(), hole, with_lpips=False)
+    got = metrics.compare(frames, frames.copy(), hole, with_lpips=False)
     assert got["identical"] is True
     assert (got["psnr_db"], got["psnr_hole_db"], got["max_abs_error"], got["mean_abs_error"]) == (None, None, 0, 0)
     assert (got["ssim"], got["ssim_hole"]) == (1, 1)
@@ -38,7 +37,7 @@ def test_identical_frames(frames, hole):
 def test_a_known_error_in_the_hole_of_one_frame(frames, hole):
     other = frames.copy()
     other[1][hole[1]] += 5
-    got = quality.compare(other, frames, hole, with_lpips=False)
+    got = metrics.compare(other, frames, hole, with_lpips=False)
     of_a_frame = 20 * np.log10(255 / 5)
     assert got["identical"] is False
     assert got["frames"]["psnr_hole_db"] == [None, pytest.approx(of_a_frame), None]
@@ -51,7 +50,7 @@ def test_a_known_error_in_the_hole_of_one_frame(frames, hole):
 
 
 def test_without_a_hole_there_is_no_figure_of_it(frames, hole):
-    got = quality.compare(frames, 255 - frames, np.zeros_like(hole), with_lpips=False)
+    got = metrics.compare(frames, 255 - frames, np.zeros_like(hole), with_lpips=False)
     assert got["psnr_db"] is not None
     assert (got["psnr_hole_db"], got["ssim_hole"], got["steadiness"], got["worst_frame"]) == (None, None, None, 0)
 
@@ -59,7 +58,7 @@ def test_without_a_hole_there_is_no_figure_of_it(frames, hole):
 def test_errors_do_not_wrap_around():
     black, white = np.zeros((1, 8, 8, 3), np.uint8), np.full((1, 8, 8, 3), 255, np.uint8)
     for pair in ((black, white), (white, black)):
-        got = quality.compare(*pair, np.ones((1, 8, 8), bool), with_lpips=False)
+        got = metrics.compare(*pair, np.ones((1, 8, 8), bool), with_lpips=False)
         assert (got["max_abs_error"], got["mean_abs_error"], got["psnr_db"]) == (255, 255, 0)
 
 
@@ -68,16 +67,16 @@ def test_ssim_is_that_of_scikit_image(frames, where):
     other = frames[0].copy()
     other[where] = 255 - other[where]
     wanted, whole_map = structural_similarity(other, frames[0], channel_axis=2, data_range=255, full=True)
-    got = quality.ssim_map(other, frames[0])
+    got = metrics.ssim_map(other, frames[0])
     assert np.allclose(got, whole_map.mean(-1), rtol=0, atol=1e-9)
-    assert quality.mean_ssim(got) == pytest.approx(wanted, abs=1e-9)
+    assert metrics.mean_ssim(got) == pytest.approx(wanted, abs=1e-9)
 
 
 def test_result_and_reference_are_compared_with_the_truth(frames, hole):
     result, reference = frames.copy(), frames.copy()
     result[hole] += 4
     reference[hole] += 2
-    got = quality.compare(result, reference, hole, with_lpips=False, truth=frames)["truth"]
+    got = metrics.compare(result, reference, hole, with_lpips=False, truth=frames)["truth"]
     assert got["psnr_hole_db"] == pytest.approx(20 * np.log10(255 / 4))
     assert got["reference_psnr_hole_db"] == pytest.approx(20 * np.log10(255 / 2))
     assert got["ssim_hole"] < got["reference_ssim_hole"] < 1
@@ -89,14 +88,14 @@ def test_lpips_of_every_frame_names_its_network(frames, hole, monkeypatch):
         def features(self, x):
             return [x]
 
-        def between(self, a, b):
+        def distance(self, a, b):
             return (a[0] - b[0]).abs().mean()
 
-    network = perceptual.Perceptual("st_alex", Mean())
-    monkeypatch.setattr(perceptual, "lpips_network", lambda: (network, None))
+    network = lpips.Lpips("st_alex", Mean())
+    monkeypatch.setattr(lpips, "lpips_network", lambda: (network, None))
     other = frames.copy()
     other[2] += 10
-    got = quality.compare(other, frames, hole, with_lpips=True, truth=frames)
+    got = metrics.compare(other, frames, hole, with_lpips=True, truth=frames)
     assert got["lpips_net"] == "st_alex" and "lpips_reason" not in got
     assert got["frames"]["lpips"] == [0, 0, pytest.approx(20 / 255)]
     assert got["lpips"] == got["truth"]["lpips"] == pytest.approx(20 / 255 / 3)
@@ -114,7 +113,7 @@ def test_lpips_of_every_frame_names_its_network(frames, hole, monkeypatch):
     ],
 )
 def test_saturation_by_stage(stage, name, tensor, share):
-    assert quality.saturation(stage, name, tensor) == share
+    assert metrics.saturation(stage, name, tensor) == share
 
 
 @pytest.mark.parametrize("size", [(32, 40), (37, 45)])
@@ -122,7 +121,7 @@ def test_the_hole_is_the_dilated_mask_at_the_clip_size(size):
     masks = np.zeros((1, *size), np.uint8)
     masks[0, 12:20, 14:22] = 1
     clip = LoadedClip("test", 24, np.zeros((1, *size, 3), np.uint8), masks, None, None, 0.1, "f", 0.0)
-    hole = quality.dilated_mask(clip, Schedule(mask_dilation=4))
+    hole = metrics.dilated_mask(clip, Schedule(mask_dilation=4))
     assert hole.shape == masks.shape
     assert hole[0, 16, 18 - 7]
     assert not hole[0, 16, 18 - 10]

@@ -2,8 +2,6 @@
 
 import copy
 import logging
-import subprocess
-import sys
 import threading
 import time
 
@@ -114,33 +112,6 @@ def test_two_that_need_it_at_once_compute_it_once(clip, cache, computed, caplog)
     assert "another process is computing the same reference; waiting for it" in caplog.text
     reference_frames(never, CPU, Schedule(raft_iterations=2), clip, "weights", cache)
     assert len(computed) == 2
-
-
-HOLD = """
-import sys, time, filelock
-lock = filelock.FileLock(sys.argv[1])
-lock.acquire()
-print("held", flush=True)
-time.sleep(60)
-"""
-
-
-def test_a_killed_process_leaves_no_lock(clip, cache, computed):
-    key = module.reference_key(CPU, QUICK, clip, "weights")
-    cache.folder.mkdir(parents=True)
-    command = [sys.executable, "-c", HOLD, str(cache.folder / f"{key}.lock")]
-    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert holder.stdout.readline() == "held\n"
-        waiting = threading.Thread(target=reference_frames, args=(never, CPU, QUICK, clip, "weights", cache))
-        waiting.start()
-        waiting.join(0.5)
-        assert waiting.is_alive() and not computed
-    finally:
-        holder.kill()
-        holder.communicate()
-    waiting.join(20)
-    assert not waiting.is_alive() and len(computed) == 1
 
 
 def test_a_folder_that_cannot_be_written_is_no_obstacle(clip, tmp_path, computed, caplog):

@@ -1,0 +1,24 @@
+"""A folder of images: read as it is, or refused in a sentence."""
+
+import numpy as np
+from PIL import Image
+from support.sentences import raises_sentence
+
+from experiments.data import folder_clip, load
+
+
+def test_a_folder_is_read_as_it_is(files):
+    folder, masks = files.frames(12), files.masks(12)
+    clip = load(folder_clip(folder, masks, fps=25))
+    assert (clip.name, clip.fps, clip.truth, clip.flow_masks) == (folder.name, 25, None, None)
+    for index in (0, 2, 11):
+        assert np.array_equal(clip.frames[index], np.array(Image.open(folder / f"frame_{index}.png")))
+        assert np.array_equal(clip.masks[index], np.array(Image.open(masks / f"frame_{index}.png")) // 255)
+
+
+def test_a_damaged_frame_is_named(files):
+    frames = files.frames(4)
+    damaged = frames / "frame_2.png"
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    with raises_sentence(damaged):
+        load(folder_clip(frames, files.masks(4)))
