@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from support.configs import CONF, composed
 
 from experiments.measure.paired_baseline import compose_baseline
+from experiments.record.record import variant
 
 
 @pytest.fixture
@@ -15,7 +16,8 @@ def baseline(monkeypatch):
         cfg = composed("measure.baseline={flow_cache:disk}", "cache.dir=here", *overrides)
         monkeypatch.setattr(HydraConfig.instance(), "cfg", cfg)
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            return compose_baseline(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+            changed, choices = compose_baseline(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+            return changed, variant(changed, choices)
 
     return compose
 

@@ -10,11 +10,10 @@ from support.configs import OPTIONS, composed
 
 import analysis
 from experiments.data import load, sample_clip
-from experiments.measure.first_run import NonFiniteError
+from experiments.errors import NonFiniteError, classify
 from experiments.quality.array_cache import ArrayCache
 from experiments.quality.reference import reference_frames, reference_key
 from experiments.record.record import task_of, variant, write_record
-from experiments.tasks.inpaint import classify
 from propainter import InputError, Pipeline, Schedule
 from propainter.io.atomic import atomic_write
 from variants import GROUPS, UnsupportedError
