@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from experiments.errors import NonFiniteError
 from experiments.measure.timing import StageTimer
 from experiments.quality.metrics import saturation
 from experiments.system.machine_state import process_vram_bytes
@@ -16,10 +17,6 @@ from propainter import STAGES
 from propainter.memory_tracker import MemoryPeak, VramPeak, host_peak, memory_peak
 
 log = logging.getLogger(__name__)
-
-
-class NonFiniteError(ArithmeticError):
-    """A stage gave NaN or infinity; the message names it."""
 
 
 @dataclass

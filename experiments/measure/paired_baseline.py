@@ -8,14 +8,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.record.record import variant
 from propainter import InputError
 from variants import GROUPS
 from variants.presets.by_device import composing_for
 
 
 def compose_baseline(cfg: DictConfig) -> tuple[DictConfig, dict[str, Any]]:
-    """The baseline's config groups, and the record's description of that variant.
+    """Return this run's config with the baseline's groups, and which option of each group that is.
 
     A preset's name takes all groups from the preset. A mapping of groups changes those in this run's own config; an
     empty one is this very variant. Data, weights and schedule are this run's.
@@ -44,9 +43,11 @@ def compose_baseline(cfg: DictConfig) -> tuple[DictConfig, dict[str, Any]]:
         reason = " ".join(str(error).split()) or " ".join(str(error.__cause__).split())
         raise InputError(f"measure.baseline is {asked!r}, which can't be composed: {reason}") from error
     choices = {**whole.hydra.runtime.choices, "schedule": HydraConfig.get().runtime.choices["schedule"]}
-    groups = OmegaConf.masked_copy(whole, list(GROUPS))
-    groups.schedule = OmegaConf.create(OmegaConf.to_container(cfg.schedule, resolve=True))
-    return groups, variant(groups, choices)
+    # In a copy of this run's config, to which its groups' settings may refer.
+    changed = OmegaConf.create(cfg)
+    for group in GROUPS:
+        changed[group] = whole[group]
+    return changed, choices
 
 
 def own_overrides() -> list[str]:

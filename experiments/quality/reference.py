@@ -16,7 +16,7 @@ from torch import Tensor
 
 import propainter
 from experiments.data import LoadedClip
-from experiments.measure.first_run import NonFiniteError
+from experiments.errors import NonFiniteError
 from experiments.quality.array_cache import ArrayCache
 from experiments.system.environment import device_name
 from propainter import Networks, Observer, Pipeline, Schedule

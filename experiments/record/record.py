@@ -49,6 +49,10 @@ def empty_record() -> dict[str, Any]:
     }
 
 
+_PLACES = ("folder",)
+"""Options that say where a cache is, and not what a variant does: not part of its id."""
+
+
 def variant(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) -> dict[str, Any]:
     """Which variant this is: `id`, one key per group with the option's name, and every resolved `options`.
 
@@ -67,13 +71,18 @@ def variant(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) ->
         if option is None:
             usual = GROUPS.get(group, "published")
             raise InputError(f"the config has no {group}; choose one of its options, as published: {group}={usual}")
-    shaping = OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(groups)), resolve=True)
+    # Each is resolved where it is, since it may refer to settings outside the groups (${cache.dir}).
+    settings = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in groups}
+    shaping = {
+        group: {key: value for key, value in options.items() if key not in _PLACES}
+        for group, options in settings.items()
+    }
     text = json.dumps([groups, shaping], sort_keys=True)
     changed = [f"{g}={o}" for g, o in groups.items() if o != GROUPS.get(g, "published")]
     name = ",".join(changed) or "published"
     options = {
-        group: {key: value for key, value in settings.items() if key not in ("_target_", "_partial_")}
-        for group, settings in shaping.items()
+        group: {key: value for key, value in options.items() if key not in ("_target_", "_partial_")}
+        for group, options in settings.items()
     }
     return {"id": f"{name}#{hashlib.sha256(text.encode()).hexdigest()[:8]}", **groups, "options": options}
 
@@ -91,11 +100,13 @@ def run_section(cfg: DictConfig) -> dict[str, Any]:
     hydra = HydraConfig.get()
     settings = OmegaConf.to_container(cfg, resolve=True)
     shaping = {key: value for key, value in settings.items() if key not in _NOT_SHAPING}
+    task, function = task_of(str(cfg.task.get("_target_", "")))
+    shaping["task"] = {**settings["task"], "_target_": function}
     text = json.dumps(shaping, sort_keys=True, default=str)
     return {
         "id": hashlib.sha256(text.encode()).hexdigest()[:16],
         "command": command(hydra.overrides.task),
-        "task": str(cfg.task.get("_target_", "")).rsplit(".", 2)[-2],
+        "task": task,
         "repeat": cfg.get("repeat", 0),
         "measure": OmegaConf.to_container(cfg.measure, resolve=True),
         "limits": OmegaConf.to_container(cfg.limits, resolve=True),
@@ -103,6 +114,24 @@ def run_section(cfg: DictConfig) -> dict[str, Any]:
         "isolated": False,
         "pid": os.getpid(),
     }
+
+
+_TASKS = {"ablation": "matrix", "aa_test": "trust", "microbench": "micro", "divergence": "drift"}
+"""By module of `experiments.tasks` the name that records have for its task, where that is not the module's."""
+
+
+def task_of(target: str) -> tuple[str, str]:
+    """Return a task's name, and the function that stands for it in a run's id, from its `_target_`.
+
+    Neither depends on where the module is: `experiments.tasks.ablation.run` is `matrix` and `experiments.matrix.run`,
+    as in records that were made before there was `experiments.tasks`.
+    """
+    package, _, function = target.rpartition(".")
+    parent, _, module = package.rpartition(".")
+    if parent != "experiments.tasks":
+        return module, target
+    name = _TASKS.get(module, module)
+    return name, f"experiments.{name}.{function}"
 
 
 def command(overrides: Sequence[str]) -> str:

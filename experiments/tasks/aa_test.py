@@ -19,12 +19,13 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from experiments.data import load
+from experiments.errors import log_failure
 from experiments.measure.paired import Paired, bounds, run_interleaved
 from experiments.measure.protocol import Options, warm_up
 from experiments.measure.timing import timed_run
 from experiments.system.environment import choose_device, describe
 from experiments.system.machine_state import disturbances, snapshot
-from experiments.tasks.inpaint import classify, load_networks
+from experiments.tasks.inpaint import load_networks
 from propainter import STAGES, Pipeline
 from propainter.io.atomic import atomic_write
 from variants import GROUPS, apply
@@ -50,9 +51,7 @@ def run(cfg: DictConfig, times: int, delay: float, stage: str) -> str:
         with atomic_write(folder / "trust.md") as partial:
             partial.write_text(table(told) + "\n")
     except Exception as error:
-        status, reason, foreseen = classify(error)
-        log.error("%s: %s", status, reason, exc_info=None if foreseen else error)
-        return status
+        return log_failure(error)[0]
     print(table(told))
     print(f"run folder: {folder}")
     return "ok"

@@ -14,11 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from experiments.data import LoadedClip, load
+from experiments.errors import log_failure
 from experiments.measure.timing import timed
 from experiments.paths import CONF
 from experiments.quality.metrics import dilated_mask, psnr_db
 from experiments.system.environment import choose_device, describe
-from experiments.tasks.inpaint import classify, load_networks
+from experiments.tasks.inpaint import load_networks
 from propainter import Pipeline, Schedule
 from propainter.io.atomic import atomic_write
 from variants import GROUPS, apply
@@ -46,9 +47,7 @@ def run(cfg: DictConfig, pairs: int, settings: dict[str, Any], groups: list[str]
         with atomic_write(folder / "matrix.md") as partial:
             partial.write_text(table(rows) + "\n")
     except Exception as error:
-        status, reason, foreseen = classify(error)
-        log.error("%s: %s", status, reason, exc_info=None if foreseen else error)
-        return status
+        return log_failure(error)[0]
     print(table(rows))
     print(f"run folder: {folder}")
     return "ok" if all(row["status"] in ("ok", "unsupported") for row in rows) else "failed"
@@ -72,9 +71,7 @@ def _rows(cfg: DictConfig, pairs: int, groups: list[str], settings: dict[str, An
             changed[group] = node
             row |= _compare(published, pipeline(changed), clip, schedule, pairs)
         except Exception as error:
-            row["status"], row["reason"], foreseen = classify(error)
-            if not foreseen:
-                log.error("%s=%s: %s", group, option, row["reason"], exc_info=error)
+            row["status"], row["reason"] = log_failure(error, f"{group}={option}")
         log.info("%s=%s: %s %s", group, option, row["status"], row["reason"] or f"ratio {row['latency_ratio']:.2f}")
         rows.append(row)
     return rows

@@ -12,8 +12,9 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from experiments.data import load
+from experiments.errors import log_failure
 from experiments.system.environment import choose_device, describe
-from experiments.tasks.inpaint import classify, load_networks
+from experiments.tasks.inpaint import load_networks
 from propainter import Pipeline
 from propainter.io.atomic import atomic_write
 from variants.compile import compiled
@@ -33,9 +34,7 @@ def run(cfg: DictConfig, mode: str, components: list[str], dynamic: bool | None)
         with atomic_write(folder / "compile_report.json") as partial:
             partial.write_text(json.dumps(report, indent=2) + "\n")
     except Exception as error:
-        status, reason, foreseen = classify(error)
-        log.error("%s: %s", status, reason, exc_info=None if foreseen else error)
-        return status
+        return log_failure(error)[0]
     print(table(report))
     print(f"run folder: {folder}")
     return "ok"

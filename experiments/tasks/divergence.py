@@ -20,11 +20,12 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from experiments.data import LoadedClip, load
+from experiments.errors import log_failure
 from experiments.record.record import variant
 from experiments.system.environment import choose_device, describe
 from experiments.tasks.divergence_plot import draw
 from experiments.tasks.divergence_probe import ReferenceRun, follow, units_of
-from experiments.tasks.inpaint import classify, load_networks
+from experiments.tasks.inpaint import load_networks
 from propainter import InputError, Pipeline
 from propainter.inference.streaming import Streaming
 from propainter.io.atomic import atomic_write
@@ -119,9 +120,7 @@ def run(cfg: DictConfig, bound: float) -> str:
         with atomic_write(folder / "drift.png") as partial:
             draw(report.as_json(), about["variant"]["id"], partial)
     except Exception as error:
-        status, reason, foreseen = classify(error)
-        log.error("%s: %s", status, reason, exc_info=None if foreseen else error)
-        return status
+        return log_failure(error)[0]
     print(markdown(report))
     print(f"run folder: {folder}")
     return "ok"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from experiments.data import LoadedClip
-from experiments.measure.first_run import NonFiniteError
+from experiments.errors import NonFiniteError
 from propainter import DeviceStorage, Observer, Pipeline, Scene, Window
 from propainter.inference.pipeline import FeatureProvider
 from variants import UnsupportedError

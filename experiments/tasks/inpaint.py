@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from experiments.data import Clip, LoadedClip, load, survey
-from experiments.measure.first_run import NonFiniteError
+from experiments.errors import log_failure
 from experiments.measure.paired_baseline import compose_baseline
 from experiments.measure.profile_passes import Looks
 from experiments.measure.protocol import Measurement, Options, measure
@@ -30,10 +29,10 @@ from experiments.record.validation import check_settings
 from experiments.system.environment import choose_device, describe
 from experiments.system.memory_limits import apply_limits
 from experiments.tasks.inpaint_streaming import copy_frames, describe_clip, is_inpaint_only, stream
-from propainter import InputError, Networks, Pipeline, Schedule
+from propainter import Networks, Pipeline, Schedule
 from propainter.errors import is_out_of_memory
 from propainter.weights import UnreachableError, empty_networks, fingerprint, load_pretrained, load_seeded
-from variants import GROUPS, UnsupportedError, apply
+from variants import GROUPS, apply
 from variants.residency import frame_by_frame
 
 log = logging.getLogger(__name__)
@@ -55,8 +54,7 @@ def run(cfg: DictConfig) -> str:
         _run(cfg, folder, record)
         record["status"] = "ok"
     except Exception as error:
-        record["status"], record["reason"], foreseen = classify(error)
-        log.error("%s: %s", record["status"], record["reason"], exc_info=None if foreseen else error)
+        record["status"], record["reason"] = log_failure(error)
     if record["run"] is not None:
         record["run"]["wall_s"] = time.perf_counter() - began
     try:
@@ -68,28 +66,6 @@ def run(cfg: DictConfig) -> str:
         print(summary(record))
     print(f"run folder: {folder}")
     return record["status"]
-
-
-def classify(error: Exception) -> tuple[str, str, bool]:
-    """What an exception stands for: the status, the reason in one sentence, and whether it was to be expected."""
-    if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    reason = str(error).strip().split("\n")[0] or type(error).__name__
-    match error:
-        case UnsupportedError():
-            return "unsupported", reason, True
-        case NonFiniteError():
-            return "non_finite", reason, True
-        case _ if is_out_of_memory(error):
-            return "out_of_memory", reason, True
-        case InputError():
-            return "failed", reason, True
-        case FileNotFoundError() | PermissionError() | NotADirectoryError() | IsADirectoryError():
-            return "failed", f"{reason}; check the path and its permissions", True
-        case OSError():
-            return "failed", f"{reason}; check that the folder can be written to and has space left", True
-        case _:
-            return "failed", f"{type(error).__name__}: {reason}", False
 
 
 def _run(cfg: DictConfig, folder: Path, record: dict[str, Any]) -> None:
@@ -114,7 +90,8 @@ def _run(cfg: DictConfig, folder: Path, record: dict[str, Any]) -> None:
     pipeline = build(networks, cfg)
     make_baseline, baseline = None, None
     if cfg.measure.baseline is not None:
-        groups, baseline = compose_baseline(cfg)
+        groups, choices = compose_baseline(cfg)
+        baseline = variant(groups, choices)
         make_baseline = lambda: build(load_networks(same_weights)[0], groups)  # noqa: E731
     looks = Looks(cfg, pipeline, clip, record["variant"]["id"], folder)
     measured = measure(pipeline, clip, Options.of(cfg.measure), make_baseline, looks)

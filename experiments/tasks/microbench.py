@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.benchmark import Timer
 from tqdm import tqdm
 
+from experiments.errors import log_failure
 from experiments.measure.confidence import log_t_interval
 from experiments.system.environment import choose_device, describe
-from experiments.tasks.inpaint import classify
 from experiments.tasks.microbench_ops import ALTERNATIVES, Shapes, shapes_of
 from propainter import InputError, Pipeline, build_networks
 from propainter.io.atomic import atomic_write
@@ -66,9 +66,7 @@ def run(
         with atomic_write(folder / "micro.md") as unfinished:
             unfinished.write_text(text + "\n")
     except Exception as error:
-        status, reason, foreseen = classify(error)
-        log.error("%s: %s", status, reason, exc_info=None if foreseen else error)
-        return status
+        return log_failure(error)[0]
     print(text)
     print(f"run folder: {folder}")
     return "failed" if any(row["status"] == "failed" for row in rows) else "ok"
@@ -141,9 +139,7 @@ def compare(
             return work()
         except Exception as error:
             lacking = UnsupportedError(str(error)) if isinstance(error, NotImplementedError) else error
-            row["status"], row["reason"], foreseen = classify(lacking)
-            if not foreseen:
-                log.error("%s: %s", name, row["reason"], exc_info=error)
+            row["status"], row["reason"] = log_failure(lacking, name)
             return None
 
     peaks = {name: attempt(name, partial(_peak_bytes, operation, device)) for name, operation in operations.items()}

@@ -8,10 +8,11 @@ import torch
 from support.command_line import SMALLEST
 
 from experiments.data import load, sample_clip
+from experiments.errors import NonFiniteError
 from experiments.measure import first_run
 from experiments.measure import paired as pairing
 from experiments.measure import protocol as measuring
-from experiments.measure.first_run import FirstRun, NonFiniteError
+from experiments.measure.first_run import FirstRun
 from experiments.measure.paired import run_interleaved
 from experiments.measure.protocol import Measurement, Options, measure, warm_up
 from experiments.measure.timing import TimedRun

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments.data import load, sample_clip
-from experiments.measure.first_run import NonFiniteError
+from experiments.errors import NonFiniteError
 from experiments.quality import reference as module
 from experiments.quality.array_cache import ArrayCache
 from experiments.quality.reference import reference_frames

@@ -5,17 +5,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from support.command_line import ROOT
+from support.configs import OPTIONS, composed
 
 import analysis
 from experiments.data import load, sample_clip
-from experiments.measure.first_run import NonFiniteError
+from experiments.errors import NonFiniteError, classify
 from experiments.quality.array_cache import ArrayCache
 from experiments.quality.reference import reference_frames, reference_key
-from experiments.record.record import write_record
-from experiments.tasks.inpaint import classify
+from experiments.record.record import task_of, variant, write_record
 from propainter import InputError, Pipeline, Schedule
 from propainter.io.atomic import atomic_write
-from variants import UnsupportedError
+from variants import GROUPS, UnsupportedError
 
 QUICK = Schedule(raft_iterations=1)
 
@@ -61,6 +62,47 @@ class TestRecord:
         assert len(analysis.load(tmp_path / "a" / "record.json", tmp_path / "b")) == 2
         with pytest.raises(FileNotFoundError, match="nowhere"):
             analysis.load(tmp_path / "nowhere")
+
+
+def described(*overrides):
+    cfg = composed(*overrides)
+    return variant(cfg, cfg.hydra.runtime.choices)
+
+
+class TestVariant:
+    def test_every_option_has_an_id_of_its_own(self):
+        options = [(group, option) for group, option in OPTIONS if group in GROUPS]
+        ids = [described(f"{group}={option}")["id"] for group, option in options]
+        assert len({*ids}) == len(options) - len(GROUPS) + 1  # the published options are one variant together
+
+    def test_ids_are_those_of_the_committed_baseline(self):
+        for row in json.loads((ROOT / "baselines/amd-epyc/sample.json").read_text())["variants"]:
+            groups = [f"{group}={row[f'variant.{group}']}" for group in GROUPS]
+            assert described(*groups, "schedule.raft_iterations=4")["id"] == row["variant.id"]
+
+    def test_where_a_cache_is_shapes_no_id_and_stands_among_the_options(self):
+        here, there = (described("flow_cache=disk", f"cache.dir={folder}") for folder in ("here", "there"))
+        assert here["id"] == there["id"]
+        assert here["options"]["flow_cache"] == {"folder": "here/flows", "max_gb": 8}
+        assert described("flow_cache=disk", "flow_cache.max_gb=1")["id"] != here["id"]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "task", "function"),
+    [
+        (None, "inpaint", "experiments.inpaint.run"),
+        ("matrix", "matrix", "experiments.matrix.run"),
+        ("micro", "micro", "experiments.micro.run"),
+        ("drift", "drift", "experiments.drift.run"),
+        ("trust", "trust", "experiments.trust.run"),
+        ("compile_report", "compile_report", "experiments.compile_report.run"),
+        ("waterfall", "suite", "experiments.suite.waterfall"),
+    ],
+)
+def test_records_name_a_task_as_ever(experiment, task, function):
+    """By these, older records are found and older sweeps resumed."""
+    assert task_of(composed(*([f"experiment={experiment}"] if experiment else [])).task._target_) == (task, function)
+    assert task_of("mine.endings.run") == ("endings", "mine.endings.run")
 
 
 @pytest.mark.parametrize(

@@ -109,12 +109,12 @@ class TestCommandLine:
             before = HydraConfig.instance().cfg
             HydraConfig.instance().set_config(cfg)
             try:
-                made, described = compose_baseline(cfg)
+                made, choices = compose_baseline(cfg)
             finally:
                 HydraConfig.instance().cfg = before
         made = OmegaConf.to_container(OmegaConf.masked_copy(made, list(GROUPS)), resolve=True)
         assert made == groups("fast_cpu")
-        assert described["reuse"] == "exact"
+        assert choices["reuse"] == "exact"
 
     @pytest.mark.slow
     def test_run(self, bench):

@@ -1,0 +1,49 @@
+"""What an exception during a run stands for. No torch: a sweep's parent process needs this too."""
+
+import logging
+
+from hydra.errors import InstantiationException
+
+from propainter.errors import InputError, is_out_of_memory
+from variants import UnsupportedError
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteError(ArithmeticError):
+    """A stage gave NaN or infinity; the message names it."""
+
+
+def classify(error: Exception) -> tuple[str, str, bool]:
+    """Return the status that an exception stands for, the reason in one sentence, and whether it was to be expected."""
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    match error:
+        case UnsupportedError():
+            return "unsupported", reason, True
+        case NonFiniteError():
+            return "non_finite", reason, True
+        case _ if is_out_of_memory(error):
+            return "out_of_memory", reason, True
+        case InputError():
+            return "failed", reason, True
+        case FileNotFoundError() | PermissionError() | NotADirectoryError() | IsADirectoryError():
+            return "failed", f"{reason}; check the path and its permissions", True
+        case OSError():
+            return "failed", f"{reason}; check that the folder can be written to and has space left", True
+        case _:
+            return "failed", f"{type(error).__name__}: {reason}", False
+
+
+def log_failure(error: Exception, row: str | None = None) -> tuple[str, str]:
+    """Log an exception, with its stack where it was not to be expected; return the status and the reason.
+
+    Args:
+        row: name of the table's row that failed, where the run goes on. The row states an expected failure, and
+            nothing is logged.
+    """
+    status, reason, expected = classify(error)
+    if row is None or not expected:
+        log.error("%s: %s", row or status, reason, exc_info=None if expected else error)
+    return status, reason
