@@ -54,7 +54,7 @@ class TestWhatIsTyped:
         folder = tmp_path / "it's a = folder"
         hydra = ["hydra.verbose=true", "--config-dir=/mine"]
         typed = command(["attention=sdpa", "isolate=true", "+resume=x", "repeat=2"], folder, hydra)
-        assert typed[2:6] == [str(ROOT / "run.py"), "--config-dir=/mine", "attention=sdpa", "repeat=2"]
+        assert typed[2:6] == [str(ROOT / "experiments"), "--config-dir=/mine", "attention=sdpa", "repeat=2"]
         assert typed[-4:] == ["hydra.mode=RUN", typed[-3], "isolate=false", "resume=null"]
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
