@@ -9,20 +9,7 @@ Exit code of a single run: 0 ok, 3 unsupported, 1 anything else. A sweep: 0 wher
 of memory, and its table and report came about, else 1. 2: the command line could not be understood. 130: interrupted.
 """
 
-import hydra
-from omegaconf import DictConfig
-
-from experiments.launch.cli import command_line, run_job
-from experiments.launch.process import die_with_parent, fast_exit
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def job(cfg: DictConfig) -> None:
-    """One run, or one of a sweep's."""
-    run_job(cfg)
-
+from experiments.launch.cli import main
 
 if __name__ == "__main__":
-    die_with_parent()
-    leave = fast_exit()
-    leave(command_line(job))
+    main()

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-"""The checkout: the folder that has run.py."""
+from variants.conf import CONF as CONF
 
-CONF = ROOT / "conf"
-"""The config groups."""
+ROOT = Path(__file__).resolve().parent.parent
+"""The folder that holds the packages: the checkout, or site-packages in an ordinary install."""

@@ -7,19 +7,22 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
+import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.launch.command_line import CommandLine
 from experiments.launch.isolation import describe, run_child, save_record, should_isolate
-from experiments.launch.process import STACKS
-from experiments.launch.resume import resumed_arguments
+from experiments.launch.process import STACKS, die_with_parent, fast_exit
+from experiments.launch.resume import resumed
 from experiments.launch.sweep import Sweep, finish
+from experiments.paths import CONF
 from experiments.record.record import empty_record
 from propainter.errors import InputError
 from variants.presets.by_device import compose_for
@@ -28,18 +31,56 @@ log = logging.getLogger(__name__)
 
 OK, FAILED, USAGE, UNSUPPORTED, INTERRUPTED = 0, 1, 2, 3, 130
 
-_statuses: list[str] = []
-_sweeps: list[Sweep] = []
+
+def main() -> NoReturn:
+    """Run what was typed, and leave the process with its exit code (see run.py)."""
+    die_with_parent()
+    leave = fast_exit()
+    leave(run(sys.argv[1:]))
 
 
-def run_job(cfg: DictConfig) -> None:
-    """Do the present Hydra job: the only one, or the next of a sweep."""
-    if not is_sweep():
-        _statuses.append(_run_alone(cfg))
-        return
-    if not _sweeps:
-        _sweeps.append(Sweep.of_job(cfg))
-    _sweeps[0].run(cfg)
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line in this process, and return its exit code.
+
+    With HYDRA_FULL_ERROR=1 in the environment an error comes with its stack, as in any Hydra program.
+
+    Args:
+        arguments: as typed after `python run.py`.
+
+    Raises:
+        SystemExit: there was nothing to run, as with `--help`, or a flag does not exist.
+    """
+    signal.signal(signal.SIGTERM, _as_ctrl_c)
+    jobs = Jobs()
+    code = _run_guarded(arguments, jobs)
+    if jobs.sweep is None:
+        return code or exit_code(jobs.statuses, sweep=False)
+    try:
+        return _end(jobs.sweep, code)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+class Jobs:
+    """The Hydra jobs of one command line: a single run, or a sweep's.
+
+    Attributes:
+        statuses: of the single run, once it is done.
+        sweep: where the jobs are a sweep's.
+    """
+
+    def __init__(self) -> None:
+        self.statuses: list[str] = []
+        self.sweep: Sweep | None = None
+
+    def run(self, cfg: DictConfig) -> None:
+        """Run the present Hydra job."""
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            self.statuses.append(_run_alone(cfg))
+            return
+        if self.sweep is None:
+            self.sweep = Sweep.of_job(cfg)
+        self.sweep.run(cfg)
 
 
 def _run_alone(cfg: DictConfig) -> str:
@@ -58,33 +99,11 @@ def _run_alone(cfg: DictConfig) -> str:
     return instantiate(cfg.task)(cfg)
 
 
-def is_sweep() -> bool:
-    """Whether the present run is one of a sweep's, however the sweep was asked for."""
-    return HydraConfig.get().mode == RunMode.MULTIRUN
-
-
 def exit_code(statuses: Sequence[str], sweep: bool) -> int:
-    """The exit code that the runs' statuses stand for (see run.py)."""
+    """Return the exit code that the runs' statuses stand for (see run.py)."""
     if sweep:
         return OK if all(status in ("ok", "unsupported", "out_of_memory") for status in statuses) else FAILED
     return {"ok": OK, "unsupported": UNSUPPORTED}.get(statuses[-1], FAILED) if statuses else OK
-
-
-def command_line(job: Callable[[], None]) -> int:
-    """What was typed, done; returns the exit code."""
-    try:
-        sys.argv[1:] = resumed_arguments(sys.argv[1:])
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return FAILED
-    signal.signal(signal.SIGTERM, _as_ctrl_c)
-    code = run_guarded(job)
-    if not _sweeps:
-        return code or exit_code(_statuses, sweep=False)
-    try:
-        return _end(_sweeps[0], code)
-    except KeyboardInterrupt:
-        return INTERRUPTED
 
 
 def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
@@ -96,31 +115,31 @@ def _end(sweep: Sweep, code: int) -> int:
     if code == INTERRUPTED:
         rest = f"the same command with resume={sweep.folder} does the rest"
         print(f"interrupted: {len(sweep.statuses)} run(s) are done; {rest}", file=sys.stderr)
-    whole = finish(sweep.folder, sweep.report)
+    complete = finish(sweep.folder, sweep.report)
     print(f"sweep folder: {sweep.folder}")
-    return code or (exit_code(sweep.statuses, sweep=True) if whole else FAILED)
+    return code or (exit_code(sweep.statuses, sweep=True) if complete else FAILED)
 
 
-def run_guarded(job: Callable[[], None]) -> int:
-    """Run a Hydra job; what Hydra or the system has against it becomes one sentence and an exit code, 0 else.
-
-    With HYDRA_FULL_ERROR=1 in the environment the exception comes with its stack, as in any Hydra program.
-    """
+def _run_guarded(arguments: Sequence[str], jobs: Jobs) -> int:
+    """Run the Hydra jobs; an error of Hydra's or the system's becomes one sentence and an exit code, 0 else."""
     wants_stack = os.environ.get(STACKS) == "1"
-    # Hydra prints a stack for errors that are not its own; told to hand them on, it leaves them to us.
+    # Without this Hydra itself prints a stack for errors that are not its own, and ends the process.
     os.environ[STACKS] = "1"
     # A log that can't be written (full disk) is no reason to print a stack for every line.
     logging.raiseExceptions = False
     try:
-        check_overrides(sys.argv[1:])
-        device = asked_device(sys.argv[1:])
-        if preset_fast_possible(sys.argv[1:]):
+        line = resumed(CommandLine.parse(arguments))
+        device = line.device()
+        if line.may_hold_preset_fast():
             compose_for(device)
-        job()
+        _run_hydra(line, jobs.run)
     except KeyboardInterrupt:
-        if not _sweeps:
+        if jobs.sweep is None:
             print("interrupted: this run left no record", file=sys.stderr)
         return INTERRUPTED
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return FAILED
     except (HydraException, OmegaConfBaseException) as error:
         if wants_stack:
             raise
@@ -145,57 +164,10 @@ def run_guarded(job: Callable[[], None]) -> int:
     return OK
 
 
-def check_overrides(arguments: Sequence[str]) -> None:
-    """Refuse an override that Hydra's grammar can't read, saying how to quote it.
-
-    Raises:
-        OverrideParseException: with the override as it should be typed.
-    """
-    parser = OverridesParser.create()
-    for argument in overrides_in(arguments):
-        key, value = argument.split("=", 1)
-        try:
-            parser.parse_override(argument)
-        except HydraException:
-            message = (
-                f"can't read {argument}: a value with spaces, '=', brackets or other special characters needs two "
-                f"pairs of quotes, one for the shell and one for Hydra: '{key}=\"{value}\"'"
-            )
-            raise OverrideParseException(override=argument, message=message) from None
-
-
-def asked_device(arguments: Sequence[str]) -> str:
-    """The device that the command line asks for; auto where it does not say.
-
-    Raises:
-        OverrideParseException: `preset=fast`, which is another preset on each device, is to be swept over devices.
-    """
-    parser = OverridesParser.create()
-    given = {item.key_or_group: item for item in map(parser.parse_override, overrides_in(arguments))}
-    device, preset = given.get("device"), given.get("preset")
-    if device is None:
-        return "auto"
-    if not device.is_sweep_override():
-        return str(device.value())
-    names = preset.value().list if preset is not None and preset.is_choice_sweep() else [preset and preset.value()]
-    if "fast" in map(str, names):
-        raise OverrideParseException(
-            override=device.input_line,
-            message=f"preset=fast is another preset on each device, and {device.input_line} sweeps them; sweep "
-            "preset=fast_cpu and preset=fast_cuda one device at a time",
-        )
-    return "auto"
-
-
-def preset_fast_possible(arguments: Sequence[str]) -> bool:
-    """Whether `preset=fast` can come in by this command line; where not, nobody need ask torch for the device."""
-    if any(argument.startswith(("-c", "--config")) for argument in arguments):
-        return True
-    parser = OverridesParser.create()
-    keys = {parser.parse_override(argument).key_or_group for argument in overrides_in(arguments)}
-    return bool(keys & {"preset", "experiment", "hydra.searchpath"})
-
-
-def overrides_in(arguments: Sequence[str]) -> list[str]:
-    """Those of the command line's arguments that are overrides."""
-    return [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
+def _run_hydra(line: CommandLine, job: Callable[[DictConfig], None]) -> None:
+    typed = sys.argv
+    sys.argv = [typed[0], *line.arguments()]  # hydra.main reads it there
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    finally:
+        sys.argv = typed

@@ -109,8 +109,8 @@ def command(overrides: Sequence[str], folder: Path, hydra: Sequence[str]) -> lis
     own = [item for item in hydra if not item.startswith("-")]
     task = [item for item in overrides if key_of(item) not in _NOT_THE_CHILDS]
     where = f"hydra.run.dir={QuotedString(str(folder), Quote.single).with_quotes()}"
-    here = [sys.executable, "-u", str(ROOT / "run.py")]
-    return [*here, *flags, *task, *own, "hydra.mode=RUN", where, "isolate=false", "resume=null"]
+    program = [sys.executable, "-u", str(ROOT / "experiments")]
+    return [*program, *flags, *task, *own, "hydra.mode=RUN", where, "isolate=false", "resume=null"]
 
 
 def inherited_overrides() -> list[str]:
@@ -123,7 +123,7 @@ def inherited_overrides() -> list[str]:
         if source.provider == "command-line":
             flags.append(f"--config-dir={source.path}")
         elif source.provider == "main" and Path(source.path) != CONF:
-            flags.append(f"--config-path={source.path}")
+            flags.append(f"--config-path={'pkg://' if source.schema == 'pkg' else ''}{source.path}")
     own = _NOT_PASSED_ON
     kept = [item for item in hydra.overrides.hydra if not any(_is_under(key_of(item), key) for key in own)]
     return [*flags, *kept]

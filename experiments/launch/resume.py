@@ -1,14 +1,12 @@
 """`resume=DIR`: a sweep goes on in the folder of an earlier one, and runs only what came to no result there."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException
 
-from experiments.launch.isolation import key_of, read_record
+from experiments.launch.command_line import CommandLine
+from experiments.launch.isolation import read_record
 from propainter.errors import InputError
 
 RESULTS = ("ok", "unsupported", "out_of_memory", "non_finite")
@@ -50,34 +48,23 @@ class PreviousSweep:
         return self.folder / str(number)
 
 
-def resumed_arguments(arguments: Sequence[str]) -> list[str]:
-    """The command line of a sweep that goes on in the folder that its `resume` names; others as they are.
+def resumed(line: CommandLine) -> CommandLine:
+    """Return the command line of a sweep that goes on in the folder that its `resume` names; others as they are.
 
     Raises:
         InputError: that folder is none, or holds no sweep, or another one is given beside it.
     """
-    given = {key_of(item): item for item in arguments if "=" in item and not item.startswith("-")}
-    folder = _value(given.get("resume"))
+    folder = line.value("resume")
     if folder is None:
-        return list(arguments)
+        return line
     path = Path(folder).expanduser().absolute()
     if not path.is_dir():
         raise InputError(f"resume is {folder}, which is no folder; give the folder of the sweep that is to go on")
     if not (path / "multirun.yaml").exists() and not any(path.glob("*/record.json")):
         raise InputError(f"resume is {folder}, which holds no sweep; give the folder that has the numbered run folders")
-    other = _value(given.get("hydra.sweep.dir"))
+    other = line.value("hydra.sweep.dir")
     if other is not None and Path(other).expanduser().absolute() != path:
         raise InputError(f"resume={folder} and hydra.sweep.dir={other} are two folders; leave out hydra.sweep.dir")
     where = f"hydra.sweep.dir={QuotedString(str(path), Quote.single).with_quotes()}"
-    rest = [item for item in arguments if key_of(item) not in ("hydra.sweep.dir", "hydra.sweep.subdir")]
-    return [*rest, where, f"hydra.sweep.subdir={SCRATCH}/${{hydra.job.num}}"]
-
-
-def _value(override: str | None) -> str | None:
-    if override is None:
-        return None
-    try:
-        value = OverridesParser.create().parse_override(override).value()
-    except HydraException:  # said by check_overrides
-        return None
-    return None if value is None else str(value)
+    rest = line.without("hydra.sweep.dir", "hydra.sweep.subdir")
+    return rest.extended(where, f"hydra.sweep.subdir={SCRATCH}/${{hydra.job.num}}")

@@ -1,6 +1,5 @@
 """Presets from Python; they stand in their YAML alone."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra import compose, initialize_config_dir
@@ -11,14 +10,13 @@ from omegaconf import DictConfig
 
 from propainter.errors import InputError
 from variants import GROUPS, apply
+from variants.conf import CONF
 from variants.presets.by_device import composing_for
 
 if TYPE_CHECKING:  # torch takes seconds to import, and by_device is for processes that do without
     import torch
 
     from propainter import Networks, Pipeline, Schedule
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def fast(networks: "Networks", schedule: "Schedule | None" = None) -> "Pipeline":

@@ -1,4 +1,4 @@
-"""A sweep's parts: what `resume` goes on with, how many runs there are, a run in a line, and the end."""
+"""A sweep's parts: how many runs there are, a run in a line, and the end."""
 
 import json
 import subprocess
@@ -11,56 +11,7 @@ from hydra.types import RunMode
 from support.command_line import ROOT
 
 from experiments.launch import sweep as sweeps
-from experiments.launch.resume import PreviousSweep, resumed_arguments
 from experiments.launch.sweep import count_runs, make_report, progress_line
-from propainter import InputError
-
-
-class TestResumedArguments:
-    @pytest.fixture
-    def folder(self, tmp_path):
-        (tmp_path / "a sweep" / "0").mkdir(parents=True)
-        (tmp_path / "a sweep" / "multirun.yaml").touch()
-        return tmp_path / "a sweep"
-
-    def test_the_sweeps_folder_is_the_earlier_ones(self, folder):
-        arguments = ["-m", f"resume='{folder}'", "attention=manual,sdpa"]
-        expected = [f"hydra.sweep.dir='{folder}'", "hydra.sweep.subdir=.resumed/${hydra.job.num}"]
-        assert resumed_arguments(arguments) == [*arguments, *expected]
-        assert resumed_arguments([*arguments, f"hydra.sweep.dir='{folder}'"]) == [*arguments, *expected]
-
-    def test_others_are_left_as_they_are(self):
-        for arguments in (["attention=sdpa"], ["-m", "resume=null"], ["--help"], ["resume=(=)"]):
-            assert resumed_arguments(arguments) == arguments
-
-    def test_what_cannot_go_on(self, folder, tmp_path):
-        (tmp_path / "empty").mkdir()
-        for name, more, named in (
-            ("nowhere", [], "which is no folder"),
-            ("empty", [], "holds no sweep"),
-            ("'a sweep'", ["hydra.sweep.dir=elsewhere"], "two folders"),
-        ):
-            path = f"'{tmp_path}/{name}'" if "'" not in name else f"'{folder}'"
-            with pytest.raises(InputError, match=named):
-                resumed_arguments([f"resume={path}", *more])
-
-    def test_is_for_sweeps(self, bench, folder):
-        done = bench(f"resume='{folder}'", f"hydra.run.dir={folder.parent}/run")
-        assert done.code == 1
-        assert "this is no sweep; add -m" in done.err
-
-
-def test_what_an_earlier_sweep_has(tmp_path):
-    statuses = {"0": "ok", "1": "failed", "3": "timed_out", "4": "non_finite"}
-    for name, status in statuses.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "record.json").write_text(json.dumps({"status": status, "run": {"id": f"id {name}"}}))
-    (tmp_path / "2").mkdir()  # interrupted: no record
-    earlier = PreviousSweep(tmp_path)
-    assert list(earlier.results) == ["id 0", "id 4"]
-    assert earlier.folder_for("id 3") == tmp_path / "3"
-    assert earlier.folder_for("new") == tmp_path / "2"
-    assert earlier.folder_for("id 1") == tmp_path / "1"
 
 
 @pytest.mark.parametrize(

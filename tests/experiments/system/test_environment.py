@@ -58,6 +58,9 @@ def test_commit_of_a_checkout_and_outside_one(tmp_path, monkeypatch):
     assert len(clean) == 12 and int(clean, 16) >= 0
     (tmp_path / "file").write_text("two")
     assert commit.__wrapped__() == (clean, True)
+    (tmp_path / "site-packages").mkdir()  # of a virtual environment in another project's checkout
+    monkeypatch.setattr(checkout, "ROOT", tmp_path / "site-packages")
+    assert commit.__wrapped__() == (None, None)
 
 
 @pytest.mark.parametrize("key", COMPARABLE)

@@ -7,11 +7,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 from support.command_line import SMALLEST
 
-from experiments.launch.cli import asked_device, preset_fast_possible
 from experiments.measure.paired_baseline import compose_baseline
 from experiments.record.record import variant
 from propainter import InputError, Pipeline, Schedule
@@ -71,37 +69,6 @@ class TestFastByDevice:
 
 
 class TestCommandLine:
-    @pytest.mark.parametrize(
-        ("arguments", "device"),
-        [
-            (["preset=fast"], "auto"),
-            (["preset=fast", "device=cpu"], "cpu"),
-            (["-m", "preset=fast,published", "device=cuda:1"], "cuda:1"),
-            (["-m", "preset=fast_cpu,published", "device=cpu,cuda"], "auto"),
-            (["-m", "device=cpu,cuda"], "auto"),
-        ],
-    )
-    def test_asked_device(self, arguments, device):
-        assert asked_device(arguments) == device
-
-    @pytest.mark.parametrize(
-        ("arguments", "may"),
-        [
-            (["-m", "attention=sdpa,manual", "precision=amp"], False),
-            (["+preset=fast"], True),
-            (["experiment=gpu_suite"], True),
-            (["--config-dir", "mine", "attention=sdpa"], True),
-            (["hydra.searchpath=[file:///mine]"], True),
-        ],
-    )
-    def test_may_compose_fast(self, arguments, may):
-        assert preset_fast_possible(arguments) == may
-
-    @pytest.mark.parametrize("given", ["preset=fast", "preset=published,fast"])
-    def test_a_sweep_over_devices_is_refused(self, given):
-        with pytest.raises(OverrideParseException, match="preset=fast_cpu and preset=fast_cuda"):
-            asked_device(["-m", given, "device=cpu,cuda"])
-
     def test_fast_as_a_baseline(self, with_cuda):
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             overrides = ["measure.baseline=fast", "device=cpu"]

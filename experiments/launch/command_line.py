@@ -1,0 +1,115 @@
+"""The command line, parsed once: Hydra's flags and the overrides, in any order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, OverrideParseException
+from hydra.main import get_args_parser
+
+_BRINGS_PRESETS = ("preset", "experiment", "hydra.searchpath")
+_INFO = ("-i", "--info")
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """A command line.
+
+    Attributes:
+        flags: Hydra's, each with its value in one argument: `--multirun`, `--config-dir=/mine`.
+        overrides: `attention=sdpa`, `hydra.run.dir=...`, in their order.
+    """
+
+    flags: tuple[str, ...]
+    overrides: tuple[Override, ...]
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> "CommandLine":
+        """Parse arguments as typed after the program's name.
+
+        Raises:
+            OverrideParseException: Hydra's grammar can't read an override.
+            SystemExit: there is no such flag (2), or only the version was asked for (0).
+        """
+        parser = get_args_parser()
+        # Hydra's own parse_args() takes no override after a flag once one came before it.
+        options = vars(parser.parse_intermixed_args(_with_info(arguments)))
+        overrides = options.pop("overrides")
+        path = options["config_path"]
+        if path is not None and "://" not in path:
+            options["config_path"] = str(Path(path).absolute())  # Hydra would start from this file's folder
+        names = {name: f"--{name.replace('_', '-')}" for name in options}
+        flags = [names[name] if value is True else f"{names[name]}={value}" for name, value in options.items() if value]
+        return cls(tuple(flags), tuple(map(parse_override, overrides)))
+
+    def arguments(self) -> list[str]:
+        """Return the arguments in the order that Hydra's parser takes: flags, then overrides."""
+        return [*self.flags, *(str(item.input_line) for item in self.overrides)]
+
+    def override(self, key: str) -> Override | None:
+        """Return the last override of this key or group; None where there is none."""
+        return next((item for item in reversed(self.overrides) if item.key_or_group == key), None)
+
+    def value(self, key: str) -> str | None:
+        """Return the value given for a key as text; None where it is null, swept or not given."""
+        given = self.override(key)
+        value = None if given is None or given.is_sweep_override() else given.value()
+        return None if value is None else str(value)
+
+    def without(self, *keys: str) -> "CommandLine":
+        """Return the line without the overrides of these keys."""
+        return replace(self, overrides=tuple(item for item in self.overrides if item.key_or_group not in keys))
+
+    def extended(self, *overrides: str) -> "CommandLine":
+        """Return the line with more overrides at its end."""
+        return replace(self, overrides=(*self.overrides, *map(parse_override, overrides)))
+
+    def device(self) -> str:
+        """Return the device that is asked for; auto where none is, or several are swept.
+
+        Raises:
+            OverrideParseException: `preset=fast` is to be swept over devices, and is another preset on each.
+        """
+        device, preset = self.override("device"), self.override("preset")
+        if device is None or not device.is_sweep_override():
+            return self.value("device") or "auto"
+        names = preset.value().list if preset is not None and preset.is_choice_sweep() else [preset and preset.value()]
+        if "fast" in map(str, names):
+            raise OverrideParseException(
+                override=str(device.input_line),
+                message=f"preset=fast is another preset on each device, and {device.input_line} sweeps them; sweep "
+                "preset=fast_cpu and preset=fast_cuda one device at a time",
+            )
+        return "auto"
+
+    def may_hold_preset_fast(self) -> bool:
+        """Return whether `preset=fast` may be composed; where not, nobody need ask torch for the device."""
+        brought = any(item.key_or_group in _BRINGS_PRESETS for item in self.overrides)
+        return brought or any(flag.startswith("--config") for flag in self.flags)
+
+
+def parse_override(text: str) -> Override:
+    """Parse one override.
+
+    Raises:
+        OverrideParseException: Hydra's grammar can't read it; the message says how to quote its value.
+    """
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise
+        message = (
+            f"can't read {text}: a value with spaces, '=', brackets or other special characters needs two pairs of "
+            f"quotes, one for the shell and one for Hydra: '{key}=\"{value}\"'"
+        )
+        raise OverrideParseException(override=text, message=message) from None
+
+
+def _with_info(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with `--info=all` for a bare `--info`, which would take an override for its value."""
+    following = (*arguments[1:], "=")
+    return ["--info=all" if a in _INFO and "=" in b else a for a, b in zip(arguments, following, strict=False)]

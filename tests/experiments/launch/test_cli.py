@@ -1,0 +1,60 @@
+"""One command line in this process: its exit code, what it prints, and nothing left behind in the process."""
+
+import os
+import sys
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from experiments.launch.cli import exit_code, run
+
+
+@pytest.mark.parametrize(
+    ("statuses", "sweep", "code"),
+    [
+        ([], False, 0),
+        (["ok"], False, 0),
+        (["unsupported"], False, 3),
+        (["out_of_memory"], False, 1),
+        (["ok", "unsupported", "out_of_memory"], True, 0),
+        (["ok", "failed"], True, 1),
+    ],
+)
+def test_exit_code(statuses, sweep, code):
+    assert exit_code(statuses, sweep) == code
+
+
+def test_overrides_and_flags_in_any_order(capsys, tmp_path):
+    """README's way to add a variant: an override, -m, another override."""
+    (tmp_path / "conf" / "attention").mkdir(parents=True)
+    (tmp_path / "conf" / "attention" / "relu.yaml").write_text("_target_: mine.kernels.relu\n_partial_: true\n")
+    search = f"hydra.searchpath=[file://{tmp_path}/conf]"
+    assert run([search, "--cfg", "job", "attention=relu"]) == 0
+    assert "_target_: mine.kernels.relu" in capsys.readouterr().out
+    for flags in (["-m"], ["--multirun"]):
+        where = f"hydra.sweep.dir={tmp_path}/sweep"
+        assert run([search, where, *flags, "attention=manual,relu", "isolate=maybe", "report=false"]) == 1
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in lines[1:3]] == ["1/2", "2/2"]
+        assert lines[2].split()[1].startswith("attention=relu#")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (["attention=quick"], 2, "sdpa_flash"),
+        (["no_such_key=3"], 2, "no_such_key"),
+        (["-m", "data.frames=/a (1)/b=c"], 2, "two pairs of quotes"),
+        (["resume=/nowhere"], 1, "/nowhere, which is no folder"),
+        (["preset=fast", "-m", "device=cpu,cuda"], 2, "one device at a time"),
+    ],
+)
+def test_bad_input_is_a_sentence(capsys, arguments, code, named):
+    before = dict(os.environ), list(sys.argv)
+    assert run(arguments) == code
+    out, err = capsys.readouterr()
+    assert named in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert (dict(os.environ), sys.argv) == before
+    assert not GlobalHydra.instance().is_initialized()
