@@ -72,7 +72,7 @@ def _machines(records: list[variants.Row]) -> list[dict[str, Any]]:
     machines: dict[str, variants.Row] = {}
     for record in records:
         if record.get("environment.device"):
-            machines.setdefault(variants.place(record), record)
+            machines.setdefault(variants.machine_key(record), record)
     shown = [
         {
             "title": "Machine and versions" if len(machines) == 1 else f"Machine: {figures.where(record)}",
