@@ -199,8 +199,8 @@ def unpaired(baseline: Row, row: Row, times: str, speedup: str) -> Row:
     above, below = baseline.get(f"{times}.median_s"), row.get(f"{times}.median_s")
     if not above or not below:
         return {}
-    log_t_interval = intervals.ratio(above, baseline.get(f"{times}.ci95_s"), below, row.get(f"{times}.ci95_s"))
-    return {f"{speedup}.median": above / below, f"{speedup}.ci95": log_t_interval}
+    interval = intervals.ratio(above, baseline.get(f"{times}.ci95_s"), below, row.get(f"{times}.ci95_s"))
+    return {f"{speedup}.median": above / below, f"{speedup}.ci95": interval}
 
 
 def _label(rows: list[Row]) -> None:

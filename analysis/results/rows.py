@@ -138,12 +138,12 @@ def chain(rows: Sequence[Row]) -> list[Row]:
     usable = sorted(rows, key=lambda row: len(row.changes))
     changes = {id(row): frozenset(row.changes.items()) for row in usable}
     best: dict[int, tuple[tuple[int, int], Row | None]] = {}
-    for machine_key, row in enumerate(usable):
+    for position, row in enumerate(usable):
         mine = changes[id(row)]
         found: tuple[tuple[int, int], Row | None] = ((0, 0), None)
         if published and not row.published:
             found = ((-len(usable), 0), None)
-        for before in usable[:machine_key]:
+        for before in usable[:position]:
             theirs = changes[id(before)]
             if theirs < mine:
                 (steps, leaps), _ = best[id(before)]

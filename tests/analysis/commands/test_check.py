@@ -1,51 +1,10 @@
 """The gate: green on what is unchanged, red on each kind of regression, 2 on what can't be compared."""
 
-import json
-from pathlib import Path
-from xml.etree import ElementTree
-
 import pytest
 from support.records_fixture import MIB, make_record, write_sweep
+from support.sweeps import SDPA
 
 from analysis.__main__ import main
-from analysis.commands.bless import read_baseline
-from analysis.errors import InputError
-
-SDPA = dict(attention="sdpa", seconds=6.0, psnr_hole_db=85.0)
-
-
-class Gate:
-    """Blesses one sweep, checks another."""
-
-    def __init__(self, folder: Path, capsys) -> None:
-        self.folder, self.capsys = folder, capsys
-        self.baseline = folder / "baseline.json"
-        self.sweeps = 0
-
-    def sweep(self, records, **written) -> Path:
-        self.sweeps += 1
-        return write_sweep(self.folder / str(self.sweeps), records, with_previews=True, parquet=False, **written)
-
-    def bless(self, *records, options=(), **written) -> int:
-        return main(["bless", str(self.sweep(records, **written)), "-o", str(self.baseline), *options])
-
-    def check(self, *records, options=(), **written) -> tuple[int, str]:
-        folder = self.sweep(records, **written)
-        self.capsys.readouterr()
-        code = main(["check", str(folder), "--baseline", str(self.baseline), *options])
-        return code, self.capsys.readouterr().out
-
-
-@pytest.fixture
-def gate(tmp_path, capsys):
-    return Gate(tmp_path, capsys)
-
-
-@pytest.fixture
-def blessed(gate):
-    """A gate with a baseline of published and sdpa."""
-    assert gate.bless(make_record(), make_record(**SDPA)) == 0
-    return gate
 
 
 class TestGreen:
@@ -220,91 +179,3 @@ class TestNotComparable:
         said = capsys.readouterr().err
         assert expected in said
         assert said.count("\n") == 1
-
-
-class TestBless:
-    def test_refuses_what_failed(self, gate, capsys):
-        assert gate.bless(make_record(), make_record(**SDPA | {"status": "failed", "reason": "killed"})) == 1
-        assert "attention=sdpa is failed: killed." in capsys.readouterr().out
-        assert not gate.baseline.exists()
-
-    def test_takes_what_cannot_run_here(self, gate):
-        assert gate.bless(make_record(), make_record(attention="sdpa_cudnn", status="unsupported")) == 0
-        code, out = gate.check(make_record(), make_record(attention="sdpa_cudnn", status="failed"))
-        assert code == 1
-        assert "status: unsupported -> failed" in out
-        assert gate.check(make_record(), make_record(attention="sdpa_cudnn"))[0] == 0
-
-    def test_refuses_damaged_records_and_missing_previews(self, gate, capsys):
-        folder = gate.sweep([make_record()])
-        (folder / "9").mkdir()
-        (folder / "9" / "record.json").write_text("{")
-        bare = write_sweep(gate.folder / "bare", [make_record()])
-        for sweep, said in ((folder, "9/record.json is left out"), (bare, "has no preview")):
-            assert main(["bless", str(sweep), "-o", str(gate.baseline)]) == 1
-            assert said in capsys.readouterr().out
-
-    def test_disturbed_runs_count_for_performance_only_when_told(self, gate, capsys):
-        slow = make_record(seconds=20.0)
-        disturbed = make_record(disturbed=["load 4.0"])
-        assert gate.bless(disturbed) == 0
-        assert "without performance, since these runs were disturbed" in capsys.readouterr().out
-        code, out = gate.check(slow)
-        assert (code, "the baseline's run was disturbed" in out) == (0, True)
-        assert gate.bless(disturbed, options=["--allow-disturbed"]) == 0
-        assert gate.check(slow)[0] == 1
-
-    def test_holds_the_references_frames_once(self, blessed):
-        baseline = read_baseline(blessed.baseline)
-        assert [len(frames) for frames in baseline["references"].values()] == [4]
-        assert len(baseline["variants"]) == 2
-        assert all(len(row["results"]) == 4 for row in baseline["variants"])
-
-
-class TestFormats:
-    @pytest.fixture
-    def regressed(self, blessed):
-        def check(name: str) -> str:
-            records = make_record(), make_record(**SDPA | {"psnr_hole_db": 70.0, "seconds": 7.0})
-            return blessed.check(*records, options=["--format", name])[1]
-
-        return check
-
-    def test_json(self, regressed):
-        found = json.loads(regressed("json"))
-        assert (found["verdict"], found["exit_code"]) == ("regression", 1)
-        assert [f["figure"] for f in found["regressions"]] == ["quality.psnr_hole_db", "latency.median_s"]
-        assert found["regressions"][1]["before"] == "6.00 s (5.82 to 6.18)"
-
-    def test_junit(self, regressed):
-        suite = ElementTree.fromstring(regressed("junit"))
-        assert {case.get("name"): len(case.findall("failure")) for case in suite.findall("testcase")} == {
-            "reference": 0,
-            "published": 0,
-            "attention=sdpa": 1,
-        }
-        assert (suite.get("tests"), suite.get("failures")) == ("3", "1")
-
-    def test_markdown(self, regressed):
-        text = regressed("markdown")
-        assert text.startswith("**regression")
-        assert "| attention=sdpa | quality.psnr_hole_db | 85.0 dB | 70.0 dB |" in text
-
-    def test_not_comparable_in_every_format(self, gate):
-        gate.bless(make_record())
-        for name in ("markdown", "json", "junit"):
-            code, out = gate.check(make_record(weights="pretrained"), options=["--format", name])
-            assert code == 2
-            assert "other weights" in out
-
-    def test_into_a_file(self, blessed):
-        target = blessed.folder / "out" / "junit.xml"
-        options = ["--format", "junit", "-o", str(target)]
-        code, out = blessed.check(make_record(), make_record(**SDPA), options=options)
-        assert (code, out) == (0, "")
-        ElementTree.parse(target)
-
-
-def test_a_baseline_is_read_by_its_name_only(tmp_path):
-    with pytest.raises(InputError, match="can't be read"):
-        read_baseline(tmp_path / "nowhere.json")

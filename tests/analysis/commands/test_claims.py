@@ -1,6 +1,7 @@
 """The promises of docs/plan.md: one case for each verdict, and every claim of the file."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -10,7 +11,6 @@ from support.command_line import ROOT
 from support.records_fixture import make_micro, make_record, write_sweep
 
 from analysis import load, load_micro
-from analysis.commands.claim_checks import judge
 from analysis.commands.claims import VERDICTS, combine, entries, evaluate, read_claims, runs, to_markdown
 
 GIB = 2**30
@@ -114,23 +114,6 @@ class TestVerdicts:
     )
     def test_of_several_parts(self, verdicts, expected):
         assert combine(verdicts) == expected
-
-    @pytest.mark.parametrize(
-        ("part", "interval", "expected"),
-        [
-            ({"within": [14, 16]}, [14.5, 15.5], CONFIRMED),
-            ({"within": [14, 16]}, [17.0, 18.0], CONTRADICTED),
-            ({"within": [14, 16]}, [15.0, 17.0], INCONCLUSIVE),
-            ({"at_most": 3.2}, [3.0, 3.1], CONFIRMED),
-            ({"at_most": 3.2}, [3.3, 3.4], CONTRADICTED),
-            ({"at_most": 3.2}, [3.1, 3.3], INCONCLUSIVE),
-            ({"at_least": 30}, [31.0, 31.0], CONFIRMED),
-            ({"near": 28, "tolerance": 0.1}, [24.0, 26.0], CONFIRMED),
-            ({"near": 28, "tolerance": 0.1}, [20.0, 24.0], CONTRADICTED),
-        ],
-    )
-    def test_other_bounds(self, part, interval, expected):
-        assert judge(part | {"figure": "gib"}, interval[0], interval) == expected
 
 
 class TestClaims:
@@ -317,3 +300,26 @@ def test_claims_need_no_records_where_there_is_a_micro(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0
     assert "| sdpa_speed |" in done.stdout
+
+
+class TestPlanDocument:
+    """docs/plan.md lists the claims of claims.yaml: each id once, the same promise, the devices of its runs."""
+
+    DEVICES = {"CPU or CUDA": {"cpu", "cuda"}, "CUDA": {"cuda"}, "none": set()}
+
+    @pytest.fixture
+    def plan(self) -> list[list[str]]:
+        """The table's rows that begin with a claim id: id, promise, figure, device."""
+        found = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \| (.+) \|$", (ROOT / "docs" / "plan.md").read_text(), re.M)
+        return [list(row) for row in found]
+
+    def test_the_plan_lists_every_claim_once_and_no_other(self, plan):
+        assert sorted(row[0] for row in plan) == sorted(claim["id"] for claim in read_claims())
+
+    def test_promises_are_those_of_the_claims(self, plan):
+        assert {row[0]: row[1] for row in plan} == {claim["id"]: claim["claim"] for claim in read_claims()}
+
+    def test_devices_are_those_of_the_runs(self, plan):
+        assert {row[0]: self.DEVICES[row[3]] for row in plan} == {
+            claim["id"]: set(claim["runs"]) for claim in read_claims()
+        }

@@ -14,7 +14,6 @@ import analysis
 from analysis.commands.claims import evaluate
 from analysis.commands.table import to_csv, to_markdown
 from analysis.errors import InputError
-from analysis.records import schema
 from analysis.records.load import load, load_micro, load_some, write_parquet
 
 RECORDS = [
@@ -23,41 +22,6 @@ RECORDS = [
     make_record(attention="sdpa_cudnn", status="unsupported"),
     make_schema_1(precision="amp"),
 ]
-
-
-class TestSchema:
-    @pytest.mark.parametrize("record", RECORDS, ids=["published", "paired", "unsupported", "schema 1"])
-    def test_records_are_valid(self, record):
-        jsonschema = pytest.importorskip("jsonschema")
-        jsonschema.validate(record, schema.schema())
-        assert schema.validation_error(record) is None
-
-    @pytest.mark.parametrize(
-        ("key", "value", "named"),
-        [
-            ("schema", 3, "schema is 3, not one of 1, 2"),
-            ("status", "fine", 'status is "fine"'),
-            ("latency", 7.7, "latency is 7.7, not of type object or null"),
-            ("latency.median_s", "fast", 'latency.median_s is "fast", not of type number or null'),
-            ("latency.median_s", True, "latency.median_s is true"),
-            ("latency.ci95_s", [1.0], "latency.ci95_s has 1 entries, not 2"),
-            ("latency.samples_s", [1.0, "x"], 'latency.samples_s[1] is "x"'),
-            ("stages.flow.peak_bytes", {}, "stages.flow.peak_bytes is {}"),
-            ("data.frames", 1.5, "data.frames is 1.5"),
-            ("disturbed", "yes", 'disturbed is "yes"'),
-            ("variant.id", None, "variant.id is null"),
-        ],
-    )
-    def test_a_fault_is_named_by_its_key(self, key, value, named):
-        jsonschema = pytest.importorskip("jsonschema")
-        record = make_record()
-        put(record, key, value)
-        assert schema.validation_error(record).startswith(named)
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(record, schema.schema())
-
-    def test_what_is_missing_is_named(self):
-        assert schema.validation_error({"schema": 2}) == "it has no status"
 
 
 class TestLoad:
@@ -87,30 +51,6 @@ class TestLoad:
         assert frame["latency.median_s"]["manual"] == 99.0
         assert frame["latency.median_s"]["sdpa"] == 6.0
         assert len(frame) == 3
-
-    def test_parquet_round_trip(self, tmp_path):
-        before = load(write_sweep(tmp_path / "sweep", RECORDS, parquet=False))
-        write_parquet(before, tmp_path / "sweep" / "records.parquet")
-        after = load(tmp_path / "sweep" / "records.parquet")
-        pd.testing.assert_frame_equal(after[before.columns], before)
-        write_parquet(after, tmp_path / "again.parquet")
-        assert to_csv(analysis.variants_table(load(tmp_path / "again.parquet"))) == to_csv(
-            analysis.variants_table(before)
-        )
-
-    def test_parquet_is_written_whole(self, tmp_path, monkeypatch):
-        write_sweep(tmp_path, RECORDS[:1])
-        before = (tmp_path / "records.parquet").read_bytes()
-
-        def full(table, path):
-            path.write_bytes(b"half")
-            raise OSError("No space left on device")
-
-        monkeypatch.setattr("pyarrow.parquet.write_table", full)
-        with pytest.raises(OSError, match="No space"):
-            write_parquet(load(tmp_path), tmp_path / "records.parquet")
-        assert (tmp_path / "records.parquet").read_bytes() == before
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "records.parquet"]
 
     @pytest.mark.parametrize("name", ["records.tar", "records.tar.gz"])
     def test_a_tar_of_records(self, tmp_path, name):

@@ -1,92 +1,20 @@
 """The report: what it says, that it is one file, and that it holds what the records hold."""
 
+import json
 import subprocess
 import sys
+import time
 from collections import Counter
-from html.parser import HTMLParser
 
 import pytest
 from support.records_fixture import make_record, make_schema_1, write_sweep
+from support.report_page import Page, squeezed
+from support.sweeps import usual
 
 from analysis.errors import InputError
-from analysis.records.load import load
-from analysis.report import findings as words
-from analysis.report.collect import rows_of
 from analysis.report.page import PLOTS, main, write_report
 
 MIB = 2**20
-VOID = {"meta", "link", "input", "img", "br", "hr", "path", "use", "rect", "circle"}
-
-
-class Page(HTMLParser):
-    """A page's elements, ids, references and text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.html, self.stack, self.ids, self.links, self.images, self.text = text, [], [], [], [], ""
-        self.cells: list[list[str]] = []
-        self.in_table = False
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        given = dict(attributes)
-        if tag not in VOID:
-            self.stack.append(tag)
-        if "id" in given:
-            self.ids.append(given["id"])
-        self.links += [given[name] for name in ("href", "src", "xlink:href") if given.get(name)]
-        if tag == "img":
-            self.images.append(given)
-        if tag == "table":
-            self.in_table = given.get("id") == "table"
-        if tag == "tr" and self.in_table:
-            self.cells.append([])
-        if tag in ("td", "th") and self.in_table:
-            self.cells[-1].append("")
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in VOID:
-            self.stack.pop()
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.stack.pop() == tag
-
-    def handle_data(self, data):
-        if self.stack and self.stack[-1] in ("script", "style"):
-            return
-        self.text += data
-        if self.in_table and self.cells and self.cells[-1] and "tr" in self.stack:
-            self.cells[-1][-1] += data
-
-
-def usual() -> list[dict]:
-    return [
-        make_record(seconds=8.0),
-        make_record(attention="sdpa", seconds=6.0, paired=1.33),
-        make_record(precision="amp", seconds=5.0, paired=1.6, psnr_hole_db=38.0, disturbed=["another process ran"]),
-        make_record(residency="lean", seconds=9.0, paired=0.9, peak_bytes=200 * MIB, psnr_hole_db=None),
-        make_record(precision="half", status="unsupported", reason="no <half> & such on this cpu"),
-        make_record(compile="default", status="failed", reason="SomeError: broken"),
-    ]
-
-
-@pytest.fixture
-def report(tmp_path, monkeypatch):
-    """report(record, ...) writes a sweep and its report, without plots unless asked for; the page."""
-
-    def make(*records, with_previews=False, with_plots=False):
-        if not with_plots:
-            monkeypatch.setattr("analysis.report.page._plots", lambda *given: [])
-        folder = write_sweep(tmp_path / "sweep", records, with_previews=with_previews, parquet=False)
-        return Page(write_report([folder]).read_text())
-
-    return make
-
-
-def squeezed(text: str) -> str:
-    return " ".join(text.split())
 
 
 class TestPage:
@@ -178,50 +106,6 @@ class TestPage:
         assert page.html.count("<script") == 2
         assert page.stack == []
 
-
-class TestWords:
-    def rows(self, tmp_path, *records):
-        return rows_of(load(write_sweep(tmp_path / "sweep", records, parquet=False)))
-
-    def test_fastest_smallest_best(self, tmp_path):
-        cards = {card.kind: card for card in words.findings(self.rows(tmp_path, *usual()))}
-        assert cards["fastest"].row.name == "precision=amp"
-        assert cards["fastest"].figure == "1.60x"
-        assert cards["fastest"].interval == "95% interval 1.55x to 1.65x, measured in pairs"
-        assert cards["fastest"].command.startswith("python run.py precision=amp ")
-        assert ("Disturbed", "1 sign, see the table") in cards["fastest"].costs
-        assert cards["smallest"].row.name == "residency=lean"
-        assert cards["smallest"].sentence == "43% less memory than published (352 MiB)."
-        assert ("Latency", "9.00 s, 0.90x the speed") in cards["smallest"].costs
-        assert cards["best"].row.name == "attention=sdpa", "amp is under the bound"
-        assert "at least 40 dB" in cards["best"].sentence
-
-    def test_nothing_is_called_faster_that_may_be_as_fast(self, tmp_path):
-        rows = self.rows(tmp_path, make_record(seconds=8.0), make_record(attention="sdpa", seconds=7.9, paired=1.01))
-        fastest, _, best = words.findings(rows)
-        assert fastest.sentence.startswith("The interval does not leave out 1")
-        assert "may be no faster" in best.sentence
-
-    def test_those_that_intervals_do_not_tell_apart_are_named(self, tmp_path):
-        rows = self.rows(
-            tmp_path,
-            make_record(seconds=8.0),
-            make_record(attention="sdpa", seconds=4.0, paired=2.0),
-            make_record(precision="amp", seconds=4.05, paired=1.98),
-        )
-        assert words.findings(rows)[0].sentence.endswith("Not told apart from it by their intervals: precision=amp.")
-
-    def test_published_may_win(self, tmp_path):
-        rows = self.rows(tmp_path, make_record(seconds=4.0), make_record(attention="sdpa", seconds=8.0, paired=0.5))
-        fastest, smallest, best = words.findings(rows)
-        assert fastest.sentence == "No variant that was measured is faster than the published one."
-        assert fastest.figure == "4.00"
-        assert best.row.published
-
-    def test_nothing_within_the_bound(self, tmp_path):
-        card = words.findings(self.rows(tmp_path, make_record(precision="amp", psnr_hole_db=20.0)))[-1]
-        assert (card.row, card.command, card.figure) == (None, None, "none")
-
     @pytest.mark.parametrize("source", ["seeded", "pretrained"])
     def test_seeded_weights_are_announced_first_and_wherever_quality_is_told(self, report, source):
         page = report(*(make_record(weights=source, **change) for change in ({}, {"attention": "sdpa", "seconds": 4})))
@@ -266,3 +150,30 @@ class TestCommand:
         heavy = {"torch", "propainter", "experiments", "matplotlib"}
         code = f"import analysis.report.page, sys; print(sorted({heavy} & set(sys.modules)))"
         assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.slow
+def test_a_thousand_records_make_a_small_page_soon(tmp_path):
+    records = [
+        make_record(
+            chunking="fixed",
+            options={"chunking": {"size": n}},
+            attention=("manual", "sdpa")[n % 2],
+            precision=("fp32", "amp")[n // 2 % 2],
+            seconds=4 + n % 97 / 10,
+            peak_bytes=(100 + n % 89) * MIB,
+            psnr_hole_db=30.0 + n % 61,
+            repeat=0,
+        )
+        for n in range(999)
+    ]
+    folder = write_sweep(tmp_path / "sweep", [make_record(), *records], with_previews=False, parquet=False)
+    pictures = write_sweep(tmp_path / "pictures", [make_record(psnr_hole_db=40.0)], with_previews=True, parquet=False)
+    for number in range(1000):
+        (folder / str(number) / "preview").symlink_to(pictures / "0" / "preview")
+    start = time.process_time()  # whatever else the machine does
+    page = write_report([folder])
+    assert time.process_time() - start < 20
+    assert page.stat().st_size < 15e6
+    data = json.loads(page.read_text().split('id="viewer-data">')[1].split("</script>")[0])
+    assert len(data["variants"]) + data["left_out"] == 1000

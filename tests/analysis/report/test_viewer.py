@@ -1,17 +1,10 @@
-"""The report's viewer of frames, and that a page of a thousand runs is made soon and stays small."""
+"""The report's viewer of frames."""
 
-import json
-import time
-
-import pytest
 from support.records_fixture import make_record, write_sweep
 
 from analysis.records.load import load
 from analysis.report import viewer
 from analysis.report.collect import rows_of
-from analysis.report.page import write_report
-
-MIB = 2**20
 
 
 class TestViewer:
@@ -47,30 +40,3 @@ class TestViewer:
         assert [frame["number"] for frame in frames] == [0, 3, 5]
         assert frames[1]["input"] is None
         assert "00002_result.png is left out" in caplog.text
-
-
-@pytest.mark.slow
-def test_a_thousand_records_make_a_small_page_soon(tmp_path):
-    records = [
-        make_record(
-            chunking="fixed",
-            options={"chunking": {"size": n}},
-            attention=("manual", "sdpa")[n % 2],
-            precision=("fp32", "amp")[n // 2 % 2],
-            seconds=4 + n % 97 / 10,
-            peak_bytes=(100 + n % 89) * MIB,
-            psnr_hole_db=30.0 + n % 61,
-            repeat=0,
-        )
-        for n in range(999)
-    ]
-    folder = write_sweep(tmp_path / "sweep", [make_record(), *records], with_previews=False, parquet=False)
-    pictures = write_sweep(tmp_path / "pictures", [make_record(psnr_hole_db=40.0)], with_previews=True, parquet=False)
-    for number in range(1000):
-        (folder / str(number) / "preview").symlink_to(pictures / "0" / "preview")
-    start = time.process_time()  # whatever else the machine does
-    page = write_report([folder])
-    assert time.process_time() - start < 20
-    assert page.stat().st_size < 15e6
-    data = json.loads(page.read_text().split('id="viewer-data">')[1].split("</script>")[0])
-    assert len(data["variants"]) + data["left_out"] == 1000

@@ -1,0 +1,44 @@
+"""table: Markdown and CSV of a sweep."""
+
+import csv
+import io
+
+import pytest
+from support.records_fixture import MIB, make_record
+
+
+class TestTable:
+    def test_markdown(self, run):
+        code, out, _ = run("table")
+        assert code == 0
+        assert "| precision=amp (disturbed) | ok | 4.00 s (3.88 to 4.12) | 2.00x (1.92 to 2.09) unpaired |" in out
+        assert "| published | ok | 8.00 s (7.76 to 8.24) |  | 1,000 MiB | identical |" in out
+        assert "unsupported: needs CUDA \\| and more" in out
+        assert "numerical agreement with the fp32 reference, not visual quality" in out
+
+    def test_csv_has_bare_numbers(self, run):
+        _, out, _ = run("table", "--format", "csv")
+        rows = list(csv.DictReader(io.StringIO(out)))
+        assert float(rows[1]["latency.ci95_s.low"]) == pytest.approx(5.82)
+        assert rows[1]["memory.peak_bytes"] == str(900 * MIB)
+        assert rows[4]["latency.ci95_s.low"] == rows[4]["latency.median_s"] == ""
+
+    def test_columns_and_order(self, run):
+        _, out, _ = run("table", "--columns", "variant,stages.flow.median_s", "--sort", "latency.median_s")
+        lines = out.splitlines()
+        assert lines[0] == "| variant | stages.flow.median_s |"
+        assert lines[2] == "| precision=amp (disturbed) | 1.68 |"
+
+    def test_an_unknown_column_names_the_nearest(self, run):
+        for arguments in (("--columns", "latency.median"), ("--sort", "latency.median")):
+            code, _, err = run("table", *arguments)
+            assert code == 2
+            assert "latency.median_s" in err
+
+    def test_several_clips_are_told_apart(self, run):
+        out = run("table", records=[make_record(), make_record(frames=7)])[1]
+        assert "sample, 7 frames of 160x128" in out
+
+    def test_into_a_file(self, run, tmp_path):
+        assert run("table", "-o", str(tmp_path / "deep" / "table.md"))[1] == ""
+        assert "precision=amp" in (tmp_path / "deep" / "table.md").read_text()

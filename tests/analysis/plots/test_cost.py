@@ -1,0 +1,67 @@
+"""Plots of time and memory: drawn where the records have what they show, with what they show in words."""
+
+import pytest
+from support.records_fixture import make_record
+from support.sweeps import one_by_one
+
+from analysis.plots import cost as plots_cost
+
+MIB = 2**20
+
+
+class TestCost:
+    def test_waterfall(self, rows):
+        drawing = plots_cost.waterfall(rows(*one_by_one()))
+        assert drawing.lines[0][:2] == ["published", "8"]
+        assert drawing.lines[1] == ["+ attention=sdpa", "6", "1.33x", "1.33x"]
+        assert drawing.lines[2] == ["+ precision=amp", "4", "1.50x", "2.00x"]
+        assert drawing.lines[3] == ["+ compile=default", "5", "0.80x", "1.60x"]
+        assert "precision=amp: 4 s" in drawing.alt
+
+    def test_waterfall_goes_by_paired_speedups(self, rows):
+        drawing = plots_cost.waterfall(
+            rows(make_record(seconds=8), make_record(attention="sdpa", seconds=7.9, paired=2.0))
+        )
+        assert drawing.lines[1][3] == "2.00x"
+        assert "pairs" in drawing.caption
+
+    def test_waterfall_ends_with_the_fastest_where_that_is_no_step(self, rows):
+        steps = plots_cost.waterfall(rows(*one_by_one()))
+        drawing = plots_cost.waterfall(rows(*one_by_one(), make_record(precision="amp_all", seconds=2, noise=0.01)))
+        assert drawing.lines == [*steps.lines, ["fastest: precision=amp_all", "2", "", "4.00x"]]
+        bar = drawing.figure.axes[0].patches[-1]
+        assert (bar.get_x(), bar.get_width()) == (0, pytest.approx(2, rel=0.02))
+        assert "fastest" in drawing.caption and "fastest" not in steps.caption
+
+    def test_speedup_hatches_what_is_not_sure(self, rows):
+        drawing = plots_cost.speedup_bars(rows(*one_by_one()))
+        assert [line[0] for line in drawing.lines][0] == "attention=sdpa,precision=amp"
+        bars = drawing.figure.axes[0].patches
+        assert [bool(bar.get_hatch()) for bar in bars] == [False, False, False, True]
+
+    def test_memory(self, rows):
+        drawing = plots_cost.memory_bars(rows(*one_by_one()))
+        assert drawing.lines[0][:2] == ["residency=lean", "200"]
+        assert "[MiB]" in drawing.figure.axes[0].get_xlabel()
+
+    def test_memory_of_repeats_has_its_range(self, rows):
+        sizes = [make_record(repeat=n, peak_bytes=(300 + 10 * n) * MIB) for n in range(3)]
+        drawing = plots_cost.memory_bars(rows(*sizes, make_record(attention="sdpa")))
+        assert ["published", "320", "300 to 320", "3"] in drawing.lines
+
+    def test_pareto(self, rows):
+        drawing = plots_cost.pareto(rows(*one_by_one()), "agreement")
+        assert [line[0] for line in drawing.lines if line[-1]] == ["attention=sdpa,precision=amp", "residency=lean"]
+        assert "agreement" in drawing.title
+
+    def test_one_variant_alone_has_nothing_to_be_compared_with(self, rows):
+        alone = rows(make_record())
+        for draw in (plots_cost.waterfall, plots_cost.speedup_bars, plots_cost.memory_bars):
+            assert draw(alone) is None
+        assert plots_cost.pareto(alone, "quality") is None
+
+    def test_of_many_variants_the_notable_ones_are_drawn_and_the_others_counted(self, rows):
+        many = [make_record(chunking="fixed", options={"chunking": {"size": n}}, seconds=9 + n) for n in range(60)]
+        drawing = plots_cost.memory_bars(rows(make_record(), *many))
+        assert len(drawing.lines) == plots_cost.MOST_BARS
+        assert "of 61 variants" in drawing.caption

@@ -1,0 +1,21 @@
+"""Plots of the stages."""
+
+from support.records_fixture import make_record
+from support.sweeps import one_by_one
+
+from analysis.plots import stages as plots_stages
+
+
+class TestStages:
+    def test_stages(self, rows):
+        drawing = plots_stages.stages(rows(*one_by_one()))
+        assert drawing.header[1:] == ["flow [s]", "completion [s]", "propagation [s]", "generation [s]"]
+        assert drawing.lines[0] == ["attention=sdpa,precision=amp", "1.68", "0.28", "0.04", "2"]
+        assert "generation takes longest" in drawing.alt
+
+    def test_fraction_of_peak_only_where_counted(self, rows):
+        assert plots_stages.fraction_of_peak(rows(*one_by_one())).lines[0][1] == "40"
+        bare = make_record(stages__flow__fraction_of_peak=None)
+        for stage in ("completion", "propagation", "generation"):
+            bare["stages"][stage]["fraction_of_peak"] = None
+        assert plots_stages.fraction_of_peak(rows(bare)) is None
