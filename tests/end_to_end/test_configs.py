@@ -17,6 +17,13 @@ def _yaml(group: str, option: str) -> str:
     return (CONF / group / f"{option}.yaml").read_text()
 
 
+def _sentence(group: str, option: str) -> str:
+    """Return what an option does: after its command, the comment up to the first line that ends in a full stop."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), _yaml(group, option).splitlines())
+    text = "\n".join(line[2:] for line in lines if not re.match(r"# (@package|python run\.py) ", line))
+    return re.split(r"(?<=\.)\n", text)[0].replace("\n", " ")
+
+
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_option_composes_and_resolves(group, option):
     cfg = composed(f"{group}={option}")
@@ -54,9 +61,7 @@ def test_options_page_has_every_option_with_its_sentence_and_every_key(group):
     section = re.search(rf"^## {group}\n(.*?)(?=^## |\Z)", page, re.M | re.S)
     assert section, f"docs/options.md has no section {group}"
     for option in (option for of, option in OPTIONS if of == group):
-        lines = itertools.takewhile(lambda line: line.startswith("#"), _yaml(group, option).splitlines())
-        sentence = " ".join(line[2:] for line in lines if not re.match(r"# (@package|python run\.py) ", line))
-        row = f"| `{option}` | {sentence}"
+        row = f"| `{option}` | {_sentence(group, option)}"
         assert row in section[1], f"docs/options.md, {group}: this row is missing: {row}"
         if group not in ("preset", "experiment"):
             for key in OmegaConf.create(_yaml(group, option)):
