@@ -1,15 +1,27 @@
 """Every option of every group composes, names what exists, and starts with its command."""
 
 import itertools
+import re
 
 import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from support.command_line import ROOT
-from support.configs import CONF, OPTIONS, composed
+from support.configs import CONF, CONF_GROUPS, OPTIONS, composed
 
 from propainter import Schedule
 from variants import GROUPS
+
+
+def _yaml(group: str, option: str) -> str:
+    return (CONF / group / f"{option}.yaml").read_text()
+
+
+def _sentence(group: str, option: str) -> str:
+    """Return what an option does: after its command, the comment up to the first line that ends in a full stop."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), _yaml(group, option).splitlines())
+    text = "\n".join(line[2:] for line in lines if not re.match(r"# (@package|python run\.py) ", line))
+    return re.split(r"(?<=\.)\n", text)[0].replace("\n", " ")
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -27,8 +39,7 @@ def test_variant_is_a_function_of_the_pipeline(group, option):
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_option_begins_with_its_command(group, option):
-    lines = (CONF / group / f"{option}.yaml").read_text().splitlines()
-    commands = list(itertools.takewhile(lambda line: line.startswith("#"), lines))
+    commands = list(itertools.takewhile(lambda line: line.startswith("#"), _yaml(group, option).splitlines()))
     assert any(line.startswith("# python run.py") and f"{group}={option}" in line for line in commands)
 
 
@@ -44,8 +55,15 @@ def test_defaults_are_the_published():
     assert dict(composed("preset=published").hydra.runtime.choices) | {"preset": None} == choices | {"preset": None}
 
 
-def test_readme_names_every_group_and_option():
-    readme = (ROOT / "README.md").read_text()
-    rows = [line for line in readme.splitlines() if line.startswith("| `")]
-    for group, option in OPTIONS:
-        assert any(row.startswith(f"| `{group}`") and f"`{option}`" in row for row in rows), (group, option)
+@pytest.mark.parametrize("group", CONF_GROUPS)
+def test_options_page_has_every_option_with_its_sentence_and_every_key(group):
+    page = (ROOT / "docs" / "options.md").read_text()
+    section = re.search(rf"^## {group}\n(.*?)(?=^## |\Z)", page, re.M | re.S)
+    assert section, f"docs/options.md has no section {group}"
+    for option in (option for of, option in OPTIONS if of == group):
+        row = f"| `{option}` | {_sentence(group, option)}"
+        assert row in section[1], f"docs/options.md, {group}: this row is missing: {row}"
+        if group not in ("preset", "experiment"):
+            for key in OmegaConf.create(_yaml(group, option)):
+                public = not key.startswith("_") and key not in ("defaults", "measure")
+                assert not public or f"| `{group}.{key}` |" in section[1], f"docs/options.md lacks {group}.{key}"
