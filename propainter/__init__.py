@@ -1,4 +1,4 @@
-"""ProPainter, written from docs/model.md: networks, stages, video and weights, in plain PyTorch.
+"""ProPainter in plain PyTorch, written from docs/model.md: networks, published inference, video files, weights.
 
 "ProPainter: Improving Propagation and Transformer for Video Inpainting" (Zhou, Li, Chan, Loy; ICCV 2023).
 """

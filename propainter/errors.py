@@ -1,11 +1,11 @@
-"""The one exception that speaks to the person who typed the command, and what counts as out of memory."""
+"""Errors in a user's input, and the detection of an allocation that failed."""
 
 
 class InputError(ValueError):
-    """Input that cannot be used; the message is one sentence: what was got, what was expected, what to do."""
+    """Report unusable input in one sentence: the value got, the value expected, the remedy."""
 
 
-_SIGNS = (
+_OUT_OF_MEMORY = (
     "can't allocate memory",  # torch's allocator on the host
     "could not create a memory",  # oneDNN's
     "CUDA error: out of memory",
@@ -15,11 +15,11 @@ _SIGNS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: torch's on the device or on the host, or Python's own (numpy's too)."""
+    """Return whether an allocation failed: torch's on device or host, Python's, or numpy's."""
     if isinstance(error, MemoryError):
         return True
     if not isinstance(error, RuntimeError):
         return False
-    import torch  # takes seconds, where a sweep needs but the names of errors
+    import torch  # lazy: a sweep's parent process must not import torch
 
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _SIGNS)
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)

@@ -9,7 +9,7 @@ def source_fingerprint(*sources: ModuleType) -> str:
     """Return a hash, 64 hex digits, of all Python sources of these packages and modules.
 
     Args:
-        sources: packages, of which every `.py` file at any depth counts, and modules, of which their own file counts.
+        *sources: packages, of which every `.py` file at any depth counts, and modules, of which their own file counts.
     """
     digest = hashlib.sha256()
     for source in sources:

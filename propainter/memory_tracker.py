@@ -1,4 +1,4 @@
-"""Peak memory of a stretch of a run: the CUDA allocator's, or the process's resident set."""
+"""Measure peak memory: of the CUDA allocator, or of the process's resident set."""
 
 import threading
 from pathlib import Path
@@ -13,7 +13,7 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 class VramPeak:
-    """Peak of CUDA memory in use since `reset`: `peak_bytes()` counts everything allocated, weights included."""
+    """Measure the peak of allocated CUDA memory since `reset`, weights included."""
 
     kind = "vram"
 
@@ -27,7 +27,7 @@ class VramPeak:
         return torch.cuda.max_memory_allocated(self.device)
 
     def reserved_bytes(self) -> int:
-        """Peak of what torch's allocator held of the GPU, used or not, since `reset`."""
+        """Return the peak since `reset` of the memory that torch's allocator reserved on the GPU, used or not."""
         return torch.cuda.max_memory_reserved(self.device)
 
     def level_bytes(self) -> dict[str, int]:
@@ -39,12 +39,11 @@ class VramPeak:
 
 
 class RssPeak:
-    """Peak of the resident set since `reset`, above the level at construction, by the kernel's high-water mark.
+    """Measure the peak of the resident set since `reset`, above the level at construction; Linux only.
 
-    Pages of mapped files (the libraries' code) are left out as far as they are resident when the peak is read: the
-    kernel brings them in when they are first used, and may take them back at any time.
-
-    Linux only: writing 5 to clear_refs sets the mark back to the present level.
+    The peak is the kernel's high-water mark (VmHWM in /proc/self/status), less the pages of mapped files that are
+    resident at the reading. Such pages (code of libraries) come at their first use, and the kernel may take them back
+    at any time. Writing 5 to /proc/self/clear_refs resets the mark to the present level.
     """
 
     kind = "rss"
@@ -55,6 +54,7 @@ class RssPeak:
 
     @staticmethod
     def available() -> bool:
+        """Return whether this kernel has the mark and can reset it."""
         try:
             _CLEAR_REFS.write_text("5")
         except OSError:
@@ -85,9 +85,9 @@ def _without_files(figure: str) -> int:
 
 
 class SampledRssPeak:
-    """As `RssPeak`, by looking every 5 ms from a thread: for systems without a mark that can be reset.
+    """Measure as `RssPeak` does, by sampling every 5 ms in a thread: for systems without a resettable mark.
 
-    Pages of mapped files count, since not every system tells them apart.
+    Pages of mapped files count: not every system reports them separately.
     """
 
     kind = "rss"
@@ -123,10 +123,10 @@ MemoryPeak = VramPeak | RssPeak | SampledRssPeak
 
 
 def memory_peak(device: torch.device) -> MemoryPeak:
-    """The memory figure that counts on this device."""
+    """Return a tracker of the device's memory: CUDA's on a GPU, else the process's."""
     return VramPeak(device) if device.type == "cuda" else host_peak()
 
 
 def host_peak() -> RssPeak | SampledRssPeak:
-    """The process's own memory, by the best means that the system has."""
+    """Return a tracker of the process's memory: the kernel's mark if available, else samples."""
     return RssPeak() if RssPeak.available() else SampledRssPeak()

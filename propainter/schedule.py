@@ -13,19 +13,20 @@ PIXEL_PADDING = 10
 """Frames of context on each side of a sub-video in pixel propagation (docs/model.md, section 4.4)."""
 
 MAX_PIXEL_SUBVIDEO = 100
-"""Longest sub-video of pixel propagation, whatever `subvideo_length` is (docs/model.md, section 4.4)."""
+"""Longest sub-video of pixel propagation, also with a larger `subvideo_length` (docs/model.md, section 4.4)."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What shapes the result apart from networks and data; published defaults (docs/model.md, section 4).
+    """Hold the numbers of the published inference, with the published defaults (docs/model.md, section 4).
 
     Attributes:
-        raft_iterations: updates of RAFT per pair of frames.
-        neighbor_length: a window's local frames reach half of it to each side; windows start that far apart.
-        ref_stride: distance between a window's reference frames, in frames.
-        subvideo_length: longest stretch completed or propagated in one go, in frames.
-        mask_dilation: how many times the masks are dilated with the cross structuring element.
+        raft_iterations: updates of RAFT per pair of frames, at least 1.
+        neighbor_length: twice the distance between windows, in frames, at least 2. A window's local frames are the
+            centre and half of this to each side.
+        ref_stride: distance between a window's reference frames, in frames, at least 1.
+        subvideo_length: longest sub-video of completion and propagation, in frames, at least 1.
+        mask_dilation: number of dilations of the masks with the cross structuring element, at least 0.
     """
 
     raft_iterations: int = 20
@@ -41,21 +42,24 @@ class Schedule:
 
 
 class Window(NamedTuple):
-    """Frame numbers of one call of the generator: those it fills in, and those it only looks at."""
+    """Frame numbers of one call of the generator: the local frames are filled, the references are read only."""
 
     local: list[int]
     references: list[int]
 
     @property
     def frames(self) -> list[int]:
-        """Local frames, then references: the order in which the generator gets them."""
+        """Return local frames, then references: the generator's order of frames."""
         return self.local + self.references
 
 
 class SubVideo(NamedTuple):
-    """One stretch of a long video: what is read (with context on both sides) and what of it is kept.
+    """One stretch of a long video, read with context on both sides, which is dropped from the result.
 
-    `start:stop` counts in the whole video, `keep` in the stretch that was read.
+    Attributes:
+        start: first entry to read, counted in the whole video.
+        stop: end of the entries to read, counted in the whole video.
+        keep: part of the result to keep, counted from `start`.
     """
 
     start: int
@@ -66,11 +70,11 @@ class SubVideo(NamedTuple):
 def plan_windows(
     num_frames: int, neighbor_length: int = 10, ref_stride: int = 10, subvideo_length: int = 80
 ) -> list[Window]:
-    """The generator's windows over a video, in order (docs/model.md, section 4.5).
+    """Return the generator's windows over a video, in order (docs/model.md, section 4.5).
 
-    Windows are centred on frames 0, n, 2n, ... with n = neighbor_length // 2; local frames reach n to each side.
-    References are every `ref_stride`-th frame of the whole video, or, where it is longer than `subvideo_length`, of
-    the surroundings of the centre. No reference is local.
+    Windows are centred on frames 0, n, 2n, ... with n = neighbor_length // 2. The local frames are those up to n frames
+    from the centre. References are every `ref_stride`-th frame of the video. In a video longer than `subvideo_length`
+    they come from the surroundings of the centre only. No reference is local.
     """
     reach = neighbor_length // 2
     windows = []
@@ -89,7 +93,7 @@ def plan_windows(
 def plan_subvideos(length: int, subvideo_length: int, padding: int) -> list[SubVideo]:
     """Cut `length` entries into stretches of `subvideo_length`, each read with `padding` more on both sides.
 
-    A video no longer than one stretch is read whole. Every entry is kept exactly once.
+    Every entry is kept exactly once.
     """
     stretches = []
     for first in range(0, length, subvideo_length):
@@ -100,7 +104,7 @@ def plan_subvideos(length: int, subvideo_length: int, padding: int) -> list[SubV
 
 
 def clip_length(width: int) -> int:
-    """Frames that go through RAFT together, by the width in pixels (docs/model.md, section 4.2)."""
+    """Return the number of frames in one clip of RAFT, by the width in pixels (docs/model.md, section 4.2)."""
     for limit, length in ((640, 12), (720, 8), (1280, 4)):
         if width <= limit:
             return length
@@ -108,7 +112,7 @@ def clip_length(width: int) -> int:
 
 
 def plan_clips(num_frames: int, length: int) -> Iterator[tuple[int, int]]:
-    """Yield start and stop of RAFT's clips; later clips start one frame early (docs/model.md, section 4.2)."""
+    """Yield start and stop of RAFT's clips; each but the first starts one frame early (docs/model.md, section 4.2)."""
     for start in range(0, num_frames, length):
         first, stop = max(0, start - 1), min(num_frames, start + length)
         if stop - first > 1:

@@ -1,4 +1,4 @@
-"""The released checkpoints: found on disk, or downloaded whole; read without running code that is in them."""
+"""Find, download and read the released checkpoints, without running code in them; load seeded weights."""
 
 import hashlib
 import logging
@@ -40,20 +40,20 @@ FILES = {
     "flow_completion": "recurrent_flow_completion.pth",
     "generator": "ProPainter.pth",
 }
-"""The released files, by network."""
+"""Names of the released files, by network."""
 
 RELEASE = "https://github.com/sczhou/ProPainter/releases/download/v0.1.0/"
-"""Where the authors publish them (NTU S-Lab License 1.0, non-commercial)."""
+"""The authors' release (NTU S-Lab License 1.0, non-commercial)."""
 
 CONNECT_SECONDS = 8
-"""How long to wait for an answer before a file counts as not reachable."""
+"""Longest wait for a server's answer, in seconds."""
 
 STALL_SECONDS = 30
-"""How long a download may stand still before it counts as broken off."""
+"""Longest pause in a download, in seconds."""
 
 
 class UnreachableError(InputError):
-    """A file that is neither on disk nor to be had by download; `why` is the reason alone."""
+    """Report a file that is not on disk and cannot be downloaded; `why` holds the reason alone."""
 
     def __init__(self, message: str, why: str) -> None:
         super().__init__(message)
@@ -61,34 +61,39 @@ class UnreachableError(InputError):
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Inside it, random numbers are not filled in: the tensor stays what its memory holds."""
+    """Skip the drawing of random numbers inside the block: tensors keep the content of their memory."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **(kwargs or {}))
 
 
 def empty_networks() -> Networks:
-    """`build_networks` without drawing random weights: each must be loaded before anything is run."""
+    """Build networks with undefined weights, quickly. Load all three before their first use."""
     with _NothingDrawn():
         return build_networks()
 
 
 def search_folders(directory: str | Path | None = None) -> list[Path]:
-    """Folders searched for checkpoints, in order: the given one, $PROPAINTER_WEIGHTS, ./weights, torch's hub cache."""
+    """Return the folders to search, in order: the given one, $PROPAINTER_WEIGHTS, ./weights, torch's hub cache."""
     named = [directory, os.environ.get("PROPAINTER_WEIGHTS"), "weights"]
     return [Path(folder).expanduser() for folder in named if folder] + [hub_folder()]
 
 
 def hub_folder() -> Path:
-    """Where torch keeps downloaded checkpoints; downloads go there."""
+    """Return torch's folder of downloaded checkpoints, the target of downloads."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def load_pretrained(networks: Networks, directory: str | Path | None = None, url: str = RELEASE) -> None:
-    """Load the released checkpoints, downloading those that are in none of the search folders.
+    """Load the released checkpoints; download those that are in none of the search folders.
+
+    Args:
+        networks: the networks to fill.
+        directory: first folder to search; see `search_folders`.
+        url: address of the release, with a slash at the end.
 
     Raises:
-        Unreachable: a file is missing and cannot be downloaded; says where to put it.
+        UnreachableError: a file is missing and cannot be downloaded. The message gives the folders for it.
         InputError: a file is damaged, of another network, or holds code, which is never run.
     """
     folders = search_folders(directory)
@@ -105,20 +110,21 @@ def load_pretrained(networks: Networks, directory: str | Path | None = None, url
 
 
 def load_seeded(networks: Networks, salt: str = "golden", flow_scale: float = 1.0) -> None:
-    """Load the seeded stand-in weights into all three networks.
+    """Load seeded weights into all three networks (docs/model.md, section 7).
 
     Args:
+        networks: the networks to fill.
         salt: another salt gives other weights.
-        flow_scale: factor on the last layer of RAFT's flow head. At 1 twenty updates of an untrained RAFT add up to
-            flows of ten and more pixels everywhere, and over long or large clips the untrained flow completion then
-            amplifies rounding without bound; at 0.1 flows are about a pixel, as trained weights give them, and
-            differences between variants mean something.
+        flow_scale: factor on the last layer of RAFT's flow head, above 0. With 1, twenty updates of an untrained RAFT
+            add up to flows of ten and more pixels everywhere. The untrained flow completion then amplifies rounding
+            errors of long or large clips without bound. With 0.1, flows are about a pixel, as with trained weights, and
+            differences between variants have a meaning.
 
     Raises:
         InputError: `flow_scale` is not above 0.
     """
     check_number("weights.flow_scale", flow_scale, above_0, "a factor above 0, 1 for the plain seeded weights")
-    with _NothingDrawn():  # of the networks that are made for their shapes
+    with _NothingDrawn():  # for the networks that `seeded_state_dict` builds for their shapes
         states = {name: seeded_state_dict(name, salt) for name in NETWORKS}
     load_weights(networks, **states)
     with torch.no_grad():
@@ -127,7 +133,7 @@ def load_seeded(networks: Networks, salt: str = "golden", flow_scale: float = 1.
 
 
 def find(filename: str, folders: Sequence[Path]) -> Path | None:
-    """The first of the folders' files of that name."""
+    """Return the first file of that name in the folders, in their order; None without one."""
     return next((folder / filename for folder in folders if (folder / filename).is_file()), None)
 
 
@@ -137,14 +143,20 @@ def download(
     connect_seconds: float = CONNECT_SECONDS,
     check: Callable[[Path], object] = lambda path: None,
 ) -> Path:
-    """Fetch a file into the folder, under a temporary name until it is whole; returns its path.
+    """Download a file into the folder, atomically.
 
     Args:
-        check: called with the whole file before it gets its name; what it refuses by InputError is not kept.
+        url: address of the file.
+        folder: target, created if it is missing.
+        connect_seconds: longest wait for the server's answer.
+        check: test of the complete temporary file. Its InputError removes the file.
+
+    Returns:
+        The file's path.
 
     Raises:
-        Unreachable: no answer within `connect_seconds`, a refusal, a transfer that broke off, a file that is not what
-            it should be (a login page, say), or a folder that can't be written to.
+        UnreachableError: no answer in time, a refusal, an incomplete transfer, a file that `check` rejects (a login
+            page, for example), or a folder that is not writable.
     """
     target = folder / url.rsplit("/", 1)[-1]
     try:
@@ -163,7 +175,7 @@ def download(
 
 
 def _open(url: str, seconds: float) -> HTTPResponse:
-    """The response to a GET, or an error within `seconds`: in a thread, since looking up a name has no time limit."""
+    """Return the response to a GET, or raise within `seconds`: a thread asks, since a name's lookup has no limit."""
     answer: queue.Queue = queue.Queue()
 
     def ask() -> None:
@@ -193,14 +205,14 @@ def _save(response: HTTPResponse, path: Path, name: str) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """A checkpoint's state dict on the CPU, read without running code.
+    """Read a checkpoint's state dict to the CPU, without running code (torch's `weights_only`).
 
     Raises:
-        InputError: the file is truncated, no checkpoint, or needs code to be read.
+        InputError: the file is truncated, is no checkpoint, or holds code.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks on pickle protocols: the sentences below say it all
+            warnings.simplefilter("ignore")  # torch's warnings about pickle protocols; the errors below suffice
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
@@ -228,7 +240,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def fingerprint(networks: Networks) -> str:
-    """16 hex digits over every tensor of the networks: equal where the weights are bit-equal."""
+    """Return a hash of all weights, 16 hex digits: equal for bit-equal weights."""
     digest = hashlib.sha256()
     for network in NETWORKS:
         for name, tensor in published_state(networks, network).items():

@@ -1,4 +1,4 @@
-"""Frames and masks in and out of the networks, on the host (docs/model.md, sections 4.1 and 4.6)."""
+"""Prepare frames and masks for the networks, and composite predictions (docs/model.md, sections 4.1 and 4.6)."""
 
 from collections.abc import Sequence
 
@@ -15,10 +15,17 @@ MIN_SIDE = 128
 
 
 def check_clip(frames: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Check that frames [T, H, W, 3] and masks belong together; returns the masks as bool [T, H, W].
+    """Check that frames and masks belong together.
+
+    Args:
+        frames: uint8 [T, H, W, 3] with T of at least 2, H and W of at least 128.
+        masks: [T, H, W], [1, H, W] or [H, W]; nonzero is the hole.
+
+    Returns:
+        The masks as bool [T, H, W].
 
     Raises:
-        InputError: saying what is wrong.
+        InputError: a type, size or number is wrong, or the hole covers everything.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise InputError(f"frames are {frames.dtype} {list(frames.shape)}; give uint8 [T, H, W, 3]")
@@ -41,17 +48,23 @@ def check_clip(frames: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def process_size(height: int, width: int) -> tuple[int, int]:
-    """The size that the networks work at: floored to multiples of 8."""
+    """Return the process size: height and width rounded down to multiples of 8 (docs/model.md, section 4.1)."""
     return height // 8 * 8, width // 8 * 8
 
 
 def prepare_frames(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [T, H, W, 3] at the process size (Pillow, bicubic)."""
+    """Resize uint8 [T, H, W, 3] to the process size by Pillow's bicubic filter."""
     return _resize(frames, size, Image.Resampling.BICUBIC)
 
 
 def prepare_masks(masks: np.ndarray, size: tuple[int, int], dilation: int) -> np.ndarray:
-    """bool [T, H, W] -> uint8 [T, h, w] of 0 and 1: resized by nearest, dilated by the cross `dilation` times."""
+    """Convert bool [T, H, W] to uint8 [T, h, w] of 0 and 1: resize by nearest neighbour, dilate by the cross.
+
+    Args:
+        masks: True in the hole.
+        size: h and w.
+        dilation: number of dilations.
+    """
     masks = resize_masks(masks.astype(np.uint8), size)
     if dilation:
         masks = np.stack([binary_dilation(mask, iterations=dilation) for mask in masks]).astype(np.uint8)
@@ -59,12 +72,12 @@ def prepare_masks(masks: np.ndarray, size: tuple[int, int], dilation: int) -> np
 
 
 def resize_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [T, H, W] at another size, by nearest."""
+    """Resize uint8 [T, H, W] by nearest neighbour."""
     return _resize(masks, size, Image.Resampling.NEAREST)
 
 
 def resize_back(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [T, h, w, 3] at the input's size (bilinear)."""
+    """Resize uint8 [T, h, w, 3] to the input's size by Pillow's bilinear filter."""
     return _resize(frames, size, Image.Resampling.BILINEAR)
 
 
@@ -93,7 +106,7 @@ def _as_torch_takes(array: np.ndarray) -> np.ndarray:
 class Compositor:
     """Composite predictions in uint8: inside the hole the prediction, else the original (docs/model.md, section 4.6).
 
-    A frame predicted by several windows is averaged half and half with what was there, truncated each time.
+    A frame of several windows becomes the mean of its composite so far and the new one, truncated each time.
 
     Args:
         frames: uint8 [T, h, w, 3], the original at the process size.
@@ -117,5 +130,5 @@ class Compositor:
             self._done[number] = image
 
     def result(self) -> np.ndarray:
-        """uint8 [T, h, w, 3]; every frame has been added at least once."""
+        """Return uint8 [T, h, w, 3], once every frame has been added."""
         return np.stack([self._done[number] for number in range(len(self.frames))])

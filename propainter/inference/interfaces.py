@@ -1,4 +1,4 @@
-"""The seams of the pipeline: what comes through each, and what the published behaviour there is."""
+"""Interfaces of the pipeline's replaceable parts, each with its published implementation."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,8 +21,13 @@ STAGES = ("flow", "completion", "propagation", "generation")
 
 
 class Clip(NamedTuple):
-    """What comes into the stages: frames uint8 [T, H, W, 3], masks and flow masks as `Pipeline.__call__` takes them,
-    the masks bool [T, H, W]; flow_masks None where they are the masks."""
+    """Input of the stages, checked by `check_clip`.
+
+    Attributes:
+        frames: uint8 [T, H, W, 3], RGB.
+        masks: bool [T, H, W], True in the hole.
+        flow_masks: bool [T, H, W], for flow completion only (outpainting). None: the masks, dilated by the schedule.
+    """
 
     frames: np.ndarray
     masks: np.ndarray
@@ -30,24 +35,24 @@ class Clip(NamedTuple):
 
 
 class Observer:
-    """Watches a run; this one does nothing. Stages cover the whole run: each begins where the one before ended."""
+    """Observe a run; the base class ignores everything. Stages cover the whole run without gaps."""
 
     def stage(self, name: str) -> AbstractContextManager[None]:
-        """Entered around each stage."""
+        """Return a context manager, which the pipeline enters around the stage."""
         return nullcontext()
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` steps of the stage are finished: frames in flow, windows in generation, else one."""
+        """Receive the stage's progress in steps: frames in flow, windows in generation, else one step."""
 
     def tensors(self, stage: str, **tensors: Tensor) -> None:
-        """What a stage has just computed."""
+        """Receive tensors that the stage has just computed, by name."""
 
 
 class Scene:
-    """What generation works on, in a run's storage: each method gives some frames' share, on the device.
+    """Give the generator's inputs by frame numbers, from a run's storage, on the device.
 
     Attributes:
-        windows: all of the run, in order.
+        windows: all windows of the run, in order.
     """
 
     def __init__(self, store: DeviceStorage, windows: Sequence[Window]) -> None:
@@ -55,20 +60,22 @@ class Scene:
         self.windows = windows
 
     def frames(self, numbers: Sequence[int]) -> Tensor:
-        """[1, n, 3, H, W] in [-1, 1], propagated pixels in the hole."""
+        """Return [1, n, 3, H, W] in [-1, 1], propagated pixels in the hole."""
         return self._store.get("filled", numbers)
 
     def masks(self, numbers: Sequence[int]) -> Tensor:
-        """[1, n, 1, H, W], 1 in the original hole."""
+        """Return [1, n, 1, H, W], 1 in the original hole."""
         return self._store.get("masks", numbers)
 
     def remaining_masks(self, numbers: Sequence[int]) -> Tensor:
-        """[1, n, 1, H, W], 1 where propagation left the hole unfilled."""
+        """Return [1, n, 1, H, W], 1 in the part of the hole that propagation left unfilled."""
         return self._store.get("remaining_masks", numbers)
 
     def flows(self, numbers: Sequence[int]) -> Flows:
-        """Completed flow_f and flow_b between neighbouring frames, each [1, n-1, 2, H, W] in pixels, or shrunk
-        already to the size of the generator's features."""
+        """Return completed flow_f and flow_b between neighbouring frames, each [1, n-1, 2, H, W] in pixels.
+
+        They may be at the size of the generator's features instead (`shrink_flow`).
+        """
         return self._store.get("completed_f", numbers[:-1]), self._store.get("completed_b", numbers[:-1])
 
 
@@ -87,27 +94,27 @@ class FrameCompositor(PredictionSink, Protocol):
 
 
 FlowEstimator = Callable[[Tensor, Callable[[int, int], None]], Flows]
-"""Seam: (frames [1, T, 3, H, W] in [-1, 1], report) -> flow_f, flow_b."""
+"""Estimate flow: (frames [1, T, 3, H, W] in [-1, 1], report) -> flow_f, flow_b; report(done, total) counts frames."""
 
 FeatureProvider = Callable[[Generator, Scene], Callable[[Window], Tensor]]
-"""Seam: (generator, scene) -> a callable that gives a window's encoder features, [1, frames, C, h, w]."""
+"""Encode frames: (generator, scene) -> a callable from a window to its encoder features, [1, frames, C, h, w]."""
 
 Predictor = Callable[[Generator, Scene, Callable[[Window], Tensor], WindowAttention], Callable[[Window], Tensor]]
-"""Seam: (generator, scene, features, window attention) -> a callable that gives a window's local frames,
+"""Predict frames: (generator, scene, features, window attention) -> a callable from a window to its local frames,
 [L, 3, H, W] in [-1, 1]."""
 
 ClipSplitter = Callable[[Callable[[Clip], np.ndarray], Clip], np.ndarray]
-"""Seam: (inpaint, clip) -> uint8 frames; decides whether the clip is inpainted whole or in parts."""
+"""Inpaint a checked clip whole or in parts: (inpaint, clip) -> uint8 [T, H, W, 3]."""
 
 StageRunner = Callable[["Pipeline", Clip], np.ndarray]
-"""Seam: (pipeline, clip that has been checked) -> uint8 frames; takes the clip through the four stages."""
+"""Take a checked clip through the four stages: (pipeline, clip) -> uint8 [T, H, W, 3]."""
 
 WindowLoop = Callable[[Sequence[Window], Callable[[Window], Tensor], PredictionSink], Iterator[int]]
-"""Seam: (windows, predict, compositor) fills the compositor, and yields the number of windows done so far."""
+"""Predict all windows and fill the compositor: (windows, predict, compositor) -> yields the number of windows done."""
 
 
 def encode_per_window(generator: Generator, scene: Scene) -> Callable[[Window], Tensor]:
-    """The published feature provider: every frame is encoded again in every window it appears in."""
+    """Encode every frame again in every window: the published `FeatureProvider`."""
 
     def features(window: Window) -> Tensor:
         numbers = window.frames
@@ -119,7 +126,7 @@ def encode_per_window(generator: Generator, scene: Scene) -> Callable[[Window], 
 def predict_per_window(
     generator: Generator, scene: Scene, features: Callable[[Window], Tensor], window_attention: WindowAttention
 ) -> Callable[[Window], Tensor]:
-    """The published predictor: each window by itself."""
+    """Predict each window by itself: the published `Predictor`."""
 
     def predict(window: Window) -> Tensor:
         local = window.local
@@ -133,12 +140,12 @@ def predict_per_window(
 def sequential_windows(
     windows: Sequence[Window], predict: Callable[[Window], Tensor], compositor: PredictionSink
 ) -> Iterator[int]:
-    """The published window loop: one window at a time, each brought to the host and composited there."""
+    """Predict and composite one window after the other: the published `WindowLoop`."""
     for done, window in enumerate(windows, 1):
         compositor.add(window.local, predict(window))
         yield done
 
 
 def no_split(inpaint: Callable[[Clip], np.ndarray], clip: Clip) -> np.ndarray:
-    """The published way over time: all frames in one go."""
+    """Inpaint all frames in one go: the published `ClipSplitter`."""
     return inpaint(clip)

@@ -1,4 +1,4 @@
-"""Pixel propagation: fill the hole from other frames along the flow (docs/model.md, sections 3a and 4.4)."""
+"""Pixel propagation: copy pixels along the flow into the hole (docs/model.md, sections 3a and 4.4)."""
 
 import torch
 from torch import Tensor
@@ -9,18 +9,19 @@ from propainter.schedule import MAX_PIXEL_SUBVIDEO, PIXEL_PADDING, plan_subvideo
 
 
 def propagate_pixels(frames: Tensor, flows: Flows, masks: Tensor, subvideo_length: int = 80) -> tuple[Tensor, Tensor]:
-    """Copy pixels into the hole from the frames before and after, where the flow is trustworthy.
+    """Copy pixels into the hole from the frames before and after, if forward and backward flow agree.
 
-    A backward pass, then a forward pass over its result, by nearest-neighbour warping.
+    A backward pass runs first, then a forward pass over its result. Pixels are warped by nearest neighbour.
 
     Args:
         frames: [B, T, 3, H, W] in [-1, 1], zero inside the hole.
         flows: completed flow_f and flow_b, each [B, T-1, 2, H, W] in pixels.
         masks: [B, T, 1, H, W], 1 in the hole.
-        subvideo_length: more frames than min(100, this) are done in sub-videos padded by `PIXEL_PADDING`.
+        subvideo_length: largest number of frames in one go, at most 100. More are cut into sub-videos with
+            `PIXEL_PADDING` frames of context on both sides.
 
     Returns:
-        The frames, and the masks of what is still unfilled, in the inputs' shapes.
+        The frames, and the remaining masks, 1 in the unfilled part of the hole; in the inputs' shapes.
     """
     length = min(MAX_PIXEL_SUBVIDEO, subvideo_length)
     filled, remaining = [], []
@@ -33,7 +34,7 @@ def propagate_pixels(frames: Tensor, flows: Flows, masks: Tensor, subvideo_lengt
 
 
 def propagate_subvideo(frames: Tensor, flows: Flows, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Both passes over frames that are done in one go; shapes as in `propagate_pixels`."""
+    """Run both passes over all frames in one go; shapes as in `propagate_pixels`."""
     flow_f, flow_b = flows
     frames, masks = frames.clone(), masks.clone()
     _propagate(frames, masks, flow_f, flow_b, backward=True)
@@ -42,7 +43,15 @@ def propagate_subvideo(frames: Tensor, flows: Flows, masks: Tensor) -> tuple[Ten
 
 
 def _propagate(frames: Tensor, masks: Tensor, flows: Tensor, checks: Tensor, backward: bool) -> None:
-    """One pass, in place; `flows` lead from a frame to the one before it in the pass, `checks` the opposite way."""
+    """Run one pass in place.
+
+    Args:
+        frames: [B, T, 3, H, W].
+        masks: [B, T, 1, H, W].
+        flows: from each frame to the previous one of the pass, [B, T-1, 2, H, W].
+        checks: in the opposite direction, [B, T-1, 2, H, W].
+        backward: whether the pass goes from the last frame to the first.
+    """
     for t, pair in propagation_order(frames.shape[1], backward):
         if pair is None:
             before = t

@@ -1,4 +1,4 @@
-"""Where a run's tensors are kept between stages and windows."""
+"""Storage of a run's tensors between stages and windows."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 class DeviceStorage:
-    """The published residency, and the interface of the seam: on the device, nothing freed before the run ends.
+    """Keep tensors on the device until the run ends: the published residency, and the interface of a storage.
 
-    Tensors are [1, T, C, H, W] (flows with T - 1 entries), under the names that the pipeline gives them.
+    Tensors are [1, T, C, H, W], flows with T - 1 entries, under the pipeline's names.
 
     Args:
-        device: where the networks are.
+        device: the networks' device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -20,12 +20,12 @@ class DeviceStorage:
         self._tensors: dict[str, Tensor] = {}
 
     def put(self, name: str, tensor: Tensor) -> None:
-        """Keep a tensor."""
+        """Keep a tensor under this name."""
         self._tensors[name] = tensor
 
     def get(self, name: str, entries: slice | Sequence[int] = slice(None)) -> Tensor:
-        """A tensor, or some of its T entries, on the device."""
+        """Return a tensor, or some of its T entries, on the device."""
         return self._tensors[name][:, entries]
 
     def drop(self, *names: str) -> None:
-        """These are not needed any more. The published code keeps them all the same."""
+        """Free tensors after their last use. The published residency ignores this."""

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written to a temporary name beside the target, renamed when complete."""
+"""Write files atomically: to a temporary name in the target's folder, renamed when complete."""
 
 import logging
 import os
@@ -14,14 +14,14 @@ log = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 ABANDONED_SECONDS = 24 * 3600
-"""A temporary file that has not been written to for this long belongs to a run that was killed."""
+"""Age of a temporary file that counts as a killed run's leftover."""
 
 
 @contextmanager
 def atomic_write(target: str | Path) -> Iterator[Path]:
-    """A temporary path to write to; it becomes `target` at the end of the block, or is removed on an error.
+    """Yield a temporary path to write to, renamed to `target` after the block and removed on an error.
 
-    The folder is made where it is missing. The temporary name keeps the target's ending, for libraries that go by it.
+    A missing folder is created. The temporary name keeps the target's suffix, since libraries choose formats by suffix.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -34,14 +34,14 @@ def atomic_write(target: str | Path) -> Iterator[Path]:
 
 
 class DiskLRUCache:
-    """Entries by key, a file each; those used longest ago go when the folder grows over `max_bytes`.
+    """Cache entries by key in a folder, one file each; the least recently used are removed over `max_bytes`.
 
-    Safe with several processes: entries appear whole or not at all. A damaged entry counts as absent.
+    Several processes may share the folder: an entry appears whole or not at all. A damaged entry counts as absent.
 
     Args:
-        folder: made when the first entry is written; `~` is the home folder.
-        max_bytes: bound of all entries together; the newest stays even where it is larger.
-        suffix: the files' ending, with its dot.
+        folder: created at the first write; `~` is the home folder.
+        max_bytes: bound of all entries together. The newest entry stays, even a larger one.
+        suffix: the files' suffix, with its dot.
     """
 
     def __init__(self, folder: str | Path, max_bytes: int, suffix: str) -> None:
@@ -50,11 +50,17 @@ class DiskLRUCache:
         self.suffix = suffix
 
     def path(self, key: str) -> Path:
-        """Where the entry of that key is, or would be."""
+        """Return the path of the key's entry, existing or not."""
         return self.folder / f"{key}{self.suffix}"
 
     def read(self, key: str, load: Callable[[Path], Value], damage: tuple[type[Exception], ...] = ()) -> Value | None:
-        """What `load` makes of the entry's file; None, with a warning, where it raises OSError or one of `damage`."""
+        """Return `load` of the entry's file; None for a missing file, and, with a warning, for a damaged one.
+
+        Args:
+            key: the entry's key.
+            load: reader of a file. OSError counts as damage.
+            damage: further exceptions of `load` that count as damage.
+        """
         path = self.path(key)
         damages: tuple[type[Exception], ...] = (OSError, *damage)
         try:
@@ -69,10 +75,10 @@ class DiskLRUCache:
         return value
 
     def write(self, key: str, save: Callable[[Path], None]) -> None:
-        """Keep what `save` writes to the path it is given, and drop the oldest entries where the folder is too large.
+        """Write an entry by `save`, called with a path, then remove the oldest entries over the bound.
 
         Raises:
-            OSError: the folder can't be written to, or the disk is full; and whatever `save` raises.
+            OSError: the folder is not writable, or the disk is full. Exceptions of `save` pass through.
         """
         path = self.path(key)
         with atomic_write(path) as partial:

@@ -1,4 +1,4 @@
-"""A video file that can be played while it is written, and whatever happens to the one who writes it."""
+"""Write a video file that is playable at any time, also after the writing process was killed."""
 
 import os
 from collections.abc import Iterator
@@ -7,22 +7,24 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+from av.container import OutputContainer
 from av.error import FFmpegError
+from av.video.stream import VideoStream
 
 from propainter.io.atomic import atomic_write
 from propainter.io.video import VideoWriter, libav_as_oserror
 
 
 class GrowingVideoWriter(VideoWriter):
-    """As `VideoWriter`, under the name `partial` until the video is complete.
+    """Write as `VideoWriter` does, to the path `partial` until the video is complete.
 
-    The file is a fragmented mp4, a fragment and a key frame for each second. On an error (Ctrl-C is one) it is ended
-    properly and stays, with every frame written so far; without any frame it is removed. Where the process is killed,
-    the fragments that were written can be played. At the end it becomes an ordinary mp4 under its own name, by a copy
-    that encodes nothing again.
+    The partial file is a fragmented mp4, with one fragment and one key frame per second. After an error (Ctrl-C too) it
+    ends properly and holds every frame written so far; without frames it is removed. After a kill its complete
+    fragments are playable. At the end its packets are copied, not encoded again, to an ordinary mp4 under the final
+    name.
 
     Attributes:
-        partial: NAME.partial.mp4 beside NAME.mp4.
+        partial: NAME.partial.mp4 in the folder of NAME.mp4.
     """
 
     def __init__(self, path: Path, fps: float | Fraction, height: int, width: int) -> None:
@@ -50,9 +52,9 @@ class GrowingVideoWriter(VideoWriter):
             _copy_packets(self.partial, self.path)
             os.unlink(self.partial)
 
-    def _add_stream(self, container):
+    def _add_stream(self, container: OutputContainer) -> VideoStream:
         stream = super()._add_stream(container)
-        # Without frames that wait for later ones, so that times begin at 0 in fragments too.
+        # No B-frames: timestamps then begin at 0 in fragments too.
         stream.codec_context.max_b_frames = 0
         stream.codec_context.gop_size = max(1, round(self.fps))
         return stream
@@ -64,12 +66,12 @@ class GrowingVideoWriter(VideoWriter):
 
 
 def partial_path(path: Path) -> Path:
-    """Where a video is as long as it is not complete."""
+    """Return the path of a video while it is incomplete."""
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
 def _copy_packets(source: Path, target: Path) -> None:
-    """The same packets in a plain mp4, its index at the front."""
+    """Copy a video's packets into a plain mp4 with its index at the front."""
     with (
         atomic_write(target) as temporary,
         av.open(str(source)) as fragments,
@@ -77,6 +79,6 @@ def _copy_packets(source: Path, target: Path) -> None:
     ):
         stream = whole.add_stream_from_template(fragments.streams.video[0])
         for packet in fragments.demux(video=0):
-            if packet.dts is not None:  # the last one only says that there are no more
+            if packet.dts is not None:  # None marks the end
                 packet.stream = stream
                 whole.mux(packet)

@@ -1,4 +1,4 @@
-"""Frames in and out of files: pictures through Pillow, videos through PyAV.
+"""Read and write frames: images by Pillow, videos by PyAV.
 
 Frames are uint8 RGB arrays [H, W, 3]; masks are uint8 arrays [H, W], 1 in the hole and 0 around it.
 """
@@ -12,10 +12,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
+from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
+from av.video.stream import VideoStream
 from PIL import Image, ImageOps
 
 from propainter.errors import InputError
@@ -27,15 +30,15 @@ av.logging.set_level(None)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 ENCODERS = ("libx264", "mpeg4")
 DEFAULT_FPS = Fraction(24)
-# What Pillow raises for damaged files of its various formats.
+# Pillow's exceptions for damaged files of its various formats.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The pictures of a folder in natural order (frame_2 before frame_10).
+    """Return the images of a folder in natural order (frame_2 before frame_10), without hidden files.
 
-    Hidden files and files that are no pictures are passed over. A folder that is missing, is a file, or holds
-    no picture raises InputError.
+    Raises:
+        InputError: the folder is missing, is a file, or holds no image.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -56,9 +59,10 @@ def _natural(path: Path) -> tuple:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """A picture as uint8 RGB [H, W, 3]; alpha is dropped, a camera's EXIF orientation is applied.
+    """Read an image as uint8 RGB [H, W, 3], without its alpha channel, turned by its EXIF orientation.
 
-    A file that is missing, damaged, cut off or of more than 8 bits of grey raises InputError.
+    Raises:
+        InputError: the file is missing, damaged or truncated, or has more than 8 bits of grey.
     """
     image = _open_image(path)
     if image.mode.startswith(("I", "F")):
@@ -67,10 +71,13 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """A mask as uint8 {0, 1} [H, W]: 1 wherever the picture's value is not zero.
+    """Read a mask as uint8 [H, W]: 1 for any image value but 0, else 0.
 
-    In a palette picture (as DAVIS has) the value is the index; in a colour picture any channel counts; a
-    fully transparent pixel is never a hole. A file that cannot be read raises InputError.
+    In a palette image (as in DAVIS) the value is the index. In a colour image one nonzero channel suffices. A fully
+    transparent pixel is 0.
+
+    Raises:
+        InputError: the file is missing or damaged.
     """
     image = _open_image(path)
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
@@ -101,8 +108,14 @@ def _open_image(path: Path) -> Image.Image:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video says of itself: frames per second, the size of a frame as shown (pixels), and how many
-    frames its container announces (None where it announces none, as Matroska does)."""
+    """The header of a video.
+
+    Attributes:
+        fps: frames per second.
+        height: of an upright frame, in pixels.
+        width: of an upright frame, in pixels.
+        num_frames: the container's number of frames; None without one, as in Matroska.
+    """
 
     fps: Fraction
     height: int
@@ -111,7 +124,7 @@ class VideoInfo:
 
 
 def probe_video(path: Path) -> VideoInfo:
-    """Reads the header and decodes the first frame; raises InputError as `iterate_video` does."""
+    """Read a video's header and decode its first frame. Raise InputError as `iterate_video` does."""
     with _open_video(path) as (container, stream):
         frame = next((_upright(frame) for frame in container.decode(stream)), None)
         if frame is None:
@@ -121,11 +134,15 @@ def probe_video(path: Path) -> VideoInfo:
 
 
 def iterate_video(path: Path, max_frames: int | None = None) -> Iterator[np.ndarray]:
-    """Yields the frames of a video, uint8 RGB [H, W, 3], turned upright where the file asks for it.
+    """Yield the frames of a video, uint8 RGB [H, W, 3], turned by the file's rotation.
 
-    Raises InputError where the file is missing, is no video or has no video stream, and where it is cut off
-    or damaged: the decoder fails, or the frames end sooner than the file announces. A video of which
-    `max_frames` were read is not looked at further.
+    Args:
+        path: a video file.
+        max_frames: stop after this many frames, without a check of the rest.
+
+    Raises:
+        InputError: the file is missing, has no video stream, or is truncated or damaged. It counts as truncated when
+            the decoder fails or the frames end before the header's count or duration.
     """
     with _open_video(path) as (container, stream):
         count, end_s = 0, 0.0
@@ -152,7 +169,7 @@ def _cut_off(path: Path, reason: str) -> str:
 
 
 @contextmanager
-def _open_video(path: Path):
+def _open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path} does not exist, where a video file was expected: check the path.")
@@ -175,15 +192,15 @@ def _open_video(path: Path):
             raise InputError(_cut_off(path, f"the decoder stops with: {error.strerror}")) from error
 
 
-def _announced_frames(container, stream) -> int | None:
+def _announced_frames(container: InputContainer, stream: VideoStream) -> int | None:
     if "mp4" in container.format.name and stream.frames and len(stream.index_entries):
         # A trimmed mp4 keeps the frames before its start in the file and marks them as not to be shown.
         return sum(not entry.is_discard for entry in stream.index_entries)
     return stream.frames or None
 
 
-def _announced_duration_s(stream) -> float | None:
-    """The length that Matroska and WebM note beside the stream ("00:00:01.667000000"), where they do."""
+def _announced_duration_s(stream: VideoStream) -> float | None:
+    """Return the stream's duration tag, which Matroska and WebM write ("00:00:01.667000000"), in seconds."""
     match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else None
 
@@ -194,23 +211,32 @@ def _upright(frame: av.VideoFrame) -> np.ndarray:
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
-    """Writes uint8 [H, W, 3] (RGB) or [H, W] (grey) as PNG: whole, or not at all (OSError)."""
+    """Write uint8 [H, W, 3] (RGB) or [H, W] (grey) as PNG, atomically; raise OSError on failure."""
     with atomic_write(path) as temporary:
         Image.fromarray(image).save(temporary, format="PNG")
 
 
 class VideoWriter:
-    """Writes an mp4 frame by frame; it appears under its name once complete, and not at all on an error.
+    """Write an mp4 frame by frame, atomically: an error leaves no file.
 
         with VideoWriter(path, fps=24, height=240, width=432) as video:
             video.write(frame)
 
-    H.264 at a quality that hides nothing (crf 12); in yuv420p, which every player shows, or yuv444p where a
-    side is odd, so that the size stays exact. Where libx264 is missing it falls back to MPEG-4 part 2 and
-    says so; `codec` is the encoder's name. What libav reports, a full disk too, is raised as OSError.
+    The encoder is H.264 at high quality (crf 12). Without libx264 it is MPEG-4 part 2, with a warning. Pixels are
+    yuv420p, which every player supports. With an odd side they are yuv444p, which keeps the size exact. Errors of
+    libav, a full disk too, become OSError.
+
+    Args:
+        path: the file to write.
+        fps: frames per second, above 0.
+        height: of each frame, in pixels.
+        width: of each frame, in pixels.
+
+    Attributes:
+        codec: name of the encoder.
     """
 
-    def __init__(self, path: Path, fps: float | Fraction, height: int, width: int):
+    def __init__(self, path: Path, fps: float | Fraction, height: int, width: int) -> None:
         self.path = Path(path)
         self.fps = Fraction(fps).limit_denominator(1001)
         if self.fps <= 0:
@@ -225,7 +251,7 @@ class VideoWriter:
         self._session.__enter__()
         return self
 
-    def __exit__(self, *error) -> bool | None:
+    def __exit__(self, *error: Any) -> bool | None:
         return self._session.__exit__(*error)
 
     @contextmanager
@@ -244,8 +270,8 @@ class VideoWriter:
                     container.close()
                 raise
 
-    def _add_stream(self, container):
-        stream = container.add_stream(self.codec, rate=self.fps)
+    def _add_stream(self, container: OutputContainer) -> VideoStream:
+        stream: Any = container.add_stream(self.codec, rate=self.fps)  # PyAV's stub: any kind of stream
         stream.width, stream.height = self.width, self.height
         if self.codec == "libx264":
             even = self.height % 2 == 0 and self.width % 2 == 0
@@ -257,7 +283,7 @@ class VideoWriter:
         return stream
 
     def write(self, frame: np.ndarray) -> None:
-        """Appends one uint8 RGB frame [H, W, 3]; ValueError for another shape or dtype."""
+        """Append one uint8 RGB frame [H, W, 3]. Raise ValueError for another shape or dtype."""
         expected = (self.height, self.width, 3)
         if frame.shape != expected or frame.dtype != np.uint8:
             raise ValueError(f"got a frame {frame.dtype} {list(frame.shape)}, expected uint8 {list(expected)}")
@@ -267,7 +293,8 @@ class VideoWriter:
 
 
 @contextmanager
-def libav_as_oserror(path: Path):
+def libav_as_oserror(path: Path) -> Iterator[None]:
+    """Raise an error of libav inside the block as OSError that names the path."""
     try:
         yield
     except FFmpegError as error:

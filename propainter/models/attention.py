@@ -1,4 +1,4 @@
-"""Window attention in which only windows that touch the hole look far (docs/model.md, section 3e)."""
+"""Sparse window attention: only windows that touch the hole attend beyond themselves (docs/model.md, section 3e)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def manual_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The published kernel: matrix product, softmax, matrix product. Shapes as in `Kernel`."""
+    """Attend by matrix product, softmax, matrix product: the published kernel. Shapes as in `Kernel`."""
     scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
     return scores.softmax(dim=-1) @ v
 
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Where the hole lies on the token grid: decides which windows attend globally.
+    """Decide which windows attend beyond themselves, by the hole on the token grid.
 
     Attributes:
-        token_mask: [B, L, fh, fw], over 0 where a token of a local frame touches the original hole.
+        token_mask: [B, L, fh, fw], above 0 for tokens of local frames that touch the original hole.
         window: rows and columns of a window, in tokens.
     """
 
@@ -33,23 +33,23 @@ class WindowPlan:
 
     @property
     def padding(self) -> tuple[int, int]:
-        """Rows and columns to add at the bottom and right so that windows tile the grid."""
+        """Return the rows and columns to add at the bottom and at the right: windows then tile the grid."""
         height, width = self.token_mask.shape[-2:]
         return -height % self.window[0], -width % self.window[1]
 
     def masked_windows(self) -> Tensor:
-        """[B, windows], True where any local frame's hole touches the window; row by row."""
+        """Return bool [B, windows], row by row: True for windows that any local frame's hole touches."""
         rows, columns = self.padding
         padded = F.pad(self.token_mask, (0, columns, 0, rows))
         return (F.max_pool2d(padded, self.window, self.window).sum(1) > 0).flatten(1)
 
 
 class SparseWindowAttention(nn.Module):
-    """The layers of one block's attention; `WindowAttention` says how tokens flow through them.
+    """Hold the layers of one block's attention; a `WindowAttention` takes tokens through them.
 
     Args:
-        channels: width of a token.
-        heads: attention heads; divides channels.
+        channels: channels of a token.
+        heads: number of attention heads; divides `channels`.
         window: rows and columns of a window, in tokens.
         pool: side of the square of tokens that becomes one pooled token.
     """
@@ -71,21 +71,21 @@ class SparseWindowAttention(nn.Module):
         self.register_buffer("valid_ind_rolled", rolled_outside(window))
 
     def pooled(self, x: Tensor) -> Tensor:
-        """The whole grid in pooled tokens: [B, T, H, W, C] -> [B, T, P, C]."""
+        """Pool the whole grid: tokens [B, T, H, W, C] -> P pooled tokens [B, T, P, C]."""
         batch = x.shape[0]
         x = self.pool_layer(rearrange(x, "b t h w c -> (b t) c h w"))
         return rearrange(x, "(b t) c h w -> b t (h w) c", b=batch)
 
 
 WindowAttention = Callable[[SparseWindowAttention, Tensor, WindowPlan, slice], Tensor]
-"""The seam around the kernel: (layers, tokens [B, T, fh, fw, C], plan, key frames) -> tokens of the same shape.
+"""Attend within windows: (layers, tokens [B, T, fh, fw, C], plan, key frames) -> tokens of the same shape.
 
-The slice picks the frames that keys and values of masked windows come from (temporal dilation).
+The slice selects the frames of the keys and values of masked windows (temporal dilation).
 """
 
 
 class PublishedWindowAttention:
-    """The published way: keys, values, rolls and pooled tokens of every window and frame, then a choice of them.
+    """Attend the published way: keys, values, rolls and pooled tokens of all windows and frames, then a selection.
 
     Args:
         kernel: the inner kernel.
@@ -118,7 +118,7 @@ class PublishedWindowAttention:
                 attended = self.kernel(q[b, chosen].flatten(2, 3), k_all.flatten(2, 3), v_all.flatten(2, 3))
                 out[b, chosen] = attended.view_as(q[b, chosen])
             if len(others):
-                # Each frame by itself: frames join the batch.
+                # Frames do not attend to each other: they join the batch.
                 near = [rearrange(y[b, others], "w n t s c -> (w t) n s c") for y in (q, k, v)]
                 out[b, others] = rearrange(self.kernel(*near), "(w t) n s c -> w n t s c", w=len(others))
         out = rearrange(out, "b (nh nw) n t (wh ww) c -> b t (nh wh) (nw ww) (n c)", **grid)
@@ -128,9 +128,16 @@ class PublishedWindowAttention:
     def _far_tokens(
         layers: SparseWindowAttention, x: Tensor, pooled: Tensor, windows: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """What a masked window sees beyond its own tokens: those around it, and the pooled grid.
+        """Return a masked window's keys or values beyond its own: those around the window, and the pooled grid.
 
-        x: keys or values [B, T, H, W, C]; pooled: theirs [B, T, P, C] -> [B, windows, heads, T, 148 + P, C / heads].
+        Args:
+            layers: the block's layers.
+            x: keys or values [B, T, H, W, C].
+            pooled: keys or values of the pooled tokens [B, T, P, C].
+            windows: cut of [B, T, H, W, C] into windows, [B, windows, heads, T, 45, C / heads].
+
+        Returns:
+            [B, windows, heads, T, 148 + P, C / heads].
         """
         around = torch.cat([windows(torch.roll(x, shift, dims=(2, 3))) for shift in rolls(layers.window)], dim=4)
         around = around[:, :, :, :, layers.valid_ind_rolled]
@@ -139,19 +146,19 @@ class PublishedWindowAttention:
 
 
 PUBLISHED_ATTENTION = PublishedWindowAttention()
-"""With the published kernel."""
+"""The published window attention with the published kernel."""
 
 
 def rolls(window: tuple[int, int]) -> list[tuple[int, int]]:
-    """The four cyclic shifts that bring a window's surroundings into it: half a window, rounded up."""
+    """Return the four cyclic shifts that move a window's surroundings into it: half a window each, rounded up."""
     rows, columns = ((side + 1) // 2 for side in window)
     return [(-rows, -columns), (-rows, columns), (rows, -columns), (rows, columns)]
 
 
 def rolled_outside(window: tuple[int, int]) -> Tensor:
-    """`valid_ind_rolled`: of the four rolled windows' tokens, side by side, those from outside the window.
+    """Return `valid_ind_rolled`: indices of tokens from outside the window, among the four rolled windows' tokens.
 
-    A token that a roll brings in from outside the window was not in it before: it is kept.
+    Published: int64 [148], indices into 4 x 45.
     """
     rows, columns = window
     # A grid of three by three windows; the middle one is the window itself.

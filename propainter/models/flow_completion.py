@@ -15,11 +15,12 @@ from propainter.schedule import FLOW_PADDING, plan_subvideos
 DIRECTIONS = ("backward_", "forward_")
 
 FramewiseCall = Callable[[Callable[..., Tensor], tuple[Tensor, ...], int, int], Tensor]
-"""Seam: (layers, inputs, dimension of frames in the inputs, and in the result) -> the layers' result."""
+"""Call layers that treat each frame by itself, with all frames: (layers, inputs, dimension of frames in the inputs,
+dimension of frames in the result) -> the layers' result."""
 
 
 class P3D(nn.Module):
-    """A spatial 3x3 convolution, then one over time with dilation 2 (pseudo-3D, no residual)."""
+    """Convolve 3x3 in space, then over time with dilation 2 (pseudo-3D, without a shortcut)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -34,7 +35,10 @@ class P3D(nn.Module):
 
 
 class SecondOrderPropagation(nn.Module):
-    """Carries features backward and forward through time, aligned by deformable convolution."""
+    """Propagate features backward and forward through time, aligned by deformable convolution.
+
+    The alignment at a frame uses the states of the last two frames of the pass: second order.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -68,7 +72,7 @@ class SecondOrderPropagation(nn.Module):
 
 
 class EdgeDetector(nn.Module):
-    """Edges of a flow field; used in training only (docs/model.md, section 2)."""
+    """Detect edges of a flow field; in training only (docs/model.md, section 2)."""
 
     def __init__(self, channels: int = 16) -> None:
         super().__init__()
@@ -86,13 +90,14 @@ class EdgeDetector(nn.Module):
 
 
 class FlowCompletion(nn.Module):
-    """Predicts one direction's flow everywhere from the flow outside the hole.
+    """Predict one direction's flow everywhere from the flow outside the hole (docs/model.md, section 2).
 
     Args:
-        channels: width of the first level; the others are twice and four times as wide (published: 32).
+        channels: channels of the first level (published: 32). The other levels have two and four times as many.
 
     Attributes:
-        frame_batcher: calls `enter` and `decode`, whose frames do not see each other, with all of them (seam).
+        frame_batcher: caller of `stem` and `decode` with all frames; default `unbatched`. Both treat each frame by
+            itself.
     """
 
     def __init__(self, channels: int = 32) -> None:
@@ -120,7 +125,7 @@ class FlowCompletion(nn.Module):
         self.frame_batcher: FramewiseCall = unbatched
 
     def forward(self, masked_flow: Tensor, masks: Tensor) -> Tensor:
-        """Flow predicted at every pixel.
+        """Predict flow at every pixel.
 
         Args:
             masked_flow: [B, T, 2, H, W] in pixels, zero inside the hole; H and W multiples of 8.
@@ -130,7 +135,7 @@ class FlowCompletion(nn.Module):
             [B, T, 2, H, W] in pixels.
         """
         batch = masked_flow.shape[0]
-        # What has gone through a layer is not held: all frames at half the size take more than the rest of the run.
+        # No layer's input stays referenced: all frames at half the size take more memory than the rest of the run.
         first: Any = self.encoder1[0]  # a P3D, whose first convolution `stem` calls
         quarter = first.conv2(self.frame_batcher(self.stem, (masked_flow, masks), 1, 2))
         for layer in self.encoder1[1:]:
@@ -142,18 +147,26 @@ class FlowCompletion(nn.Module):
         return rearrange(flow, "(b t) c h w -> b t c h w", b=batch)
 
     def stem(self, masked_flow: Tensor, masks: Tensor) -> Tensor:
-        """What the layers before the first convolution over time give: arguments as in `forward` -> [B, channels, T,
-        H/2, W/2]."""
+        """Compute the layers before the first convolution over time.
+
+        Args:
+            masked_flow: as in `forward`.
+            masks: as in `forward`.
+
+        Returns:
+            [B, channels, T, H/2, W/2].
+        """
         volume = torch.cat([masked_flow, masks], dim=2)
         first: Any = self.encoder1[0]
         return first.conv1(self.downsample(rearrange(volume, "b t c h w -> b c t h w")))
 
     def decode(self, eighth: Tensor, quarter: Tensor, masks: Tensor) -> Tensor:
-        """Flow at full size; may be another callable (seam), which has to predict it inside the hole only.
+        """Decode features to flow at full size, everywhere. A replacement may leave pixels outside the hole undefined.
 
         Args:
-            eighth, quarter: features at an eighth and a quarter of the size, [N, C, H/8, W/8] and [N, C/2, H/4, W/4].
-            masks: [N, 1, H, W], 1 in the hole. As published, the prediction is made everywhere all the same.
+            eighth: features [N, 4 * channels, H/8, W/8].
+            quarter: features [N, 2 * channels, H/4, W/4].
+            masks: [N, 1, H, W], 1 in the hole; unused here.
 
         Returns:
             [N, 2, H, W] in pixels.
@@ -162,14 +175,14 @@ class FlowCompletion(nn.Module):
 
 
 def unbatched(layers: Callable[..., Tensor], inputs: tuple[Tensor, ...], frames_in: int, frames_out: int) -> Tensor:
-    """The published way over frames: all at once."""
+    """Call the layers with all frames at once: the published `FramewiseCall`."""
     return layers(*inputs)
 
 
 def predict_flow(flow_completion: Callable[[Tensor, Tensor], Tensor], flows: Flows, masks: Tensor) -> Flows:
-    """Raw predictions for both directions, before they are combined with the flow outside the hole.
+    """Predict the flow of both directions at every pixel; shapes as in `complete_flow`.
 
-    The backward direction runs on time-reversed input. Shapes as in `complete_flow`.
+    The backward direction runs on input reversed in time (docs/model.md, section 2).
     """
     flow_f, flow_b = flows
     masks_f, masks_b = masks[:, :-1], masks[:, 1:]
@@ -181,19 +194,20 @@ def predict_flow(flow_completion: Callable[[Tensor, Tensor], Tensor], flows: Flo
 def complete_flow(
     flow_completion: Callable[[Tensor, Tensor], Tensor], flows: Flows, masks: Tensor, subvideo_length: int = 80
 ) -> Flows:
-    """Fill the flow inside the hole; outside, the input flow stays (docs/model.md, sections 2 and 4.3).
+    """Fill the flow inside the hole and keep the input flow outside (docs/model.md, sections 2 and 4.3).
 
     Args:
-        flow_completion: a `FlowCompletion`, or what takes and gives the same.
+        flow_completion: a `FlowCompletion`, or a callable like its `forward`.
         flows: flow_f and flow_b, each [B, T-1, 2, H, W] in pixels; H and W multiples of 8.
         masks: [B, T, 1, H, W], 1 in the hole, 0 elsewhere.
-        subvideo_length: more flows than that are completed in sub-videos with `FLOW_PADDING` on both sides.
+        subvideo_length: largest number of flows in one go. More are cut into sub-videos with `FLOW_PADDING` flows of
+            context on both sides.
 
     Returns:
         Completed flow_f and flow_b, in the input's shapes.
 
     Raises:
-        ValueError: where the shapes do not belong together.
+        ValueError: the shapes do not belong together.
     """
     flow_f, flow_b = flows
     count = flow_f.shape[1]

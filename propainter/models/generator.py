@@ -1,4 +1,4 @@
-"""The generator: frames in which pixels were propagated -> frames with the hole filled (docs/model.md, section 3)."""
+"""The generator: partly filled frames -> frames with the hole filled (docs/model.md, section 3)."""
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +17,14 @@ class Encoder(nn.Module):
     """Encode each frame with its two masks to features at a quarter of the size (docs/model.md, section 3b).
 
     Args:
-        channels: of the result; the layers between are half to four times as wide (published: 128).
+        channels: channels of the result (published: 128). The layers have half to four times as many.
     """
 
     def __init__(self, channels: int = 128) -> None:
         super().__init__()
         c = channels
         plain = [(5, c // 2, 2), (c // 2, c // 2, 1), (c // 2, c, 2), (c, 2 * c, 1), (2 * c, 3 * c, 1)]
-        # Each of these is fed the skip (2c) beside the layer before it, in groups.
+        # Each of these gets the skip (2c channels) and the layer before it, interleaved by group.
         grouped = [(3 * c, 4 * c, 2), (4 * c, 3 * c, 4), (3 * c, 2 * c, 8), (2 * c, c, 1)]
         layers: list[nn.Module] = []
         for inputs, outputs, stride in plain:
@@ -46,13 +46,13 @@ class Encoder(nn.Module):
 
 
 def interleave(first: Tensor, second: Tensor, groups: int) -> Tensor:
-    """Concatenate two feature maps [N, C, H, W] group by group, so that each group sees a share of both."""
+    """Concatenate two feature maps [N, C, H, W] group by group: each group gets a share of both."""
     pairs = zip(first.chunk(groups, dim=1), second.chunk(groups, dim=1), strict=True)
     return torch.cat([part for pair in pairs for part in pair], dim=1)
 
 
 class FeaturePropagation(nn.Module):
-    """Carries the local frames' features backward and forward along the flow (docs/model.md, section 3c)."""
+    """Propagate the local frames' features backward and forward along the flow (docs/model.md, section 3c)."""
 
     def __init__(self, channels: int = 128) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class FeaturePropagation(nn.Module):
         self.fuse = conv_pair(2 * channels + 2, channels, slope=0.2)
 
     def forward(self, features: Tensor, flows: Flows, masks: Tensor) -> Tensor:
-        """Propagate.
+        """Propagate features.
 
         Args:
             features: [B, L, C, h, w].
@@ -81,7 +81,7 @@ class FeaturePropagation(nn.Module):
         return self.fuse(both.flatten(0, 1)).view_as(features) + features
 
     def _propagate(self, name: str, features: Tensor, flows: Tensor, checks: Tensor, masks: Tensor) -> Tensor:
-        # All pairs at once: neither depends on what is carried.
+        # For all pairs at once: neither depends on the propagated state.
         grids = flow_to_grid(flows.flatten(0, 1))
         valid = forward_backward_consistency(flows.flatten(0, 1), checks.flatten(0, 1), grids)
         grids, valid = (x.unflatten(0, flows.shape[:2]) for x in (grids, valid))
@@ -101,16 +101,16 @@ class FeaturePropagation(nn.Module):
 
 
 class Generator(nn.Module):
-    """Fill the hole of the local frames; reference frames help (docs/model.md, section 3; paper, section 3.3).
+    """Fill the hole of the local frames, with the help of reference frames (docs/model.md, section 3).
 
     Args:
-        channels: width of the features (published: 128).
-        hidden: width of a token (512).
-        depth: transformer blocks (8).
-        heads: attention heads (4).
-        mlp_hidden: width inside the mlp, a multiple of 49 (1960).
-        window: rows and columns of an attention window, in tokens ((5, 9)).
-        pool: side of the square of tokens that becomes one pooled token (4).
+        channels: channels of the features.
+        hidden: channels of a token.
+        depth: number of transformer blocks.
+        heads: number of attention heads; divides `hidden`.
+        mlp_hidden: channels inside the mlp, a multiple of 49.
+        window: rows and columns of an attention window, in tokens.
+        pool: side of the square of tokens that becomes one pooled token.
     """
 
     def __init__(
@@ -142,21 +142,21 @@ class Generator(nn.Module):
     def forward(
         self, frames: Tensor, flows: Flows, masks: Tensor, remaining_masks: Tensor, num_local_frames: int
     ) -> Tensor:
-        """Generate the local frames.
+        """Generate the local frames: `encode`, then `generate`.
 
         Args:
             frames: [B, T, 3, H, W] in [-1, 1], local frames first, propagated pixels in the hole; H and W multiples
                 of 8.
             flows: completed flow_f and flow_b between the local frames, each [B, L-1, 2, H, W] in pixels.
             masks: [B, T, 1, H, W], the original hole.
-            remaining_masks: [B, T, 1, H, W], what propagation left unfilled.
+            remaining_masks: [B, T, 1, H, W], 1 in the part of the hole that propagation left unfilled.
             num_local_frames: L.
 
         Returns:
             [B, L, 3, H, W] in [-1, 1].
 
         Raises:
-            ValueError: where the shapes do not belong together.
+            ValueError: the shapes do not belong together.
         """
         count = num_local_frames
         if frames.shape[1] < count or flows[0].shape[1] != count - 1:
@@ -168,7 +168,7 @@ class Generator(nn.Module):
         return self.generate(features, flows, masks[:, :count], remaining_masks[:, :count])
 
     def encode(self, frames: Tensor, masks: Tensor, remaining_masks: Tensor) -> Tensor:
-        """Each frame's features by itself: [B, T, C, H/4, W/4]; arguments as in `forward`."""
+        """Encode each frame by itself: return [B, T, C, H/4, W/4]; arguments as in `forward`."""
         x = torch.cat([frames, masks, remaining_masks], dim=2)
         return self.encoder(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
@@ -180,13 +180,14 @@ class Generator(nn.Module):
         remaining_masks: Tensor,
         window_attention: WindowAttention = PUBLISHED_ATTENTION,
     ) -> Tensor:
-        """From all frames' features to the local frames.
+        """Generate the local frames from all frames' features (docs/model.md, sections 3c to 3f).
 
         Args:
             features: [B, T, C, h, w] as `encode` gives them, local frames first.
             flows: as in `forward`.
-            masks, remaining_masks: [B, L, 1, H, W], of the local frames.
-            window_attention: how tokens meet inside a block (seam).
+            masks: [B, L, 1, H, W], of the local frames.
+            remaining_masks: [B, L, 1, H, W], of the local frames.
+            window_attention: attention inside the transformer's blocks.
 
         Returns:
             [B, L, 3, H, W] in [-1, 1].
@@ -195,20 +196,22 @@ class Generator(nn.Module):
         local, plan = self.propagate(features[:, :count], flows, masks, remaining_masks)
         features = torch.cat([local, features[:, count:]], dim=1)
         tokens = self.transformers(self.ss(features), tuple(features.shape[-2:]), plan, window_attention)
-        # Only local frames are decoded; what the references' tokens became is not needed any more.
+        # Only local frames are decoded: the references' tokens have served.
         return self.decode(local, tokens[:, :count])
 
     def propagate(
         self, features: Tensor, flows: Flows, masks: Tensor, remaining_masks: Tensor
     ) -> tuple[Tensor, WindowPlan]:
-        """Carry the local frames' features along the flow.
+        """Propagate the local frames' features along the flow (docs/model.md, section 3c).
 
         Args:
             features: [B, L, C, h, w] as `encode` gives them, of the local frames.
-            flows, masks, remaining_masks: as in `generate`; flows may be shrunk to h and w (`shrink_flow`).
+            flows: as in `generate`, or already at h x w (`shrink_flow`).
+            masks: as in `generate`.
+            remaining_masks: as in `generate`.
 
         Returns:
-            Features in the same shape, and where the hole lies on the grid of their tokens.
+            Features in the same shape, and the plan of windows from the original masks (section 3d).
         """
         height, width = features.shape[-2:]
         size = height, width
@@ -219,7 +222,11 @@ class Generator(nn.Module):
         return local, WindowPlan(token_mask(small_masks[:, :, :1]), self.transformers.window)
 
     def decode(self, features: Tensor, tokens: Tensor) -> Tensor:
-        """Frames from the local frames' features [B, L, C, h, w] and tokens [B, L, fh, fw, hidden].
+        """Decode frames from features and tokens (docs/model.md, sections 3d and 3f).
+
+        Args:
+            features: [B, L, C, h, w], of the local frames.
+            tokens: [B, L, fh, fw, hidden], of the local frames.
 
         Returns:
             [B, L, 3, H, W] in [-1, 1].
@@ -229,12 +236,12 @@ class Generator(nn.Module):
 
 
 def shrink_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks [B, T, C, H, W] -> [B, T, C, h, w], by nearest."""
+    """Resize masks [B, T, C, H, W] to [B, T, C, h, w] by nearest neighbour."""
     return F.interpolate(masks.flatten(0, 1), size, mode="nearest").unflatten(0, masks.shape[:2])
 
 
 def shrink_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
-    """Flow [B, T, 2, H, W] in pixels -> [B, T, 2, h, w] in pixels of the smaller size (H = 4h, or already h)."""
+    """Resize flow [B, T, 2, 4h, 4w] to [B, T, 2, h, w], in pixels of that size; return flow of h x w unchanged."""
     if tuple(flow.shape[-2:]) == size:
         return flow
     small = F.interpolate(flow.flatten(0, 1), size, mode="bilinear", align_corners=False) / 4

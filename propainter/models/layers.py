@@ -1,4 +1,4 @@
-"""Building blocks that flow completion and generator share."""
+"""Layers that flow completion and generator share (docs/model.md, Conventions)."""
 
 import torch
 import torch.nn.functional as F
@@ -8,22 +8,22 @@ from propainter.models.lazy_torchvision import deform_conv2d
 
 
 def leaky(slope: float = 0.2) -> nn.LeakyReLU:
-    """LeakyReLU of the published slope (0.2 unless said otherwise)."""
+    """Return an in-place LeakyReLU; the default slope is the published one."""
     return nn.LeakyReLU(slope, inplace=True)
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size (or divides it by the stride)."""
+    """Return a 3x3 convolution that keeps the size, divided by the stride."""
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, groups=groups)
 
 
 def conv_pair(inputs: int, outputs: int, slope: float) -> nn.Sequential:
-    """The `backbone` of a propagation: two 3x3 convolutions with a LeakyReLU between."""
+    """Return the `backbone` of a propagation: 3x3 convolution, LeakyReLU, 3x3 convolution."""
     return nn.Sequential(conv3x3(inputs, outputs), leaky(slope), conv3x3(outputs, outputs))
 
 
 class UpConv(nn.Module):
-    """ "up2conv": bilinear x2 with aligned corners, then a 3x3 convolution."""
+    """Double the size by bilinear interpolation with aligned corners, then convolve 3x3 ("up2conv")."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -35,18 +35,19 @@ class UpConv(nn.Module):
 
 
 class DeformableAlignment(nn.Module):
-    """Modulated deformable 3x3 convolution whose offsets and modulation are predicted from a condition.
+    """Align features by a modulated deformable 3x3 convolution, its offsets predicted from a condition.
 
-    docs/model.md, sections 2 and 3c. `reach` bounds the learned offsets, in pixels.
+    docs/model.md, Conventions, and sections 2 and 3c. The convolution is DCNv2 (https://arxiv.org/abs/1811.11168).
 
     Args:
-        inputs: channels of what is aligned.
+        inputs: channels of the features to align.
         channels: channels of the result, and of the layers that predict the offsets.
         condition: channels of the condition.
+        max_offset: bound of the predicted offsets, in pixels.
         groups: deformable groups.
 
     Attributes:
-        deform_conv: torchvision's `deform_conv2d`, or something that takes the same arguments (seam).
+        deform_conv: torchvision's `deform_conv2d`; replaceable by a callable with the same arguments.
     """
 
     def __init__(self, inputs: int, channels: int, condition: int, max_offset: float, groups: int = 16) -> None:
@@ -71,7 +72,16 @@ class DeformableAlignment(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, condition: Tensor, flow: Tensor | None = None) -> Tensor:
-        """Align x [N, inputs, H, W] by condition [N, condition, H, W], around flow [N, 2, H, W] where given."""
+        """Align features.
+
+        Args:
+            x: [N, inputs, H, W].
+            condition: [N, condition, H, W].
+            flow: [N, 2, H, W] in pixels, added to the predicted offsets; None for zero.
+
+        Returns:
+            [N, channels, H, W].
+        """
         first, second, modulation = self.conv_offset(condition).chunk(3, dim=1)
         offset = self.max_offset * torch.tanh(torch.cat((first, second), dim=1))
         if flow is not None:

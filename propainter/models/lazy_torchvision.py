@@ -1,7 +1,7 @@
-"""What is used of torchvision, imported without torch's compiler.
+"""Import torchvision's RAFT and deformable convolution without torch's compiler.
 
-torchvision imports `torch._dynamo`, and sympy with it, for one function that its `roi_align` alone calls, which nothing
-here does. That took more than half of a process's start. The compiler is loaded where something asks for it after all.
+torchvision imports `torch._dynamo`, and with it sympy, for one function of `roi_align`. ProPainter uses no `roi_align`,
+and the import took more than half of a process's start. A stand-in module imports the compiler at its first use.
 """
 
 import sys
@@ -18,7 +18,7 @@ _CALLED_LATER = "is_compile_supported"
 
 
 class _Deferred(ModuleType):
-    """Stands for the compiler's module: what is asked of it is looked up there, that one function when it is called."""
+    """Stand in for the compiler's module, imported at the first access; at the first call for `_CALLED_LATER`."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

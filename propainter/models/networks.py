@@ -1,4 +1,4 @@
-"""The three networks together, with the released checkpoints' names and the seeded weights that stand in for them."""
+"""The three networks, their weights under the released names, and seeded weights (docs/model.md, section 7)."""
 
 import math
 import os
@@ -29,8 +29,8 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
 _COMPUTED = "valid_ind_rolled"
 _COUNTER = "num_batches_tracked"
 
-# The seeded rule: relative gain of a weight by the end of its name, 1 where none matches. They keep flow, offsets
-# and output in the range of the trained networks.
+# The seeded rule: gain of a weight by the end of its name, 1 by default. The gains keep flow, offsets and output in the
+# range of the trained networks.
 _GAINS = {
     "update_block.flow_head.conv2.weight": 0.08,
     "conv_offset.6.weight": 0.1,
@@ -43,21 +43,21 @@ _GAINS = {
 
 @dataclass
 class Networks:
-    """RAFT, the flow completion network and the generator."""
+    """Hold RAFT, the flow completion network and the generator."""
 
     raft: blocks.RAFT
     flow_completion: FlowCompletion
     generator: Generator
 
     def to(self, *args: Any, **kwargs: Any) -> "Networks":
-        """Move all three as `nn.Module.to` does; returns self."""
+        """Move all three networks as `nn.Module.to` does. Return self."""
         for name in NETWORKS:
             getattr(self, name).to(*args, **kwargs)
         return self
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """Return the networks' device."""
         return next(self.raft.parameters()).device
 
 
@@ -67,7 +67,7 @@ def build_networks(
     flow_completion: Mapping[str, Any] | None = None,
     generator: Mapping[str, Any] | None = None,
 ) -> Networks:
-    """The networks with the published widths and depths, in eval mode, fp32, on the CPU, weights still random.
+    """Build the networks with random weights, in eval mode, float32, on the CPU; widths and depths are the published.
 
     Args:
         raft: constructor arguments of the network that differ from the published ones.
@@ -82,7 +82,7 @@ def build_networks(
 
 
 def published_state(networks: Networks, network: str) -> dict[str, Tensor]:
-    """One network's state dict under the released checkpoint's names (RAFT's without "module.")."""
+    """Return one network's state dict under the released checkpoint's names, RAFT's without "module."."""
     module = getattr(networks, network)
     return published_state_dict(module) if network == "raft" else module.state_dict()
 
@@ -94,13 +94,21 @@ def load_weights(
     flow_completion: Mapping[str, Tensor] | None = None,
     generator: Mapping[str, Tensor] | None = None,
 ) -> Networks:
-    """Load state dicts with the released checkpoints' names (RAFT's with or without "module."); returns networks.
+    """Load state dicts with the released checkpoints' names: all of the given ones, or nothing.
 
-    Strict: nothing is loaded unless everything fits. Index buffers (`valid_ind_rolled`) may be missing; where given,
-    they are checked against the computed ones.
+    Args:
+        networks: the networks to fill.
+        raft: state dict, with or without the prefix "module."; None leaves the network as it is.
+        flow_completion: state dict, or None.
+        generator: state dict, or None. Its index buffers (`valid_ind_rolled`) may be missing. Present ones must equal
+            the computed ones.
+
+    Returns:
+        `networks`.
 
     Raises:
-        InputError: naming the first missing, unexpected, wrongly shaped, non-finite or contradictory tensors.
+        InputError: tensors are missing, unexpected, of another shape, not finite or contradictory. The message names
+            the first ones.
     """
     given = {"raft": raft, "flow_completion": flow_completion, "generator": generator}
     checked = {name: _checked(networks, name, state) for name, state in given.items() if state is not None}
@@ -144,7 +152,7 @@ def _checked(networks: Networks, network: str, state: Mapping[str, Tensor]) -> d
 
 
 def _is_finite(x: Tensor) -> bool:
-    # A finite sum has finite terms, and is quicker to have; an infinite one may have overflowed.
+    # The sum is faster. A finite sum proves finite terms; an infinite one may only be an overflow.
     return bool(x.sum().isfinite() or x.isfinite().all())
 
 
@@ -153,10 +161,10 @@ def _few(names: list[str], count: int = 3) -> str:
 
 
 def seeded_state_dict(network: str, salt: str = "golden") -> dict[str, Tensor]:
-    """Weights that anyone can make again, well conditioned, made of each tensor's own name.
+    """Draw reproducible, well conditioned weights, seeded by each tensor's name (docs/model.md, section 7).
 
-    They stand in for the released weights where those cannot be had: every computation is the same, the picture in
-    the hole is not.
+    Seeded weights replace released ones that cannot be downloaded. Every computation stays the same. The picture in the
+    hole is another.
 
     Args:
         network: "raft", "flow_completion" or "generator".
@@ -164,6 +172,9 @@ def seeded_state_dict(network: str, salt: str = "golden") -> dict[str, Tensor]:
 
     Returns:
         Published names to float32 tensors (int64 for batch counters), without the computed index buffers.
+
+    Raises:
+        InputError: no network has this name.
     """
     if network not in NETWORKS:
         raise InputError(f"unknown network {network!r}; give one of {', '.join(NETWORKS)}")
@@ -175,8 +186,8 @@ def seeded_state_dict(network: str, salt: str = "golden") -> dict[str, Tensor]:
         for name, tensor in shapes.items()
         if not name.endswith(_COMPUTED)
     }
-    # Threads, since numpy draws without holding the interpreter's lock. They allocate nothing large: what glibc gives
-    # a thread stays with the process when it is freed, 200 MiB here, and hides as much of what a run takes later.
+    # numpy draws without the interpreter's lock, so threads help. Their buffers are allocated here: glibc keeps memory
+    # that another thread has freed, 200 MiB in this case, and a later peak would not show it.
     workers = min(8, 2 * (os.cpu_count() or 1))
     workspaces: SimpleQueue[np.ndarray] = SimpleQueue()
     for _ in range(workers):
@@ -195,10 +206,13 @@ def seeded_state_dict(network: str, salt: str = "golden") -> dict[str, Tensor]:
 
 
 def fill_seeded(weight: Tensor, name: str, salt: str, workspace: np.ndarray | None = None) -> None:
-    """Fill a float32 weight on the CPU with what the seeded rule gives its name.
+    """Fill a float32 weight on the CPU, in place, by the seeded rule (docs/model.md, section 7).
 
     Args:
-        workspace: float64, one axis, with at least as many elements; None: a new one.
+        weight: the tensor to fill.
+        name: the tensor's published name.
+        salt: prefix of the seed.
+        workspace: float64 [n] with n of at least the weight's size; None allocates one.
     """
     if workspace is None:
         workspace = np.empty(weight.numel())

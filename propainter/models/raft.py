@@ -1,4 +1,4 @@
-"""RAFT from torchvision's parts, and how it runs over a video (docs/model.md, sections 1 and 4.2)."""
+"""Optical flow by RAFT, built from torchvision's parts (docs/model.md, sections 1 and 4.2)."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ class Correlation(Protocol):
         """Return the correlation around coordinates [N, 2, H/8, W/8] in image 2: [N, channels, H/8, W/8]."""
 
 
-# torchvision's names, and what the published checkpoint calls the same tensor.
+# torchvision's names, and the published checkpoint's name of the same tensor.
 _RENAMES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"^feature_encoder\.", "fnet."),
     (r"^context_encoder\.", "cnet."),
@@ -55,7 +55,18 @@ def build_raft(
     corr_levels: int = 4,
     corr_radius: int = 4,
 ) -> blocks.RAFT:
-    """RAFT-large (Teed and Deng, ECCV 2020) from torchvision's blocks; the defaults are the published widths."""
+    """Build RAFT-large (https://arxiv.org/abs/2003.12039) from torchvision's blocks; defaults are the published widths.
+
+    Args:
+        encoder_layers: channels of both encoders' five stages (docs/model.md, section 1).
+        hidden_size: channels of the hidden state.
+        corr_layers: channels of the motion encoder's layers for the correlation.
+        flow_layers: channels of the motion encoder's layers for the flow.
+        motion_channels: channels of the motion encoder's result.
+        head_channels: channels inside the flow head and the mask predictor.
+        corr_levels: levels of the correlation pyramid.
+        corr_radius: largest offset of the lookup, in positions of each level.
+    """
     correlation = blocks.CorrBlock(num_levels=corr_levels, radius=corr_radius)
     return blocks.RAFT(
         feature_encoder=blocks.FeatureEncoder(layers=encoder_layers, norm_layer=nn.InstanceNorm2d),
@@ -81,9 +92,9 @@ def build_raft(
 
 
 def published_names(name: str) -> list[str]:
-    """The checkpoint's names (without "module.") of a tensor that torchvision's RAFT calls `name`.
+    """Return the checkpoint's names, without "module.", of a tensor of torchvision's RAFT.
 
-    The norm of a strided block's shortcut is listed twice, as `norm3` and as `downsample.1`.
+    The norm of a strided block's shortcut has two names, with `norm3` and with `downsample.1`.
     """
     for pattern, replacement in _RENAMES:
         name = re.sub(pattern, replacement, name)
@@ -92,12 +103,12 @@ def published_names(name: str) -> list[str]:
 
 
 def published_state_dict(raft: nn.Module) -> dict[str, Tensor]:
-    """RAFT's state dict under the published names, without the prefix "module."."""
+    """Return RAFT's state dict under the published names, without the prefix "module."."""
     return {new: tensor for name, tensor in raft.state_dict().items() for new in published_names(name)}
 
 
 def without_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict without the "module." that data-parallel training leaves on every name."""
+    """Return the state dict without "module.", the prefix that data-parallel training adds to every name."""
     return {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
 
 
@@ -108,13 +119,14 @@ def match_flow(
     iterations: int,
     correlation: Callable[[], Correlation] | None = None,
 ) -> Tensor:
-    """Flow from image1 to image2 as the published code computes it: upsampled at every iteration, last one kept.
+    """Estimate flow from image1 to image2, upsampled after every update as published; return the last one.
 
     Args:
-        image1, image2: [N, 3, H, W] in [-1, 1]; H and W multiples of 8 and at least 128.
-        iterations: number of updates.
-        correlation: makes the correlation block of this call (torchvision's interface: `build_pyramid`, then
-            `index_pyramid`); default all pairs.
+        raft: the network.
+        image1: [N, 3, H, W] in [-1, 1]; H and W multiples of 8 and at least 128.
+        image2: the same.
+        iterations: number of updates, at least 1.
+        correlation: constructor of this call's correlation; default `all_pairs`.
 
     Returns:
         [N, 2, H, W] in pixels.
@@ -136,7 +148,7 @@ def match_flow(
 
 
 def all_pairs(raft: blocks.RAFT) -> blocks.CorrBlock:
-    """A correlation block of this call's own: the pyramid is freed with it, not kept in the network."""
+    """Return a new correlation block, which frees its pyramid with itself; the network's own block would keep it."""
     return blocks.CorrBlock(num_levels=raft.corr_block.num_levels, radius=raft.corr_block.radius)
 
 
@@ -146,9 +158,10 @@ def estimate_flow(
     iterations: int = 20,
     correlation: Callable[[], Correlation] | None = None,
 ) -> Flows:
-    """Flow between neighbouring frames in both directions, all pairs in one batch (docs/model.md, section 1).
+    """Estimate flow between neighbouring frames in both directions, all pairs in one batch (docs/model.md, section 1).
 
     Args:
+        raft: the network.
         frames: [B, T, 3, H, W] in [-1, 1]; H and W multiples of 8 and at least 128.
         iterations: RAFT's updates per pair.
         correlation: see `match_flow`.
@@ -157,7 +170,7 @@ def estimate_flow(
         flow_f (t to t+1) and flow_b (t+1 to t), each [B, T-1, 2, H, W] in pixels.
 
     Raises:
-        ValueError: where the frames are too small, or their sides no multiples of 8.
+        ValueError: the frames are too small, or their sides are no multiples of 8.
     """
     check_frames(frames)
     first, second = frames[:, :-1], frames[:, 1:]
@@ -168,10 +181,10 @@ def estimate_flow(
 
 
 def check_frames(frames: Tensor) -> None:
-    """Refuse what RAFT can't estimate flow of.
+    """Check that RAFT can estimate flow between these frames.
 
     Raises:
-        ValueError: not [B, T, 3, H, W] with T of at least 2, too small, or with sides that are no multiples of 8.
+        ValueError: frames are not [B, T, 3, H, W] with T of at least 2 and H and W of at least 128, multiples of 8.
     """
     if frames.ndim != 5 or frames.shape[2] != 3 or frames.shape[1] < 2:
         raise ValueError(f"frames are {list(frames.shape)}; flow needs [B, T, 3, H, W] with T of at least 2")
@@ -181,19 +194,16 @@ def check_frames(frames: Tensor) -> None:
 
 
 class ClipFlow:
-    """The published flow estimator: RAFT on short clips of the video, clip after clip (docs/model.md, section 4.2).
-
-    The seam it fills: a callable (frames [B, T, 3, H, W] in [-1, 1], report) -> flow_f, flow_b, on the networks'
-    device; `report(done, total)` is called with the number of frames done.
+    """Estimate flow by RAFT on short clips of the video, the published way (docs/model.md, section 4.2).
 
     Args:
         raft: the network.
-        iterations: its updates per pair.
+        iterations: RAFT's updates per pair.
         correlation: see `match_flow`.
 
     Attributes:
-        identity: what shapes the flow beside frames and weights, in words. None where this class does not know it,
-            with a correlation of one's own and in a subclass: to be set by those who made them.
+        identity: description of everything that shapes the flow except frames and weights. It is None with another
+            correlation and in a subclass, until their author sets it.
     """
 
     def __init__(
@@ -206,10 +216,19 @@ class ClipFlow:
         self.identity: str | None = f"raft(iterations={iterations})" if known else None
 
     def estimate(self, frames: Tensor) -> Flows:
-        """Flow of one clip; see `estimate_flow`."""
+        """Estimate flow of one clip; see `estimate_flow`."""
         return estimate_flow(self.raft, frames, self.iterations, self.correlation)
 
     def __call__(self, frames: Tensor, report: Callable[[int, int], None] = lambda done, total: None) -> Flows:
+        """Estimate flow of a video, on the device of the frames.
+
+        Args:
+            frames: [B, T, 3, H, W] in [-1, 1].
+            report: called as report(done, total) after each clip, in frames.
+
+        Returns:
+            flow_f and flow_b, each [B, T-1, 2, H, W] in pixels.
+        """
         num_frames, width = frames.shape[1], frames.shape[-1]
         forward, backward = [], []
         for start, stop in plan_clips(num_frames, clip_length(width)):

@@ -19,27 +19,27 @@ PATCH = 7
 STRIDE = 3
 PADDING = 3
 DILATION = 2
-"""Keys and values come from every second frame, in turn the even and the odd ones."""
+"""Keys and values come from every second frame: the even ones in even blocks, the odd ones in odd blocks."""
 
 
 def unfold(x: Tensor) -> Tensor:
-    """Patches of [N, C, h, w] as [N, fh * fw, C * 49]."""
+    """Cut [N, C, h, w] into overlapping 7x7 patches [N, fh * fw, C * 49]."""
     return F.unfold(x, PATCH, stride=STRIDE, padding=PADDING).transpose(1, 2)
 
 
 def fold(patches: Tensor, size: tuple[int, int]) -> Tensor:
-    """Overlapping patches [N, fh * fw, C * 49] summed into [N, C, h, w]."""
+    """Sum overlapping patches [N, fh * fw, C * 49] into [N, C, h, w]."""
     return F.fold(patches.transpose(1, 2), size, PATCH, stride=STRIDE, padding=PADDING)
 
 
 def grid_size(size: Sequence[int]) -> tuple[int, int]:
-    """Rows and columns of the token grid over features of h x w."""
+    """Return rows and columns of the token grid over features of h x w."""
     rows, columns = ((side + 2 * PADDING - PATCH) // STRIDE + 1 for side in size)
     return rows, columns
 
 
 class SoftSplit(nn.Module):
-    """Overlapping 7x7 patches of the features, each embedded as a token (`ss`)."""
+    """Embed overlapping 7x7 patches of the features as tokens (`ss`; docs/model.md, section 3d)."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class SoftSplit(nn.Module):
 
 
 class SoftComposition(nn.Module):
-    """Tokens back to features: patches summed where they overlap, then a 3x3 convolution (`sc`)."""
+    """Turn tokens back into features: overlapping patches summed, then a 3x3 convolution (`sc`; section 3d)."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -68,11 +68,11 @@ class SoftComposition(nn.Module):
 
 
 class FusionFeedForward(nn.Module):
-    """A token's mlp; between its two layers, overlapping patches are averaged where they meet.
+    """Apply the mlp to each token; between its two layers overlapping patches are averaged (docs/model.md, section 3e).
 
     Args:
-        channels: width of a token.
-        hidden: width between the layers; a multiple of 49 (channels of a 7x7 patch).
+        channels: channels of a token.
+        hidden: channels between the layers, a multiple of 49 (positions of a 7x7 patch).
     """
 
     def __init__(self, channels: int, hidden: int) -> None:
@@ -89,7 +89,7 @@ class FusionFeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """x + attention(norm1(x)), then x + mlp(norm2(x))."""
+    """Compute x + attention(norm1(x)), then x + mlp(norm2(x)) (docs/model.md, section 3e)."""
 
     def __init__(self, channels: int, heads: int, mlp_hidden: int, window: tuple[int, int], pool: int) -> None:
         super().__init__()
@@ -112,11 +112,12 @@ class TransformerBlock(nn.Module):
 
 
 RunBlocks = Callable[[Sequence[TransformerBlock], Tensor, tuple[int, int], WindowPlan, WindowAttention], Tensor]
-"""Seam: (blocks, tokens, size, plan, window attention) -> tokens, of the local frames at least; see `run_blocks`."""
+"""Take tokens through the blocks: (blocks, tokens, size, plan, window attention) -> tokens, of the local frames at
+least; see `run_blocks`."""
 
 
 def key_frames(block: int) -> slice:
-    """The frames that keys and values of the block of that number come from."""
+    """Return the frames of the keys and values of masked windows in this block (temporal dilation)."""
     return slice(block % DILATION, None, DILATION)
 
 
@@ -127,14 +128,14 @@ def run_blocks(
     plan: WindowPlan,
     window_attention: WindowAttention,
 ) -> Tensor:
-    """The published way through the blocks: every frame's tokens in each. [B, T, fh, fw, C] -> the same."""
+    """Compute every frame's tokens in every block, as published: [B, T, fh, fw, C] -> the same."""
     for i, block in enumerate(blocks):
         tokens = block(tokens, size, plan, key_frames(i), window_attention)
     return tokens
 
 
 class TemporalSparseTransformer(nn.Module):
-    """The stack of blocks. Block i takes keys and values from frames i % 2, i % 2 + 2, ..."""
+    """Stack the blocks; block i takes keys and values of masked windows from frames i % 2, i % 2 + 2, ..."""
 
     def __init__(
         self, channels: int, depth: int, heads: int, mlp_hidden: int, window: tuple[int, int], pool: int
@@ -157,19 +158,19 @@ class TemporalSparseTransformer(nn.Module):
 
         Args:
             tokens: [B, T, fh, fw, C], local frames first.
-            size: h and w of the features the tokens were cut from.
-            plan: where the hole lies on the token grid.
-            window_attention: how tokens meet inside a block (seam).
-            run: how tokens go through the blocks (seam).
+            size: h and w of the features that the tokens cover.
+            plan: the hole on the token grid.
+            window_attention: attention inside a block.
+            run: the way through the blocks.
 
         Returns:
-            [B, T, fh, fw, C]; of the local frames only, where `run` computes no others.
+            [B, T, fh, fw, C]; of the local frames only if `run` computes no others.
         """
         blocks: Any = self.transformer  # a sequence of blocks, which torch's stub of ModuleList does not declare
         return run(blocks, tokens, size, plan, window_attention)
 
 
 def token_mask(masks: Tensor) -> Tensor:
-    """Which tokens touch the hole: masks [B, L, 1, h, w] -> [B, L, fh, fw] (docs/model.md, section 3d)."""
+    """Mark tokens that touch the hole: masks [B, L, 1, h, w] -> [B, L, fh, fw] (docs/model.md, section 3d)."""
     pooled = F.max_pool2d(masks.flatten(0, 1), PATCH, STRIDE, PADDING)
     return pooled.view(*masks.shape[:2], *pooled.shape[-2:])

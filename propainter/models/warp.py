@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 def flow_to_grid(flow: Tensor) -> Tensor:
-    """Where warping looks: pixel + flow, normalised by (W - 1), (H - 1); once for all images that a flow warps.
+    """Return the sampling positions of a flow: pixel + flow, normalised by (W - 1), (H - 1); for any number of warps.
 
     Args:
         flow: [N, 2, H, W] in pixels, channel 0 is x and channel 1 is y.
 
     Returns:
-        [N, H, W, 2] for `sample`, in the flow's dtype; on the CPU always float32: torch's kernel there counts pixels in
-        as many bits as the dtype has, and reads elsewhere from 32,768 on.
+        [N, H, W, 2] in [-1, 1] inside the image, in the flow's dtype; on the CPU in float32. torch's CPU kernel counts
+        pixels in integers as wide as the dtype: in half precision it reads wrong pixels beyond the 32,767th.
     """
     height, width = flow.shape[-2:]
     rows = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None]
@@ -27,7 +27,7 @@ def flow_to_grid(flow: Tensor) -> Tensor:
 
 
 def warp(x: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
-    """Warp x: what lies at `flow_to_grid` of it, zeros outside the image.
+    """Sample x at a grid's positions, with zeros outside the image (docs/model.md, Conventions).
 
     Args:
         x: [N, C, H, W].
@@ -35,19 +35,24 @@ def warp(x: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
         mode: "bilinear" or "nearest".
 
     Returns:
-        [N, C, H, W] in x's dtype; x is sampled in the grid's.
+        [N, C, H, W] in x's dtype. The computation is in the grid's dtype.
     """
     sampled = F.grid_sample(x.to(grid.dtype), grid, mode=mode, padding_mode="zeros", align_corners=True)
     return sampled.to(x.dtype)
 
 
 def forward_backward_consistency(flow: Tensor, back: Tensor, grid: Tensor) -> Tensor:
-    """Where following `flow` and then `back` ends near the start: [N, 1, H, W], 1 or 0, in flow's dtype.
+    """Mark pixels that return near their start by `flow` and then `back` (docs/model.md, Conventions).
 
-    Valid where |flow + bw|^2 < 0.01 (|flow|^2 + |bw|^2) + 0.5, with bw = back, warped by flow; both [N, 2, H, W].
+    With bw = `back` warped by `flow`, a pixel is valid if |flow + bw|^2 < 0.01 (|flow|^2 + |bw|^2) + 0.5.
 
     Args:
-        grid: the flow's `flow_to_grid`.
+        flow: [N, 2, H, W] in pixels.
+        back: flow in the opposite direction, [N, 2, H, W] in pixels.
+        grid: `flow_to_grid` of `flow`.
+
+    Returns:
+        [N, 1, H, W] of 1 and 0, in the flow's dtype.
     """
     returned = warp(back, grid)
     length = flow.square().sum(1, keepdim=True) + returned.square().sum(1, keepdim=True)
@@ -56,15 +61,15 @@ def forward_backward_consistency(flow: Tensor, back: Tensor, grid: Tensor) -> Te
 
 
 def threshold(x: Tensor) -> Tensor:
-    """1 where x > 0.1, else 0, in x's dtype."""
+    """Return 1 for x > 0.1, else 0, in x's dtype and shape."""
     return (x > 0.1).to(x.dtype)
 
 
 def propagation_order(num_frames: int, backward: bool) -> Iterator[tuple[int, int | None]]:
-    """The frames of one propagation pass and, for each, its pair with the frame before it in the pass.
+    """Yield the frames of one propagation pass in order, each with its pair, None for the first frame.
 
-    Pair p joins frames p and p + 1. Going backward, frame t looks at t + 1 (pair t, by `flow_f[t]`); going forward
-    it looks at t - 1 (pair t - 1, by `flow_b[t - 1]`). The first frame of a pass has no pair: None.
+    Pair p joins frames p and p + 1. In a backward pass frame t reads frame t + 1 by `flow_f[t]`, pair t. In a forward
+    pass frame t reads frame t - 1 by `flow_b[t - 1]`, pair t - 1.
     """
     if backward:
         for t in range(num_frames - 1, -1, -1):
