@@ -11,7 +11,8 @@ from PIL import Image
 from experiments.data.clip import Clip
 from experiments.data.outpaint import outpaint_clip, outpaint_scales
 from propainter.errors import InputError
-from propainter.io.video import IMAGE_SUFFIXES, iterate_video, list_images, probe_video, read_mask
+from propainter.io.images import IMAGE_SUFFIXES, list_images, read_mask
+from propainter.io.video import iterate_video, probe_video
 from propainter.validation import above_0, check_number, check_whole
 
 ASPECT_TOLERANCE = 0.01

@@ -6,7 +6,7 @@ from pathlib import Path
 from experiments.data.clip import Clip
 from experiments.data.file_clip import ImageFiles, file_clip
 from propainter.errors import InputError
-from propainter.io.video import IMAGE_SUFFIXES, list_images, read_image
+from propainter.io.images import IMAGE_SUFFIXES, list_images, read_image
 
 
 def folder_clip(

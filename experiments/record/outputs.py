@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw
 
 from experiments.data import LoadedClip
 from propainter.io.fragmented_writer import GrowingVideoWriter, partial_path
-from propainter.io.video import VideoWriter, write_png
+from propainter.io.images import write_png
+from propainter.io.video import VideoWriter
 
 VIDEO = "inpainted.mp4"
 

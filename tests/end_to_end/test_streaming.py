@@ -20,7 +20,8 @@ from experiments.tasks.inpaint_streaming import stream
 from propainter import InputError, Pipeline
 from propainter.inference.streaming import Streaming
 from propainter.io.fragmented_writer import GrowingVideoWriter
-from propainter.io.video import iterate_video, probe_video, read_image
+from propainter.io.images import read_image
+from propainter.io.video import iterate_video, probe_video
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +82,7 @@ class TestGrowingVideo:
 @pytest.fixture
 def pipeline(networks, monkeypatch) -> Pipeline:
     """Real networks that are not called."""
-    for module in ("streaming", "stages"):
+    for module in ("streaming", "pipeline"):
         monkeypatch.setattr(f"propainter.inference.{module}.complete_flow", lambda network, flows, masks, length: flows)
     return Pipeline(
         networks,

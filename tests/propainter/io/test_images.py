@@ -8,12 +8,7 @@ from PIL import Image
 from support.sentences import raises_sentence
 
 from propainter.errors import InputError
-from propainter.io.video import (
-    list_images,
-    read_image,
-    read_mask,
-    write_png,
-)
+from propainter.io.images import list_images, read_image, read_mask, write_png
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
 

@@ -13,12 +13,8 @@ from support.sentences import raises_sentence
 
 from propainter.errors import InputError
 from propainter.io import video as video_module
-from propainter.io.video import (
-    VideoWriter,
-    iterate_video,
-    probe_video,
-    write_png,
-)
+from propainter.io.images import write_png
+from propainter.io.video import VideoWriter, iterate_video, probe_video
 
 
 def moving_frames(count=12, height=96, width=128):
@@ -207,7 +203,8 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from propainter.io.video import VideoWriter, write_png
+from propainter.io.images import write_png
+from propainter.io.video import VideoWriter
 
 noise = np.random.default_rng(0)
 for limit in (1_000, 30_000, 2_000_000):
