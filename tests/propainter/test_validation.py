@@ -1,61 +1,28 @@
-"""Numbers that are options, given as what they can't be."""
+"""Checks of numbers: the message gives the name, the value and what to give instead."""
 
 import pytest
-from omegaconf import OmegaConf
 
-from experiments.record.validation import check_settings
-from propainter import InputError, Pipeline
-from propainter.weights import load_seeded
-from variants import chunking, correlation, fallback, flow_cache, raft_scale, reuse
-from variants.presets import composed
+from propainter import InputError
+from propainter.validation import above_0, check_number, check_whole
 
-NUMBERS = {
-    "weights.flow_scale": lambda pipeline, value: load_seeded(pipeline.networks, flow_scale=value),
-    "reuse.batch_mb": lambda pipeline, value: reuse.exact(pipeline, batch_mb=value),
-    "correlation.block_mb": lambda pipeline, value: correlation.on_demand(pipeline, block_mb=value),
-    "flow_cache.max_gb": lambda pipeline, value: flow_cache.disk(pipeline, "unused", max_gb=value),
-    "raft_scale.scale": lambda pipeline, value: raft_scale.scaled(pipeline, value),
-    "fallback.min_scale": lambda pipeline, value: fallback.ladder(pipeline, min_scale=value),
-    "chunking.margin": lambda pipeline, value: chunking.auto(pipeline, margin=value),
-    "chunking.limit_gb": lambda pipeline, value: chunking.auto(pipeline, limit_gb=value),
-    "chunking.probe": lambda pipeline, value: chunking.auto(pipeline, probe=value),
-    "chunking.above": lambda pipeline, value: chunking.long(pipeline, above=value),
-}
-"""Options by name, each with what applies a value of it."""
+NO_NUMBERS = ["lots", True, None, float("inf"), float("nan"), [1]]
 
 
-@pytest.mark.parametrize("name", NUMBERS)
-@pytest.mark.parametrize("value", ["lots", True, -1, float("inf"), float("nan"), ["1"]])
-def test_what_is_no_such_number_is_refused_by_name(networks, name, value):
-    with pytest.raises(InputError, match=rf"^{name} is .*; give "):
-        NUMBERS[name](Pipeline(networks), value)
+@pytest.mark.parametrize("value", [*NO_NUMBERS, 0, -0.5])
+def test_a_wrong_number_is_refused(value):
+    with pytest.raises(InputError) as error:
+        check_number("group.size", value, above_0, "a size above 0")
+    assert str(error.value) == f"group.size is {value!r}; give a size above 0"
 
 
-class TestPlainSettings:
-    @pytest.mark.parametrize("value", ["lots", True, -1, float("inf"), float("nan"), ["1"], None])
-    @pytest.mark.parametrize(
-        "name",
-        ["measure.min_samples", "measure.max_warmups", "measure.max_seconds", "output.preview_frames", "cache.max_gb"],
-    )
-    def test_what_is_no_such_number_is_refused_by_name(self, name, value):
-        cfg = composed([], "cpu")
-        OmegaConf.update(cfg, name, value)
-        with pytest.raises(InputError, match=rf"^{name} is .*; give "):
-            check_settings(cfg)
+@pytest.mark.parametrize("value", [*NO_NUMBERS, 2.0, 1])
+def test_a_wrong_whole_number_is_refused(value):
+    with pytest.raises(InputError) as error:
+        check_whole("group.count", value, 2)
+    assert str(error.value) == f"group.count is {value!r}; give a whole number of at least 2 instead"
 
-    @pytest.mark.parametrize("value", [0, 1, -0.1, float("nan"), True, "small"])
-    def test_the_precision_that_is_aimed_at_is_a_share(self, value):
-        cfg = composed([f"measure.target_relative_ci={value}"], "cpu")
-        with pytest.raises(InputError, match=r"^measure.target_relative_ci is .*; give a share"):
-            check_settings(cfg)
 
-    @pytest.mark.parametrize("name", ["measure.flops", "output.frames", "quality.lpips", "measure.reference"])
-    @pytest.mark.parametrize("value", [1, "perhaps", None])
-    def test_what_is_neither_true_nor_false_is_refused(self, name, value):
-        cfg = composed([], "cpu")
-        OmegaConf.update(cfg, name, value)
-        with pytest.raises(InputError, match=f"^{name} is {value!r}; give true or false"):
-            check_settings(cfg)
-
-    def test_the_settings_that_ship_are_accepted(self):
-        check_settings(composed([], "cpu"))
+def test_allowed_numbers_pass():
+    check_number("group.size", 0.5, above_0, "a size above 0")
+    check_number("group.size", 3, above_0, "a size above 0")
+    check_whole("group.count", 2, 2)

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from copy import deepcopy
 from functools import partial
 
@@ -16,7 +15,6 @@ from support.command_line import ROOT
 from support.flows import flows_of, noise, option
 
 from propainter import InputError, Pipeline, Schedule
-from propainter.io.atomic import ABANDONED_SECONDS, DiskLRUCache
 from propainter.models.raft import ClipFlow
 from variants import UnsupportedError, flow_cache
 from variants.correlation import all_pairs, on_demand
@@ -267,16 +265,3 @@ class TestWholePipeline:
         assert pipeline.effective["raft_scale"]["flow_size"] == [128, 136]
         assert pipeline.effective["correlation"]["kind"] == "on_demand"
         assert not np.array_equal(results[0], Pipeline(networks, ONCE)(video, mask))
-
-
-class TestBoundedFolder:
-    def test_files_being_written_are_left_alone(self, tmp_path):
-        """Another run's temporary file is no entry; one left behind by a run that was killed goes after a day."""
-        fresh, abandoned = tmp_path / ".a.12345678.part.bin", tmp_path / ".b.12345678.part.bin"
-        for path in (fresh, abandoned):
-            path.write_bytes(b"x" * 1000)
-        old = time.time() - ABANDONED_SECONDS - 60
-        os.utime(abandoned, (old, old))
-        folder = DiskLRUCache(tmp_path, 100, ".bin")
-        folder.write("key", lambda path: path.write_bytes(b"y" * 50))
-        assert sorted(path.name for path in tmp_path.iterdir()) == [fresh.name, "key.bin"]

@@ -1,0 +1,46 @@
+"""Pixel propagation: equal to the golden data, and to a picture that moves."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from propainter import propagate_pixels
+
+
+def test_propagation(golden):
+    data = golden.tensors("propagation")
+    frames, masks = data["frames"] / 127, data["masks"]
+    filled, remaining = propagate_pixels(frames * (1 - masks), (data["flow_f"], data["flow_b"]), masks)
+    assert torch.equal((filled * 127).round(), data["prop_frames"])
+    assert torch.equal(remaining, data["updated_masks"])
+
+
+def test_propagation_in_subvideos(golden):
+    data = golden.tensors("propagation_tiled")
+    hole, frames = data["masks"] > 0, data["frames"] / 127
+    masks = data["masks"].expand(1, frames.shape[1], 1, -1, -1)
+    motion = data["motion"][None, :, :, None, None].expand(-1, -1, -1, *frames.shape[-2:])
+    filled, remaining = propagate_pixels(frames * (1 - masks), (motion, -motion), masks, int(data["subvideo_length"]))
+    assert torch.equal((filled * 127).round()[..., hole], data["prop_in_hole"])
+    assert torch.equal(remaining[..., hole], data["updated_in_hole"])
+    assert not remaining[..., ~hole].any()
+
+
+@settings(max_examples=10, deadline=None)
+@given(motion=st.tuples(st.integers(-4, 4), st.integers(-4, 4)), seed=st.integers(0, 99))
+def test_propagation_fills_from_where_the_flow_points(motion, seed):
+    """A picture that moves by whole pixels, its hole standing still: what is filled is exactly right."""
+    picture = np.random.default_rng(seed).random((3, 80, 80), dtype=np.float32) * 2 - 1
+    dx, dy = motion
+    count, hole = 4, torch.zeros(1, 4, 1, 40, 40)
+    frames = torch.stack(
+        [torch.from_numpy(picture[:, 20 - dy * t : 60 - dy * t, 20 - dx * t : 60 - dx * t]) for t in range(count)]
+    )[None]
+    hole[..., 15:22, 15:22] = 1
+    flow = torch.tensor(motion, dtype=torch.float32).view(1, 1, 2, 1, 1).expand(1, count - 1, 2, 40, 40)
+    filled, remaining = propagate_pixels(frames * (1 - hole), (flow, -flow), hole)
+    known = (remaining == 0).expand_as(frames)
+    assert torch.equal(filled[known], frames[known])
+    assert bool(remaining.sum() < hole.sum()) == (motion != (0, 0))
+    assert not (remaining > hole).any()

@@ -1,0 +1,48 @@
+"""A video that is playable while it is written, after an error and after a kill."""
+
+import numpy as np
+import pytest
+from support.videos import decoded
+
+from propainter.io.fragmented_writer import GrowingVideoWriter
+from propainter.io.video import iterate_video, probe_video
+
+
+def greys(count: int) -> list[np.ndarray]:
+    return [np.full((32, 48, 3), 3 * number, np.uint8) for number in range(count)]
+
+
+def test_complete(tmp_path):
+    frames = greys(60)
+    with GrowingVideoWriter(tmp_path / "out.mp4", 25, 32, 48) as video:
+        for frame in frames:
+            video.write(frame)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+    info = probe_video(tmp_path / "out.mp4")
+    assert (info.fps, info.num_frames) == (25, 60)
+    read = list(iterate_video(tmp_path / "out.mp4"))
+    assert max(np.abs(a.astype(int) - b).max() for a, b in zip(read, frames, strict=True)) <= 3
+
+
+def test_interrupted(tmp_path):
+    with pytest.raises(KeyboardInterrupt), GrowingVideoWriter(tmp_path / "out.mp4", 25, 32, 48) as video:
+        for frame in greys(10):
+            video.write(frame)
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["out.partial.mp4"]
+    assert [round(frame.mean() / 3) for frame in decoded(tmp_path / "out.partial.mp4")] == list(range(10))
+
+
+def test_killed(tmp_path):
+    """What is in the file at any moment can be played, up to a second before."""
+    with GrowingVideoWriter(tmp_path / "out.mp4", 5, 32, 48) as video:
+        for frame in greys(80):
+            video.write(frame)
+        (tmp_path / "then.mp4").write_bytes(video.partial.read_bytes())
+    assert 10 <= len(decoded(tmp_path / "then.mp4")) < 80
+
+
+def test_without_a_frame_there_is_no_file(tmp_path):
+    with pytest.raises(RuntimeError), GrowingVideoWriter(tmp_path / "out.mp4", 25, 32, 48):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
