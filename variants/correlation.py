@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.optical_flow.raft import CorrBlock
 
 from propainter.inference.pipeline import Pipeline
-from propainter.models.raft import ClipFlow
+from propainter.models.raft import ClipFlow, Correlation
 from propainter.validation import above_0, check_number
 from variants import claims_published
 
@@ -52,7 +52,7 @@ def on_demand(pipeline: Pipeline, block_mb: float = 16) -> Pipeline:
     return _with_correlation(pipeline, "on_demand", make)
 
 
-def _with_correlation(pipeline: Pipeline, kind: str, make: Callable[..., nn.Module]) -> Pipeline:
+def _with_correlation(pipeline: Pipeline, kind: str, make: Callable[..., Correlation]) -> Pipeline:
     stats = pipeline.effective["correlation"] = {"kind": kind, "peak_bytes": 0}
 
     def note(used: int) -> None:
@@ -142,7 +142,7 @@ class OnDemand(nn.Module):
             )
         self._features = fmap1.flatten(2).transpose(1, 2).contiguous()  # [N, h*w, C]
         maps = accumulate(repeat(fmap2, self.num_levels), lambda finer, _: F.avg_pool2d(finer, 2))
-        self._levels = [(fmap.shape[-2:], _positions(fmap)) for fmap in maps]
+        self._levels = [((fmap.shape[-2], fmap.shape[-1]), _positions(fmap)) for fmap in maps]
         self._kept_bytes = sum(x.nbytes for x in (self._features, *(rows for _, rows in self._levels)))
         self.note(self._kept_bytes)
 

@@ -83,7 +83,7 @@ class CachedFlow:
             )
         self._sources = source_fingerprint(propainter, variants)
         self._weights: str | None = None
-        self._stats = {"hits": 0, "misses": 0, "cold_s": None, "hit_s": [], "avoided_s": [], "kept": 0}
+        self._stats: dict[str, Any] = {"hits": 0, "misses": 0, "cold_s": None, "hit_s": [], "avoided_s": [], "kept": 0}
         effective["flow_cache"] = self._stats
 
     def __call__(self, frames: Tensor, report: Callable[[int, int], None] = lambda done, total: None) -> Flows:
@@ -154,7 +154,7 @@ def digest(*tensors: Tensor) -> str:
     hashed = hashlib.sha256()
     for tensor in tensors:
         hashed.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-        hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return hashed.hexdigest()
 
 

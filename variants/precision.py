@@ -12,12 +12,17 @@ from torchvision.ops import deform_conv2d
 
 from propainter import InputError
 from propainter.inference.pipeline import Pipeline
+from propainter.models.layers import DeformableAlignment
 from variants import UnsupportedError, claims_published, needs_cuda
 from variants.components import check_components, modules_of, wrap
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-TF32_BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+TF32_BACKENDS: tuple[Any, ...] = (
+    torch.backends.cuda.matmul,
+    torch.backends.cudnn.conv,  # type: ignore[attr-defined]
+    torch.backends.cudnn.rnn,
+)
 """torch's backends that can round float32 to TF32; `fp32_precision` is "ieee", "tf32" or "none" (the default)."""
 
 GENERATOR_STAGES = ("generation",)
@@ -169,7 +174,7 @@ def deform_in_fp32(pipeline: Pipeline, components: tuple[str, ...] | list[str]) 
     for component in components:
         for module in modules_of(pipeline.networks, component):
             for part in module.modules():
-                if hasattr(part, "deform_conv"):
+                if isinstance(part, DeformableAlignment):
                     part.deform_conv = _deform_conv_fp32
                     stats = pipeline.effective.setdefault("ops_in_fp32", {})
                     stats[f"{component}.deform_conv2d"] = "no autocast kernel in half precision"

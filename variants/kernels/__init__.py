@@ -3,6 +3,7 @@
 Applied after `reuse`, and before the groups that wrap the flow estimator.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from torchvision.models.optical_flow.raft import CorrBlock
 
 from propainter.allocator import no_heap_trim
 from propainter.inference.pipeline import Clip, Pipeline, StageRunner
-from propainter.models.raft import ClipFlow
+from propainter.models.raft import ClipFlow, Correlation
 from variants import UnsupportedError, claims_published
 from variants.components import is_wrapped, wrap
 from variants.correlation import AllPairs
@@ -88,7 +89,9 @@ def _loops_by_numba(estimator: ClipFlow | DedupFlowEstimator, published: CorrBlo
             f"kernels=cpu: {error}; set NUMBA_CACHE_DIR to a folder that can be written to"
         ) from error
     stats = {"windows": "numba", "recurrent": "torch, inside the published network"}
-    make = estimator.correlation or partial(AllPairs, num_levels=published.num_levels, radius=published.radius)
+    make: Callable[..., Correlation] = estimator.correlation or partial(
+        AllPairs, num_levels=published.num_levels, radius=published.radius
+    )
     if isinstance(make(), AllPairs):
         estimator.correlation = partial(make, windows=numba_corr.windows)
     else:

@@ -64,7 +64,7 @@ def _shaped(volumes: Sequence[Tensor], radius: int, coords: Tensor) -> Tensor:
 
 
 @register_flop_formula(torch.ops.propainter_bench.windows)
-def _flops(volumes: list[list[int]], radius: int, coords: list[int], *_: object, **__: object) -> int:
+def _flops(volumes: list[list[int]], radius: int, coords: list[int], *args: object, **kwargs: object) -> int:
     """Count blends between columns, then rows (3 operations each), and 10 operations for each window's offset."""
     batch, _, height, width = coords
     side = 2 * radius + 1

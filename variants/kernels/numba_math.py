@@ -1,12 +1,21 @@
 """Shared parts of numba's loops: options, float32 and bfloat16 in memory, vectorisable exponentials."""
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import numba
 import numpy as np
 import torch
 from numba.extending import intrinsic, register_jitable
 from torch import Tensor
 
-OPTIONS = {"nogil": True, "parallel": True, "cache": True, "fastmath": {"contract"}, "error_model": "numpy"}
+OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "parallel": True,
+    "cache": True,
+    "fastmath": {"contract"},
+    "error_model": "numpy",
+}
 
 
 def identity() -> str:
@@ -17,7 +26,7 @@ def identity() -> str:
 def threads_as_torch() -> None:
     """Let the loops use as many threads as torch does."""
     threads = torch.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
 
@@ -32,7 +41,12 @@ def as_numpy(tensor: Tensor) -> np.ndarray:
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-@intrinsic
+def _intrinsic(function: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Return numba's intrinsic of one argument; numba's own annotations keep its two arguments for the compiler."""
+    return cast("Callable[[Any], Any]", intrinsic(function))
+
+
+@_intrinsic
 def _bits_of(typing, value):
     def codegen(context, builder, signature, args):
         return builder.bitcast(args[0], context.get_value_type(numba.uint32))
@@ -40,7 +54,7 @@ def _bits_of(typing, value):
     return numba.uint32(numba.float32), codegen
 
 
-@intrinsic
+@_intrinsic
 def _float_of(typing, bits):
     def codegen(context, builder, signature, args):
         return builder.bitcast(args[0], context.get_value_type(numba.float32))

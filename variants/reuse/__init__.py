@@ -7,6 +7,7 @@ flow estimator.
 from typing import Any
 
 from propainter.inference.pipeline import Pipeline
+from propainter.models.layers import DeformableAlignment
 from propainter.models.raft import ClipFlow
 from propainter.validation import above_0, check_number
 from variants import UnsupportedError, claims_published
@@ -94,14 +95,14 @@ def exact(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
     pipeline.compositor = DeviceCompositor
     completion = pipeline.networks.flow_completion
     completion.frame_batcher = FrameBatcher(_stats(pipeline, "completion"))
-    completion.decode = RegionFlowDecoder(completion)
+    completion.decode = RegionFlowDecoder(completion)  # type: ignore[method-assign]
     if pipeline.networks.device.type == "cpu":
         _stats(pipeline, "deform_conv2d").update(by="grid_sample")
         in_fp32 = pipeline.effective.get("ops_in_fp32", {})
         in_fp32.update((name, "its sampling; the product is in half precision") for name in list(in_fp32))
         for network in (pipeline.networks.flow_completion, pipeline.networks.generator):
             for module in network.modules():
-                if hasattr(module, "deform_conv"):
+                if isinstance(module, DeformableAlignment):
                     module.deform_conv = sampled_deform_conv
     return pipeline
 

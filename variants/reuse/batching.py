@@ -39,11 +39,13 @@ class FrameBatcher:
         count = inputs[0].shape[frames_in]
         largest = GROWTH * inputs[0].nbytes // count
         step = self.stats["frames_together"] = min(count, batch_size_for(inputs[0].device, largest))
-        result, start = None, 0
+        result: Tensor | None = None
+        start = 0
         for some in zip(*(x.split(step, frames_in) for x in inputs), strict=True):
             part = layers(*some)
             if result is None:
                 result = part.new_empty([*part.shape[:frames_out], count, *part.shape[frames_out + 1 :]])
             result.narrow(frames_out, start, part.shape[frames_out]).copy_(part)
             start += part.shape[frames_out]
+        assert result is not None  # there is at least one frame
         return result

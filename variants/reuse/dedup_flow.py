@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.optical_flow._utils import make_coords_grid, upsample_flow
-from torchvision.models.optical_flow.raft import ConvGRU, CorrBlock, UpdateBlock
+from torchvision.models.optical_flow.raft import RAFT, ConvGRU, CorrBlock, UpdateBlock
 
-from propainter.models.raft import ClipFlow, Flows, all_pairs, check_frames
+from propainter.models.raft import ClipFlow, Correlation, Flows, all_pairs, check_frames
 from variants.components import is_wrapped
 from variants.reuse.conv_gru import TORCH, Gating, SplitGRU
 from variants.reuse.corr_lookup import BidirectionalCorrelation
@@ -84,7 +84,7 @@ class DedupFlowEstimator:
     def _has_volume(self) -> bool:
         return isinstance(self._new_lookup(), CorrBlock)
 
-    def _new_lookup(self) -> nn.Module:
+    def _new_lookup(self) -> Correlation:
         return self.correlation() if self.correlation else all_pairs(self.raft)
 
     def _encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,7 +134,7 @@ class Updates:
         stats: how often the context's convolutions run, in a sentence.
     """
 
-    def __init__(self, raft: nn.Module, gating: Gating = TORCH) -> None:
+    def __init__(self, raft: RAFT, gating: Gating = TORCH) -> None:
         self.block: UpdateBlock = raft.update_block
         wrapped = is_wrapped(self.block)
         self.stats = "in every update, since RAFT's update block is wrapped" if wrapped else "once per pair"

@@ -2,15 +2,16 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from propainter.inference.pipeline import Predictor, Scene
 from propainter.models.attention import WindowAttention, WindowPlan
 from propainter.models.generator import Generator, shrink_masks
-from propainter.models.transformer import PATCH, grid_size, token_mask
+from propainter.models.transformer import PATCH, TransformerBlock, grid_size, token_mask
 from propainter.schedule import Window
 from variants.reuse.batching import batch_size_for
 from variants.reuse.region_decode import HoleRegions, decode_region
@@ -69,7 +70,7 @@ class FeatureCache:
 
 def _batches(generator: Generator, scene: Scene, numbers: list[int]) -> list[list[int]]:
     height, width = scene.masks(numbers[:1]).shape[-2:]
-    first = generator.encoder.layers[0]
+    first = cast(nn.Conv2d, generator.encoder.layers[0])
     largest = first.out_channels * (height // 2) * (width // 2) * first.weight.element_size()
     step = batch_size_for(first.weight.device, largest)
     return [numbers[start : start + step] for start in range(0, len(numbers), step)]
@@ -138,7 +139,7 @@ class PrecomputedPlans:
     """
 
     def __init__(self, generator: Generator, scene: Scene, stats: dict[str, int]) -> None:
-        attention = generator.transformers.transformer[0].attention
+        attention = cast(TransformerBlock, generator.transformers.transformer[0]).attention
         self._count = max(t for window in scene.windows for t in window.frames) + 1
         height, width = scene.masks([0]).shape[-2:]
         size = height // 4, width // 4
@@ -158,7 +159,7 @@ class PrecomputedPlans:
         return self._grid.plan(plan.token_mask, self._masked(window), len(window.local))
 
     def _masked(self, window: Window) -> np.ndarray:
-        return self._touches[window.local].any(0)
+        return np.any(self._touches[window.local], axis=0)
 
     def _touched(self, masks: Tensor, size: tuple[int, int]) -> Tensor:
         """Return which windows each frame's hole touches: masks [1, n, 1, H, W] -> bool [n, windows]."""

@@ -107,6 +107,6 @@ def compose_tokens(generator: Generator, tokens: Tensor, region: Region) -> Tens
         offsets.append(span.start - (first * STRIDE - PADDING))
         sides.append(PATCH + STRIDE * (last - first))
     patches = generator.sc.embedding(tokens[:, grids[0], grids[1]].flatten(1, 2))
-    folded = F.fold(patches.transpose(1, 2), sides, PATCH, stride=STRIDE)
+    folded = F.fold(patches.transpose(1, 2), tuple(sides), PATCH, stride=STRIDE)
     rows, columns = (slice(at, at + span.stop - span.start) for at, span in zip(offsets, outer, strict=True))
     return convolved(generator.sc.bias_conv, folded[..., rows, columns], outer, region)
