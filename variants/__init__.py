@@ -4,10 +4,11 @@ A variant takes the pipeline and its own options, changes what it has to through
 the pipeline. A variant that this device or dtype cannot run raises `UnsupportedError` with the reason.
 """
 
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from propainter.renamed import warn_renamed
 
 if TYPE_CHECKING:
     from propainter.inference.pipeline import Pipeline
@@ -34,7 +35,7 @@ Variant = TypeVar("Variant", bound=Callable[..., "Pipeline"])
 
 
 class UnsupportedError(RuntimeError):
-    """This variant can't run on this device, dtype or build; the message gives the reason in one sentence."""
+    """A variant can't run on this device, dtype or build; the message gives the reason in one sentence."""
 
 
 class Mark:
@@ -92,5 +93,5 @@ _RENAMED = {"Unsupported": "UnsupportedError", "PUBLISHED": "GROUPS"}
 def __getattr__(name: str) -> Any:
     if name not in _RENAMED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"variants.{name} is now variants.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+    warn_renamed(f"{__name__}.{name}", f"{__name__}.{_RENAMED[name]}")
     return globals()[_RENAMED[name]]

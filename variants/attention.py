@@ -28,35 +28,39 @@ def use_kernel(pipeline: Pipeline, kernel: Kernel) -> Pipeline:
 
 @claims_published
 def manual(pipeline: Pipeline) -> Pipeline:
-    """Matrix product, softmax, matrix product, as published."""
+    """Compute attention by a matrix product, a softmax and a matrix product, as published."""
     return use_kernel(pipeline, manual_attention)
 
 
 @claims_published
 def manual_upcast(pipeline: Pipeline) -> Pipeline:
-    """The same with q, k and v cast to float32 and back around each matrix product."""
+    """Compute attention as `manual`, with q, k and v cast to float32 and back around each matrix product."""
     return use_kernel(pipeline, upcast_attention)
 
 
 @claims_published
 @needs_cuda.when(lambda backend=None: backend in ("efficient", "cudnn"))
 def sdpa(pipeline: Pipeline, backend: str | None = None) -> Pipeline:
-    """`scaled_dot_product_attention`; torch chooses the backend, or `backend` (a key of `BACKENDS`) is forced."""
+    """Compute attention by torch's `scaled_dot_product_attention`.
+
+    Args:
+        backend: a key of `BACKENDS`, which is forced; None: torch chooses.
+    """
     return use_kernel(pipeline, partial(forced_attention, backend) if backend else F.scaled_dot_product_attention)
 
 
 def upcast_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """As `manual_attention`, each matrix product in float32 and its result in q's dtype; autocast is left out of it."""
+    """Compute `manual_attention` with each matrix product in float32, its result in q's dtype, outside autocast."""
     with torch.autocast(q.device.type, enabled=False):
         scores = ((q.float() @ k.float().transpose(-2, -1)) * q.shape[-1] ** -0.5).to(q.dtype)
         return (scores.softmax(dim=-1).float() @ v.float()).to(q.dtype)
 
 
 def forced_attention(backend: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """`scaled_dot_product_attention` by one backend only.
+    """Compute `scaled_dot_product_attention` by one backend only.
 
     Raises:
-        Unsupported: where the backend can't take these tensors, with torch's reason.
+        UnsupportedError: the backend can't take these tensors; torch's reason is in the message.
     """
     with warnings.catch_warnings(record=True) as reasons:
         warnings.simplefilter("always")
@@ -73,6 +77,6 @@ def forced_attention(backend: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def materializes_scores(kernel: Kernel) -> bool:
-    """Whether the kernel holds the scores of all queries and keys at once, [N, heads, Q, K]."""
+    """Return whether the kernel holds the scores of all queries and keys at once, [N, heads, Q, K]."""
     by_math = isinstance(kernel, partial) and kernel.func is forced_attention and kernel.args == ("math",)
     return by_math or kernel in (manual_attention, upcast_attention)

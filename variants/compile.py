@@ -23,7 +23,7 @@ from variants.components import check_components, modules_of, wrap
 log = logging.getLogger(__name__)
 
 MODES = {"default": None, "reduce-overhead": "reduce-overhead", "max-autotune": "max-autotune"}
-"""Names of torch.compile's modes, and what it takes for them."""
+"""torch.compile's argument `mode` by the mode's name."""
 
 
 @claims_published
@@ -36,15 +36,15 @@ def compiled(
 ) -> Pipeline:
     """Compile the components' modules, each by itself, at their first call.
 
-    What came of it stands in `pipeline.effective["compile"]`: by component its status (compiled, or the reason why it
-    runs eagerly), graphs, graph breaks by reason, frames that torch skipped (with their source line), recompilations,
-    and the seconds that compiling took.
+    `pipeline.effective["compile"]` has for each component its status (compiled, or the reason why the component runs
+    eagerly), graphs, graph breaks by reason, frames that torch skipped with their source line, recompilations, and the
+    seconds that compiling took.
 
     Args:
         mode: "default", "reduce-overhead" (CUDA graphs) or "max-autotune".
         components: some of `variants.components.COMPONENTS`.
-        dynamic: compile for any shape from the start; None: when a shape changes.
-        fullgraph: a graph break is a failure.
+        dynamic: whether to compile for any shape from the start; None: once a shape has changed.
+        fullgraph: whether a graph break is a failure.
 
     Raises:
         InputError: an unknown mode or component.
@@ -53,26 +53,27 @@ def compiled(
     if mode not in MODES:
         raise InputError(f"compile.mode is {mode!r}; give one of {', '.join(MODES)}")
     device = pipeline.networks.device
-    stats = {"mode": mode, "cuda_graphs": cuda_graphs(mode, device), "components": {}}
+    by_component: dict[str, dict[str, Any]] = {}
+    stats = {"mode": mode, "cuda_graphs": cuda_graphs(mode, device), "components": by_component}
     pipeline.effective["compile"] = stats
     pipeline.compiled_components.update(chosen)
     keep_outputs = mode != "default" and device.type == "cuda"
     set_compilation_metrics_limit(10_000)
     for component in chosen:
-        told = stats["components"][component] = {
+        of_component = by_component[component] = {
             **{"status": "compiled", "graphs": 0, "graph_breaks": {}, "recompilations": 0},
             **{"skipped_frames": [], "compile_s": 0.0},
         }
         for module in modules_of(pipeline.networks, component):
             fast = torch.compile(module.forward, mode=MODES[mode], dynamic=dynamic, fullgraph=fullgraph)
-            wrap(module, _falling_back(module, fast, told, component, keep_outputs))
+            wrap(module, _falling_back(module, fast, of_component, component, keep_outputs))
     if keep_outputs:
-        pipeline.contexts.append(_noting_graphs(stats, device))
+        pipeline.contexts.append(_count_graphs(stats, device))
     return pipeline
 
 
-def _noting_graphs(stats: dict[str, Any], device: torch.device) -> Callable[[str], AbstractContextManager[None]]:
-    """A context that says after each stage how many CUDA graphs have been recorded by then."""
+def _count_graphs(stats: dict[str, Any], device: torch.device) -> Callable[[str], AbstractContextManager[None]]:
+    """Return a context for stages that writes the number of recorded CUDA graphs after generation, the last stage."""
 
     @contextmanager
     def context(stage: str) -> Iterator[None]:
@@ -84,7 +85,11 @@ def _noting_graphs(stats: dict[str, Any], device: torch.device) -> Callable[[str
 
 
 def graphs_recorded(manager: Any) -> str:
-    """What torch's manager of CUDA graphs (None where no graph was ever tried) has come to."""
+    """Return the number of recorded CUDA graphs in a sentence.
+
+    Args:
+        manager: torch's manager of CUDA graphs; None where no graph was ever tried.
+    """
     skips = counters["inductor"]["cudagraph_skips"]
     skipped = f"; torch left {skips} compiled graphs without" if skips else ""
     count, nodes = 0, [node for roots in manager.roots.values() for node in roots] if manager is not None else []
@@ -96,32 +101,32 @@ def graphs_recorded(manager: Any) -> str:
 
 
 def cuda_graphs(mode: str, device: torch.device) -> str:
-    """Whether CUDA graphs are asked for and possible, and why not."""
+    """Return whether CUDA graphs are asked for and possible, and why not."""
     if device.type != "cuda":
         return f"no: {device.type} has no CUDA graphs"
     return "asked for" if mode in ("reduce-overhead", "max-autotune") else f"no: mode {mode} does not use them"
 
 
 def _falling_back(
-    module: nn.Module, fast: Callable[..., Any], told: dict[str, Any], component: str, keep_outputs: bool
+    module: nn.Module, fast: Callable[..., Any], stats: dict[str, Any], component: str, keep_outputs: bool
 ) -> Callable[..., Any]:
-    """The compiled forward, until it fails to compile; then, and from then on, the eager one.
+    """Return a forward that calls the compiled one, and the eager one from the first failure to compile.
 
     Args:
-        told: what is said of the component; each call adds what it made torch compile.
-        keep_outputs: copy the outputs, which the next replay of a CUDA graph would overwrite.
+        stats: the component's figures; each call adds what torch compiled during it.
+        keep_outputs: whether to copy the outputs, which the next replay of a CUDA graph would overwrite.
     """
     eager = module.forward
 
     @wraps(eager)
     def forward(*args: Any, **kwargs: Any) -> Any:
         try:
-            with _telling(told):
+            with _add_compilations(stats):
                 output = fast(*args, **kwargs)
         except TorchDynamoException as error:
             reason = _first_line(str(error))
             log.warning("%s does not compile and runs eagerly: %s", component, reason)
-            told["status"] = f"eager, since it does not compile: {type(error).__name__}: {reason}"
+            stats["status"] = f"eager, since it does not compile: {type(error).__name__}: {reason}"
             wrap(module, eager)
             return eager(*args, **kwargs)
         return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, output) if keep_outputs else output
@@ -130,24 +135,24 @@ def _falling_back(
 
 
 @contextmanager
-def _telling(told: dict[str, Any]) -> Iterator[None]:
-    """Add up what torch compiles inside the block."""
+def _add_compilations(stats: dict[str, Any]) -> Iterator[None]:
+    """Add to `stats` what torch compiles inside the block."""
     frames, graphs = len(get_compilation_metrics()), counters["stats"]["unique_graphs"]
     breaks = Counter(counters["graph_break"])
     try:
         yield
     finally:
-        told["graphs"] += counters["stats"]["unique_graphs"] - graphs
+        stats["graphs"] += counters["stats"]["unique_graphs"] - graphs
         for reason, count in (Counter(counters["graph_break"]) - breaks).items():
             short = _first_line(reason)
-            told["graph_breaks"][short] = told["graph_breaks"].get(short, 0) + count
+            stats["graph_breaks"][short] = stats["graph_breaks"].get(short, 0) + count
         for frame in get_compilation_metrics()[frames:]:
-            told["compile_s"] += frame.entire_frame_compile_time_s or 0.0
-            told["recompilations"] += bool(frame.recompile_reason)
+            stats["compile_s"] += frame.entire_frame_compile_time_s or 0.0
+            stats["recompilations"] += bool(frame.recompile_reason)
             if frame.fail_reason:
                 file = Path(frame.fail_user_frame_filename or frame.co_filename or "?").name
                 line = frame.fail_user_frame_lineno or frame.co_firstlineno
-                told["skipped_frames"].append(f"{frame.co_name} ({file}:{line}): {_first_line(frame.fail_reason)}")
+                stats["skipped_frames"].append(f"{frame.co_name} ({file}:{line}): {_first_line(frame.fail_reason)}")
 
 
 def _first_line(text: str) -> str:

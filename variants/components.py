@@ -11,23 +11,24 @@ COMPONENTS = ("raft", "flow_completion", "encoder", "feature_propagation", "tran
 
 
 def modules_of(networks: Networks, component: str) -> list[nn.Module]:
-    """The modules that a component's work goes through, each called from outside the component."""
+    """Return the modules that do a component's work; each is called from outside the component."""
     raft, generator = networks.raft, networks.generator
-    return {
+    modules: dict[str, list[nn.Module]] = {
         "raft": [raft.feature_encoder, raft.context_encoder, raft.update_block, raft.mask_predictor],
         "flow_completion": [networks.flow_completion],
         "encoder": [generator.encoder],
         "feature_propagation": [generator.feat_prop_module],
         "transformer": [generator.ss, generator.transformers, generator.sc],
         "decoder": [generator.decoder],
-    }[component]
+    }
+    return modules[component]
 
 
 def check_components(names: Iterable[str], option: str) -> list[str]:
-    """The names, if all of them are components.
+    """Return the names, if all of them are components.
 
     Raises:
-        InputError: naming the first that is none, and the option it came from.
+        InputError: a name is no component; the message has the name and the option.
     """
     names = list(names)
     unknown = [name for name in names if name not in COMPONENTS]

@@ -1,4 +1,4 @@
-"""`correlation`: how RAFT compares each pixel of one feature map with the surroundings of its match in the other."""
+"""`correlation`: how RAFT correlates each pixel of one frame's features with a window of the next frame's."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,22 +11,21 @@ from torch import Tensor, nn
 from torchvision.models.optical_flow.raft import CorrBlock
 
 from propainter.inference.pipeline import Pipeline
-from propainter.models.raft import ClipFlow
+from propainter.models.raft import ClipFlow, Correlation
 from propainter.validation import above_0, check_number
 from variants import claims_published
 
-WHOLE_LEVEL_POSITIONS = 4096
-"""Up to this many positions, a product with a whole level of the pyramid takes less time than fetching the windows'
-features from it (two CPU cores, 256 channels)."""
-
+PRODUCT_MAX_POSITIONS = 4096
+"""Up to this many positions, a product with all of a pyramid level takes less time than fetching the windows' features
+from the level (two CPU cores, 256 channels)."""
 
 Windows = Callable[[Sequence[Tensor], int, Tensor], Tensor]
-"""(volumes of a pyramid, radius, coords [N, 2, h, w]) -> what torchvision's `CorrBlock.index_pyramid` gives."""
+"""(volumes of a pyramid, radius, coords [N, 2, h, w]) -> the result of torchvision's `CorrBlock.index_pyramid`."""
 
 
 @claims_published
 def all_pairs(pipeline: Pipeline) -> Pipeline:
-    """The volume of every pixel with every other, as published: quadratic in pixels.
+    """Keep the correlation of every pixel with every other, as published: memory is quadratic in pixels.
 
     `effective["correlation"]["peak_bytes"]` is the largest pyramid of volumes of one call.
     """
@@ -37,12 +36,12 @@ def all_pairs(pipeline: Pipeline) -> Pipeline:
 
 @claims_published
 def on_demand(pipeline: Pipeline, block_mb: float = 16) -> Pipeline:
-    """The windows computed from the feature maps when they are looked up: memory linear in pixels.
+    """Compute the windows from the feature maps at each lookup: memory is linear in pixels.
 
     `effective["correlation"]["peak_bytes"]` is the feature maps kept for one call, and the largest temporary tensor.
 
     Args:
-        block_mb: MiB that a temporary tensor of a lookup may take; less memory costs time.
+        block_mb: bound of a temporary tensor of a lookup in MiB. A lower bound costs time.
 
     Raises:
         InputError: `block_mb` is not above 0.
@@ -53,7 +52,7 @@ def on_demand(pipeline: Pipeline, block_mb: float = 16) -> Pipeline:
     return _with_correlation(pipeline, "on_demand", make)
 
 
-def _with_correlation(pipeline: Pipeline, kind: str, make: Callable[..., nn.Module]) -> Pipeline:
+def _with_correlation(pipeline: Pipeline, kind: str, make: Callable[..., Correlation]) -> Pipeline:
     stats = pipeline.effective["correlation"] = {"kind": kind, "peak_bytes": 0}
 
     def note(used: int) -> None:
@@ -66,12 +65,13 @@ def _with_correlation(pipeline: Pipeline, kind: str, make: Callable[..., nn.Modu
 
 
 class AllPairs(CorrBlock):
-    """torchvision's correlation block, which says how many bytes its pyramid takes.
+    """torchvision's correlation block, with a report of the pyramid's bytes and a replaceable lookup.
 
     Args:
-        num_levels, radius: as torchvision's.
+        num_levels: as torchvision's.
+        radius: as torchvision's.
         note: called with the bytes of each pyramid.
-        windows: looks up (pyramid, radius, coords) in torchvision's place, with the result of its `index_pyramid`.
+        windows: a lookup in place of torchvision's, with the same result.
     """
 
     def __init__(
@@ -87,28 +87,28 @@ class AllPairs(CorrBlock):
         self.windows = windows
 
     def build_pyramid(self, fmap1: Tensor, fmap2: Tensor) -> None:
-        """Both [N, C, h, w]."""
+        """Build the volumes of two feature maps, each [N, C, h, w]."""
         super().build_pyramid(fmap1, fmap2)
         self.note(sum(volume.nbytes for volume in self.corr_pyramid))
 
     def index_pyramid(self, centroids_coords: Tensor) -> Tensor:
-        """[N, 2, h, w] -> [N, levels * (2 * radius + 1)**2, h, w]."""
+        """Look up the windows: coords [N, 2, h, w] -> [N, levels * (2 * radius + 1)**2, h, w]."""
         if self.windows is None:
             return super().index_pyramid(centroids_coords)
         return self.windows(self.corr_pyramid, self.radius, centroids_coords)
 
 
 class OnDemand(nn.Module):
-    """Gives what torchvision's `CorrBlock` gives, within rounding, without its volume.
+    """A correlation block with the result of torchvision's `CorrBlock` within rounding, without the volume.
 
-    Pooling the volume over the second image's pixels is pooling the second feature map, both being linear. All taps
-    of a window have the same fractional offset, so each is a blend of the dot products at four whole positions.
+    Correlation and average pooling are linear, so that pooling the second feature map replaces pooling the volume. All
+    taps of a window have the same fractional offset: each tap is a blend of the dot products at four integer positions.
 
     Args:
-        num_levels: of the pyramid, each half the size of the one before.
-        radius: of the window, in pixels of its level.
-        block_bytes: bound of each temporary tensor of a lookup, as far as one row of windows allows.
-        note: called with the bytes in use: feature maps kept, and the largest temporary tensor so far.
+        num_levels: levels of the pyramid; each has half the size of the level before.
+        radius: of the window, in pixels of the window's level.
+        block_bytes: bound of each temporary tensor of a lookup; one pixel's windows may exceed it.
+        note: called with the bytes in use: the feature maps and a temporary tensor.
     """
 
     def __init__(
@@ -128,10 +128,11 @@ class OnDemand(nn.Module):
         """Keep the first feature map, and the second at each level.
 
         Args:
-            fmap1, fmap2: [N, C, h, w], h and w at least 2 at the coarsest level.
+            fmap1: features of the first frames, [N, C, h, w]; h and w at least 2 at the coarsest level.
+            fmap2: features of the second frames, of the same shape.
 
         Raises:
-            ValueError: the two differ in shape, or are too small.
+            ValueError: the shapes differ, or are too small.
         """
         least = 2**self.num_levels
         if fmap1.shape != fmap2.shape or min(fmap1.shape[-2:]) < least:
@@ -141,18 +142,18 @@ class OnDemand(nn.Module):
             )
         self._features = fmap1.flatten(2).transpose(1, 2).contiguous()  # [N, h*w, C]
         maps = accumulate(repeat(fmap2, self.num_levels), lambda finer, _: F.avg_pool2d(finer, 2))
-        self._levels = [(fmap.shape[-2:], _positions(fmap)) for fmap in maps]
+        self._levels = [((fmap.shape[-2], fmap.shape[-1]), _positions(fmap)) for fmap in maps]
         self._kept_bytes = sum(x.nbytes for x in (self._features, *(rows for _, rows in self._levels)))
         self.note(self._kept_bytes)
 
     def index_pyramid(self, centroids_coords: Tensor) -> Tensor:
-        """The windows around where each pixel of the first image is in the second.
+        """Return the correlations in a window around each pixel's position in the second image.
 
         Args:
-            centroids_coords: [N, 2, h, w], x and y in pixels of the finest level; anywhere, also outside.
+            centroids_coords: [N, 2, h, w], x and y in pixels of the finest level, inside the image or outside.
 
         Returns:
-            [N, num_levels * (2 * radius + 1)**2, h, w], level by level, in each x by x, and y inside; 0 outside.
+            [N, num_levels * (2 * radius + 1)**2, h, w]: levels, then x, then y; 0 outside the image.
         """
         batch, _, height, width = centroids_coords.shape
         coords = centroids_coords.flatten(2).transpose(1, 2)  # [N, h*w, 2]
@@ -166,10 +167,10 @@ class OnDemand(nn.Module):
         return output.view(batch, -1, height, width)
 
     def _blocks(self, rows: Tensor) -> Iterator[slice]:
-        """Pixels that are looked up together, by what one pixel needs."""
+        """Yield the pixels in blocks, so that each temporary tensor of a lookup stays under the bound."""
         batch, pixels, channels = self._features.shape
         neighbours = (2 * self.radius + 2) ** 2
-        numbers = rows.shape[1] if self._whole(rows) else neighbours * channels
+        numbers = rows.shape[1] if self._by_product(rows) else neighbours * channels
         # The neighbours' positions are 8 bytes each.
         per_pixel = batch * max(numbers * rows.element_size(), neighbours * 8)
         length = max(1, self.block_bytes // per_pixel)
@@ -178,17 +179,18 @@ class OnDemand(nn.Module):
             yield slice(start, min(start + length, pixels))
 
     @staticmethod
-    def _whole(rows: Tensor) -> bool:
-        return rows.shape[1] <= WHOLE_LEVEL_POSITIONS
+    def _by_product(rows: Tensor) -> bool:
+        """Return whether to multiply with all positions of a level, and not to fetch the windows' positions first."""
+        return rows.shape[1] <= PRODUCT_MAX_POSITIONS
 
     def _windows(self, features: Tensor, centres: Tensor, size: tuple[int, int], rows: Tensor) -> Tensor:
-        """[N, P, C] features and [N, P, 2] centres on a level -> [N, P, taps]."""
+        """Look up on one level: features [N, P, C] and centres [N, P, 2] -> [N, P, taps]."""
         batch, pixels, channels = features.shape
         side = 2 * self.radius + 2
         corner = centres.floor()
         blend_x, blend_y = (centres - corner)[..., None, None].unbind(2)
         where = self._neighbours(corner, size)  # [N, P, side*side]
-        if self._whole(rows):
+        if self._by_product(rows):
             products = (features @ rows.transpose(1, 2)).gather(2, where)
         else:
             start = torch.arange(batch, device=where.device).view(-1, 1, 1) * rows.shape[1]
@@ -199,16 +201,16 @@ class OnDemand(nn.Module):
         return torch.lerp(products[..., :-1], products[..., 1:], blend_y).flatten(2)
 
     def _neighbours(self, corner: Tensor, size: tuple[int, int]) -> Tensor:
-        """Row numbers of the whole positions around each corner, x by x; the row of zeros for those outside."""
+        """Return the row numbers of the integer positions around each corner, x then y; outside, the row of zeros."""
         height, width = size
-        reach = torch.arange(-self.radius, self.radius + 2, device=corner.device)
+        steps = torch.arange(-self.radius, self.radius + 2, device=corner.device)
         # A centre this far out has no position inside, however much farther it is.
         far = max(size) + self.radius + 2
-        x, y = (corner.clamp(-far, far).long().clamp(-far, far)[..., None] + reach).unbind(2)
+        x, y = (corner.clamp(-far, far).long().clamp(-far, far)[..., None] + steps).unbind(2)
         inside = ((x >= 0) & (x < width))[..., :, None] & ((y >= 0) & (y < height))[..., None, :]
         return (y[..., None, :] * width + x[..., :, None]).where(inside, height * width).flatten(2)
 
 
 def _positions(fmap: Tensor) -> Tensor:
-    """[N, C, h, w] -> [N, h*w + 1, C], the last row zeros: what lies outside."""
+    """Return features [N, C, h, w] as rows [N, h*w + 1, C]; the last row, zeros, stands for positions outside."""
     return F.pad(fmap.flatten(2), (0, 1)).transpose(1, 2).contiguous()

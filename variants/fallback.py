@@ -1,4 +1,4 @@
-"""`fallback`: what a run that is out of memory tries next, instead of ending there."""
+"""`fallback`: cheaper ways that a run tries once it is out of memory."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -31,16 +31,16 @@ def ladder(
 ) -> Pipeline:
     """On out of memory, step down and try again: flow by its scale, the other stages by the length of chunks.
 
-    Every run begins at the top again. What it took is a warning and an entry of `effective["fallbacks"]`, a list of
-    {"stage", "step", "reason"} with each stage's step once, whichever run took it; empty where nothing was taken.
+    Every run begins at the first step again. Each step down is a warning and an entry of `effective["fallbacks"]`, a
+    list of {"stage", "step", "reason"}. The list has each step of a stage once over all runs.
 
     Args:
-        min_scale: the smallest of the flow's scales 1/2, 1/4, 1/8 that is tried; 1 tries none. They multiply what
-            `raft_scale` asks for; no side falls under 128 pixels, so that on small frames some change nothing.
-        min_chunk: frames of the smallest chunk; each step halves the largest that was tried.
-        overlap: frames that those chunks share.
-        cpu: as the last step, run on the CPU in float32 (flow alone, or the whole clip), the networks moved back after
-            it. Never taken where the networks are on the CPU anyway.
+        min_scale: the smallest of the flow's scales 1/2, 1/4, 1/8 to try; 1: none. They multiply the scale of
+            `raft_scale`. No side falls under 128 pixels, so that on small frames some scales change nothing.
+        min_chunk: frames of the smallest chunk; each step halves the largest chunk that was tried.
+        overlap: frames that neighbouring chunks share.
+        cpu: whether the last step runs on the CPU in float32 (flow alone, or all stages). The networks return to their
+            device after it. Networks that are on the CPU have no such step.
 
     Raises:
         InputError: for options that make no sense.
@@ -52,39 +52,39 @@ def ladder(
 
 
 class Ladder:
-    """Stands in the pipeline's `flow_estimator` and `clip_splitter`, before those that were there; see `ladder`."""
+    """Wrap the pipeline's `flow_estimator` and `clip_splitter` in a ladder of steps; see `ladder`."""
 
     def __init__(self, pipeline: Pipeline, min_scale: float, min_chunk: int, overlap: int, cpu: bool) -> None:
         self.pipeline = pipeline
         self.min_chunk, self.overlap, self.cpu = min_chunk, overlap, cpu
-        self._estimate, self._over_time = pipeline.flow_estimator, pipeline.clip_splitter
+        self._estimate, self._split = pipeline.flow_estimator, pipeline.clip_splitter
         self._scales = [scale for scale in _SCALES if scale >= min_scale]
-        self._flow_step = 0  # how far down this run's flow is: what failed once is not tried again by the next chunk
+        self._flow_step = 0  # of this run: the next chunk does not try again what has failed
         self._flow_failed = False
         self._wrote_scale = False
         self._stage = "flow"
         self._stats: list[dict[str, str]] = []
         pipeline.effective["fallbacks"] = self._stats
         pipeline.flow_estimator = self.flow_estimator
-        pipeline.clip_splitter = wraps(self._over_time)(partial(self.clip_splitter))
-        pipeline.contexts.insert(0, self._remember)  # first, to know the stage where another context fails
+        pipeline.clip_splitter = wraps(self._split)(partial(self.clip_splitter))
+        pipeline.contexts.insert(0, self._remember)  # first: another context may fail in its stage
 
     @contextmanager
     def _remember(self, stage: str) -> Iterator[None]:
         self._stage = stage
         yield
 
-    # In both loops the error is let go (with its traceback, and so with every tensor of the attempt) before the next
-    # attempt begins: `except ... as` forgets it at its end.
+    # In both loops Python deletes the error at the end of `except ... as`, and with its traceback every tensor of the
+    # attempt, before the next attempt begins.
 
     def flow_estimator(self, frames: Tensor, report: Callable[[int, int], None]) -> Flows:
-        """Flow at the first step that fits; arguments as the pipeline's seam."""
+        """Estimate flow at the first step that fits; see `propainter.inference.interfaces.FlowEstimator`."""
         steps: list[tuple[str, Callable[..., Flows]]] = [("as configured", self._estimate)]
         steps += [(f"raft scale {_SCALES[scale]}", self._scaled(scale, frames)) for scale in self._scales]
         if self._may_move:
             steps.append(("cpu", self._flow_on_cpu))
         while True:
-            if self._wrote_scale:  # of an attempt before, and no longer true
+            if self._wrote_scale:  # by the attempt before
                 self.pipeline.effective.pop("raft_scale", None)
             self._wrote_scale = 0 < self._flow_step <= len(self._scales)
             try:
@@ -100,9 +100,9 @@ class Ladder:
             self._step_down("flow", steps[self._flow_step][0], reason)
 
     def clip_splitter(self, inpaint: Callable[[Clip], np.ndarray], clip: Clip) -> np.ndarray:
-        """The clip inpainted at the first step that fits; arguments as the pipeline's seam."""
+        """Inpaint the clip at the first step that fits; see `propainter.inference.interfaces.ClipSplitter`."""
         self._flow_step, self._flow_failed = 0, False
-        clip_splitter, on_cpu = self._over_time, False
+        clip_splitter, on_cpu = self._split, False
         while True:
             longest = 0
 
@@ -116,7 +116,7 @@ class Ladder:
                 if not on_cpu:
                     return clip_splitter(watched, clip)
                 with on_the_cpu(self.pipeline):
-                    return self._over_time(watched, clip)
+                    return self._split(watched, clip)
             except Exception as error:
                 if not is_out_of_memory(error) or self._flow_failed or on_cpu:
                     raise
@@ -133,7 +133,7 @@ class Ladder:
             self._step_down(self._stage, step, reason)
 
     def _scaled(self, scale: float, frames: Tensor) -> ScaledFlow:
-        """The estimator at `scale` times what it is asked for itself; says so in `effective["raft_scale"]`."""
+        """Return the estimator at `scale` times its configured scale; it writes `effective["raft_scale"]`."""
         inner = self._estimate
         if isinstance(inner, ScaledFlow):
             scale *= inner.scale or scale_by_pixels(*frames.shape[-2:])
@@ -151,7 +151,7 @@ class Ladder:
 
     def _step_down(self, stage: str, step: str, reason: str) -> None:
         log.warning("out of memory in stage %s (%s): now %s", stage, reason, step)
-        if not any((stats["stage"], stats["step"]) == (stage, step) for stats in self._stats):
+        if not any((taken["stage"], taken["step"]) == (stage, step) for taken in self._stats):
             self._stats.append({"stage": stage, "step": step, "reason": reason})
         release_memory()
         if torch.cuda.is_available():
@@ -160,8 +160,8 @@ class Ladder:
 
 @contextmanager
 def on_the_cpu(pipeline: Pipeline, names: tuple[str, ...] = NETWORKS) -> Iterator[None]:
-    """Some of the networks (and, with all of them, the pipeline's dtype) in float32 on the CPU inside the block."""
-    before, dtype = places(pipeline.networks, names), pipeline.dtype
+    """Move networks to the CPU in float32 inside the block; with all three networks, set the pipeline's dtype too."""
+    before, dtype = placements(pipeline.networks, names), pipeline.dtype
     try:
         with torch.inference_mode(False):  # inside it weights would become inference tensors for good
             for tensor, _, kept in before:
@@ -178,8 +178,8 @@ def on_the_cpu(pipeline: Pipeline, names: tuple[str, ...] = NETWORKS) -> Iterato
                 tensor.data = tensor.data.to(device, kept)
 
 
-def places(networks: Networks, names: tuple[str, ...]) -> list[tuple[Tensor, torch.device, torch.dtype]]:
-    """Every parameter and buffer of these networks, and where and in which dtype it is."""
+def placements(networks: Networks, names: tuple[str, ...]) -> list[tuple[Tensor, torch.device, torch.dtype]]:
+    """Return every parameter and buffer of these networks with its device and dtype."""
     modules = [getattr(networks, name) for name in names]
     tensors: list[Any] = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
     return [(tensor, tensor.device, tensor.dtype) for tensor in tensors]

@@ -1,4 +1,4 @@
-"""`flow_cache`: flows of frames that have been seen before come from disk."""
+"""`flow_cache`: keep flows on disk, and read them for frames that had their flow estimated before."""
 
 import hashlib
 import json
@@ -27,24 +27,25 @@ from variants.precision import TF32_BACKENDS
 
 log = logging.getLogger(__name__)
 
-_OF_THE_FLOW = ("correlation", "raft_scale")
+_FLOW_GROUPS = ("correlation", "raft_scale")
+"""Keys of `effective` that flow estimators write."""
 
 
 @claims_published
 def disk(pipeline: Pipeline, folder: str | Path, max_gb: float = 8) -> Pipeline:
-    """Keep flows in a folder, by all that shapes them: frames, weights, estimator, precision, device and code.
+    """Keep flows in a folder. The key covers frames, weights, estimator, precision, device, versions and sources.
 
-    `effective["flow_cache"]` counts calls of the estimator over all runs: `hits`, `misses`, `cold_s` (seconds of the
-    misses together, null without one), `hit_s` (seconds of each hit), `avoided_s` (for each hit, what its flow took
-    when it was estimated), `kept` (how many entries were written).
+    `effective["flow_cache"]` has figures of all calls of the estimator: `hits`, `misses`, `cold_s` (seconds of all
+    misses, null without one), `hit_s` (seconds of each hit), `avoided_s` (for each hit, the seconds that estimating the
+    flow took), `kept` (number of written entries).
 
     Args:
-        folder: made where it is missing; a folder that can't be written to is a warning, and nothing is kept.
-        max_gb: bound of the folder in GiB; entries used longest ago go first, one larger than this is not kept.
+        folder: made if it is missing. A folder that can't be written to is a warning, and no flow is kept.
+        max_gb: bound of the folder in GiB. The entries used longest ago are removed first; a larger entry is not kept.
 
     Raises:
         InputError: `max_gb` is not above 0.
-        Unsupported: the estimator does not say what shapes its flow.
+        UnsupportedError: the estimator has no identity.
     """
     check_number("flow_cache.max_gb", max_gb, above_0, "a number of GiB above 0")
     pipeline.caches_flow = True
@@ -54,17 +55,17 @@ def disk(pipeline: Pipeline, folder: str | Path, max_gb: float = 8) -> Pipeline:
 
 
 class CachedFlow:
-    """A flow estimator whose flows are kept.
+    """A flow estimator that keeps the flows of another.
 
     Args:
-        inner: estimates what is not there; `inner.identity` says in words what shapes its flow.
-        network: RAFT, with the weights it will have.
-        entries: where flows are kept.
-        effective: where `flow_cache` is written. What the inner estimator writes there about itself is kept with an
-            entry, and said again on a hit, with `from_cache`.
+        inner: estimates flow that has no entry. `inner.identity` is text on what shapes its flow.
+        network: RAFT with its final weights.
+        entries: the kept flows.
+        effective: gets `flow_cache`. An entry has the inner estimator's own report with it, which a hit writes here
+            again with `from_cache`.
 
     Raises:
-        Unsupported: the inner estimator has no identity.
+        UnsupportedError: the inner estimator has no identity.
     """
 
     def __init__(
@@ -77,19 +78,21 @@ class CachedFlow:
         self.identity = getattr(inner, "identity", None)
         if not self.identity:
             raise UnsupportedError(
-                f"flow_cache=disk needs a flow estimator that says what shapes its flow; {type(inner).__name__} has no "
-                "`identity`"
+                f"flow_cache=disk needs a flow estimator with an `identity`, text on what shapes its flow; "
+                f"{type(inner).__name__} has none"
             )
         self._sources = source_fingerprint(propainter, variants)
         self._weights: str | None = None
-        self._stats = {"hits": 0, "misses": 0, "cold_s": None, "hit_s": [], "avoided_s": [], "kept": 0}
+        self._stats: dict[str, Any] = {"hits": 0, "misses": 0, "cold_s": None, "hit_s": [], "avoided_s": [], "kept": 0}
         effective["flow_cache"] = self._stats
 
     def __call__(self, frames: Tensor, report: Callable[[int, int], None] = lambda done, total: None) -> Flows:
-        """[1, T, 3, H, W] in [-1, 1] -> flow_f and flow_b, each [1, T-1, 2, H, W] in pixels, on the frames' device.
+        """Read or estimate flow: frames [1, T, 3, H, W] in [-1, 1] -> flow_f and flow_b, each [1, T-1, 2, H, W].
+
+        Flow is in pixels, on the frames' device.
 
         Raises:
-            Unsupported: RAFT's modules are wrapped, so that what they compute can't be told from their weights.
+            UnsupportedError: a module of RAFT is wrapped, so that its weights do not determine its output.
         """
         start, stats = time.perf_counter(), self._stats
         key = self.key(frames)
@@ -102,7 +105,8 @@ class CachedFlow:
         (flow_f, flow_b), about = entry
         flows = flow_f.to(frames.device), flow_b.to(frames.device)
         if not stats["misses"]:
-            self.effective.update({group: {**seen, "from_cache": True} for group, seen in about["effective"].items()})
+            kept = about["effective"].items()
+            self.effective.update({group: {**report, "from_cache": True} for group, report in kept})
         report(frames.shape[1], frames.shape[1])
         stats["hits"] += 1
         stats["hit_s"].append(time.perf_counter() - start)
@@ -110,10 +114,10 @@ class CachedFlow:
         return flows
 
     def key(self, frames: Tensor) -> str:
-        """Hex digits over all that shapes the flow of these frames, in the contexts that are entered now."""
+        """Return a hash, 32 hex digits, of all that shapes the flow of these frames in the contexts entered now."""
         device = frames.device
         autocast = torch.is_autocast_enabled(device.type) and str(torch.get_autocast_dtype(device.type))
-        # On the CPU the last bits go with the instructions it has, and with how a sum is split over threads.
+        # On the CPU the last bits depend on its instructions and on the number of threads that share a sum.
         on_cpu = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else (device.type, *on_cpu)
         tf32 = [backend.fp32_precision for backend in TF32_BACKENDS]
@@ -133,8 +137,8 @@ class CachedFlow:
             return flows
         if flow_f.untyped_storage().data_ptr() == flow_b.untyped_storage().data_ptr():
             flow_f, flow_b = flow_f.clone(), flow_b.clone()  # safetensors takes no two tensors of one storage
-        seen = {group: self.effective[group] for group in _OF_THE_FLOW if group in self.effective}
-        about = {"effective": seen, "estimate_s": estimate_s}
+        reports = {group: self.effective[group] for group in _FLOW_GROUPS if group in self.effective}
+        about = {"effective": reports, "estimate_s": estimate_s}
         text = {"about": json.dumps(about), "digest": digest(flow_f, flow_b)}
         try:
             self.entries.write(key, lambda path: save_file({"flow_f": flow_f, "flow_b": flow_b}, path, text))
@@ -146,28 +150,28 @@ class CachedFlow:
 
 
 def digest(*tensors: Tensor) -> str:
-    """Hex digits over the tensors' bytes, shapes and dtypes."""
+    """Return a hash, 64 hex digits, of the tensors' bytes, shapes and dtypes."""
     hashed = hashlib.sha256()
     for tensor in tensors:
         hashed.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-        hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return hashed.hexdigest()
 
 
 def _weights(network: nn.Module) -> str:
-    """Over all tensors of a network whose modules compute what their classes say."""
+    """Return a hash and the names of all tensors of a network that has no wrapped module."""
     for name, module in network.named_modules():
         if is_wrapped(module):
             raise UnsupportedError(
-                f"flow_cache=disk can't tell what flows RAFT gives, because its {name or 'forward'} is wrapped; leave "
-                "raft out of precision.dtypes and compile.components"
+                f"flow_cache=disk can't identify RAFT's flows, because its {name or 'forward'} is wrapped; leave raft "
+                "out of precision.dtypes and compile.components"
             )
     state = network.state_dict()
     return digest(*state.values()) + " ".join(state)
 
 
 def _load(path: Path) -> tuple[Flows, dict[str, Any]]:
-    """Flows on the CPU, and what is said about them.
+    """Read flows to the CPU, and the description kept with them.
 
     Raises:
         SafetensorError, KeyError, ValueError: the file is damaged.

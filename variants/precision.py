@@ -12,17 +12,22 @@ from torchvision.ops import deform_conv2d
 
 from propainter import InputError
 from propainter.inference.pipeline import Pipeline
+from propainter.models.layers import DeformableAlignment
 from variants import UnsupportedError, claims_published, needs_cuda
 from variants.components import check_components, modules_of, wrap
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-TF32_BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
-"""What can round float32 to TF32, each with an `fp32_precision` of "ieee", "tf32" or "none" (the default)."""
+TF32_BACKENDS: tuple[Any, ...] = (
+    torch.backends.cuda.matmul,
+    torch.backends.cudnn.conv,  # type: ignore[attr-defined]
+    torch.backends.cudnn.rnn,
+)
+"""torch's backends that can round float32 to TF32; `fp32_precision` is "ieee", "tf32" or "none" (the default)."""
 
 GENERATOR_STAGES = ("generation",)
 ALL_STAGES = ("flow", "completion", "generation")
-"""Stages with matrix products and convolutions; propagation has none."""
+"""Stages with matrix products and convolutions: all but propagation."""
 
 CAST_BY_AUTOCAST = (nn.Conv2d, nn.Conv3d, nn.Linear)
 """Layers that autocast runs in half precision, on every device."""
@@ -30,17 +35,17 @@ CAST_BY_AUTOCAST = (nn.Conv2d, nn.Conv3d, nn.Linear)
 
 @claims_published
 def fp32(pipeline: Pipeline) -> Pipeline:
-    """Everything in float32, with TF32 off (set explicitly around every stage, restored after it)."""
+    """Compute all in float32 with TF32 off; torch's flags are set around every stage and restored after it."""
     pipeline.contexts.append(lambda stage: tf32_flags(False))
     return pipeline
 
 
 @needs_cuda
 def tf32(pipeline: Pipeline) -> Pipeline:
-    """float32 tensors, with TF32 allowed in CUDA's matrix products and convolutions.
+    """Allow TF32 in CUDA's matrix products and convolutions; tensors stay float32.
 
     Raises:
-        Unsupported: on a device without TF32.
+        UnsupportedError: the device has no TF32.
     """
     device = pipeline.networks.device
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
@@ -51,10 +56,10 @@ def tf32(pipeline: Pipeline) -> Pipeline:
 
 @needs_cuda
 def half(pipeline: Pipeline) -> Pipeline:
-    """The published way to fp16: RAFT in float32, the other networks and all data after it `.half()`.
+    """Compute in float16 as published: RAFT in float32, the other networks and all data after RAFT by `.half()`.
 
     Raises:
-        Unsupported: on the CPU.
+        UnsupportedError: the networks are on the CPU.
     """
     fp32(pipeline)
     device = pipeline.networks.device
@@ -72,13 +77,13 @@ def half(pipeline: Pipeline) -> Pipeline:
 def amp(
     pipeline: Pipeline, dtype: str | None = None, everything: bool = False, cast_weights_once: bool = False
 ) -> Pipeline:
-    """Autocast around generation, or around every stage that has a network.
+    """Run generation under autocast, or every stage that has a network.
 
     Args:
-        dtype: "float16" or "bfloat16"; default float16 on CUDA, bfloat16 on the CPU.
-        everything: also RAFT and flow completion, which stay in float32 otherwise.
-        cast_weights_once: weights of convolutions and linear layers are cast before the run. In inference mode
-            autocast keeps none of its casts and does it at each call, to the same numbers.
+        dtype: "float16" or "bfloat16"; None: float16 on CUDA, bfloat16 on the CPU.
+        everything: whether RAFT and flow completion run under autocast too; else they stay in float32.
+        cast_weights_once: whether to cast weights of convolutions and linear layers before the run. In inference mode
+            autocast caches no cast and repeats it at each call, with the same result.
 
     Raises:
         InputError: `cast_weights_once` is neither true nor false.
@@ -107,7 +112,7 @@ def amp(
 
 
 def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
-    """Cast the weights of the layers that autocast runs in half precision, as it would at each of their calls."""
+    """Cast the weights of the layers that autocast runs in half precision, as autocast does at each call."""
     for layer in network.modules():
         if isinstance(layer, CAST_BY_AUTOCAST):
             for name, weight in list(layer.named_parameters(recurse=False)):
@@ -115,9 +120,9 @@ def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
 
 
 def per_component(pipeline: Pipeline, dtypes: Mapping[str, str | None]) -> Pipeline:
-    """A dtype for each component: autocast inside it, float32 between components.
+    """Run each component in its own dtype: autocast inside a component, float32 between components.
 
-    Weights stay float32 and are cast where they are used; batch norms stay float32.
+    Weights stay float32 and are cast at each use; batch norms stay float32.
 
     Args:
         dtypes: component -> "float32", "float16", "bfloat16", or null for float16 on CUDA and bfloat16 on the CPU.
@@ -135,11 +140,11 @@ def per_component(pipeline: Pipeline, dtypes: Mapping[str, str | None]) -> Pipel
 
 
 def autocast_dtype(device: torch.device, name: str | None) -> torch.dtype:
-    """The dtype of that name, or the device's usual one.
+    """Return the dtype of that name, or the device's default half precision.
 
     Raises:
-        InputError: a name that is none of the half precisions.
-        Unsupported: float16 on the CPU.
+        InputError: the name is no half precision.
+        UnsupportedError: float16 on the CPU.
     """
     name = name or ("float16" if device.type == "cuda" else "bfloat16")
     if name not in ("float16", "bfloat16"):
@@ -150,7 +155,7 @@ def autocast_dtype(device: torch.device, name: str | None) -> torch.dtype:
 
 
 def autocast_inside(forward: Callable[..., Any], device_type: str, dtype: torch.dtype) -> Callable[..., Any]:
-    """The forward under autocast, its floating-point outputs cast back to float32."""
+    """Return the forward under autocast, with its floating-point outputs cast back to float32."""
 
     @wraps(forward)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -162,14 +167,14 @@ def autocast_inside(forward: Callable[..., Any], device_type: str, dtype: torch.
 
 
 def deform_in_fp32(pipeline: Pipeline, components: tuple[str, ...] | list[str]) -> None:
-    """Run the components' deformable convolutions in float32: they have no bfloat16, and no fp16 on the CPU.
+    """Run the components' deformable convolutions in float32: they have no bfloat16, and no float16 on the CPU.
 
-    Under CUDA's autocast torchvision does the same by itself. Said in `effective`.
+    Under CUDA's autocast torchvision does the same by itself. `effective["ops_in_fp32"]` gets an entry.
     """
     for component in components:
         for module in modules_of(pipeline.networks, component):
             for part in module.modules():
-                if hasattr(part, "deform_conv"):
+                if isinstance(part, DeformableAlignment):
                     part.deform_conv = _deform_conv_fp32
                     stats = pipeline.effective.setdefault("ops_in_fp32", {})
                     stats[f"{component}.deform_conv2d"] = "no autocast kernel in half precision"

@@ -1,4 +1,4 @@
-"""`raft_scale`: flow estimated on smaller frames, and brought back to the size of the video."""
+"""`raft_scale`: estimate flow on smaller frames, and resize it to the size of the video."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +13,10 @@ from propainter.validation import check_number
 from variants import claims_published
 
 SMALLEST_SIDE = 128
-"""RAFT's least height and width in pixels; both are multiples of 8."""
+"""RAFT's smallest height and width in pixels; both are multiples of 8."""
 
 AUTO = ((3840 * 2160, 1 / 8), (1920 * 1080, 1 / 4), (1024 * 1024, 1 / 2))
-"""Frames of more pixels than the first get the second as their scale, the first row that fits."""
+"""(pixels, scale): frames with more pixels get the scale, by the first row that fits."""
 
 
 @claims_published.when(lambda scale: scale == 1)
@@ -24,10 +24,10 @@ def scaled(pipeline: Pipeline, scale: float) -> Pipeline:
     """Estimate flow at `scale` times the frames' size.
 
     Args:
-        scale: above 0, at most 1; raised where a side would fall under 128.
+        scale: above 0, at most 1. It is raised so that no side falls under 128 pixels.
 
     Raises:
-        InputError: any other scale.
+        InputError: the scale is another one.
     """
     check_number("raft_scale.scale", scale, lambda number: 0 < number <= 1, "a number above 0, and at most 1")
     pipeline.flow_estimator = ScaledFlow(pipeline.flow_estimator, scale, pipeline.effective)
@@ -35,38 +35,38 @@ def scaled(pipeline: Pipeline, scale: float) -> Pipeline:
 
 
 def auto(pipeline: Pipeline) -> Pipeline:
-    """The scale by the frames' pixels: above 3840x2160 1/8, above 1920x1080 1/4, above 1024x1024 1/2, else 1."""
+    """Choose the scale by the frames' pixels: above 3840x2160 1/8, above 1920x1080 1/4, above 1024x1024 1/2, else 1."""
     pipeline.flow_estimator = ScaledFlow(pipeline.flow_estimator, None, pipeline.effective)
     return pipeline
 
 
 def scale_by_pixels(height: int, width: int) -> float:
-    """What `auto` asks for."""
+    """Return the scale of `auto` for frames of this size in pixels."""
     return next((scale for pixels, scale in AUTO if height * width > pixels), 1)
 
 
 def flow_size(height: int, width: int, scale: float) -> tuple[float, tuple[int, int]]:
-    """The scale that is used, and height and width in pixels that flow is estimated at.
+    """Return the effective scale, and the height and width in pixels at which flow is estimated.
 
     Args:
-        height, width: of the frames in pixels, multiples of 8 and at least 128.
-        scale: that is asked for. It is raised where the shorter side would fall under 128, for both sides alike.
+        height: of the frames in pixels, a multiple of 8, at least 128.
+        width: as height.
+        scale: the configured scale. It is raised for both sides where the shorter side would fall under 128 pixels.
 
     Returns:
-        The scale and the sides after it, rounded to the nearest multiple of 8.
+        The scale, and both sides rounded to the nearest multiple of 8.
     """
     used = min(1, max(scale, SMALLEST_SIDE / min(height, width)))
     return used, (8 * int(height * used / 8 + 0.5), 8 * int(width * used / 8 + 0.5))
 
 
 class ScaledFlow:
-    """A flow estimator at a scale; at scale 1 it is the inner one, untouched.
+    """A flow estimator at a scale; at scale 1 it calls the inner one with the frames as they are.
 
     Args:
-        inner: the estimator that is given the smaller frames.
-        scale: that is asked for; None for `scale_by_pixels`.
-        effective: where `raft_scale` is written: `asked`, `used`, `flow_size` [h, w], and `ratio`, what flow in y and
-            in x is multiplied by.
+        inner: the estimator of the smaller frames' flow.
+        scale: the configured scale; None for `scale_by_pixels`.
+        effective: gets `raft_scale`: `asked`, `used`, `flow_size` [h, w], and `ratio`, the factors of flow in y and x.
     """
 
     def __init__(self, inner: FlowEstimator, scale: float | None, effective: dict[str, Any] | None = None) -> None:
@@ -75,13 +75,13 @@ class ScaledFlow:
         self.effective = {} if effective is None else effective
 
     def __call__(self, frames: Tensor, report: Callable[[int, int], None] = lambda done, total: None) -> Flows:
-        """[1, T, 3, H, W] in [-1, 1] -> flow_f and flow_b, each [1, T-1, 2, H, W] in pixels of these frames."""
-        size = frames.shape[-2:]
-        asked = self.scale or scale_by_pixels(*size)
-        used, small = flow_size(*size, asked)
+        """Estimate flow: [1, T, 3, H, W] in [-1, 1] -> flow_f and flow_b, each [1, T-1, 2, H, W] in these pixels."""
+        height, width = size = frames.shape[-2], frames.shape[-1]
+        asked = self.scale or scale_by_pixels(height, width)
+        used, small = flow_size(height, width, asked)
         ratio = [full / less for full, less in zip(size, small, strict=True)]
         self.effective["raft_scale"] = {"asked": asked, "used": used, "flow_size": list(small), "ratio": ratio}
-        if small == tuple(size):
+        if small == size:
             return self.inner(frames, report)
         smaller = F.interpolate(frames[0], small, mode="bilinear", antialias=True)[None]
         flow_f, flow_b = self.inner(smaller, report)
@@ -89,13 +89,13 @@ class ScaledFlow:
 
     @property
     def identity(self) -> str | None:
-        """What shapes the flow, in words; None where the inner estimator does not say."""
+        """Text on what shapes the flow; None where the inner estimator has none."""
         inner = getattr(self.inner, "identity", None)
         return inner and f"{inner} at scale {self.scale or 'by pixels'}"
 
 
 def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
-    """Flow at another size of the frames, bilinearly: [1, T, 2, h, w] -> [1, T, 2, H, W], each in its own pixels."""
+    """Resize flow to another size of the frames, bilinearly: [1, T, 2, h, w] in pixels -> [1, T, 2, H, W] in pixels."""
     height, width = flow.shape[-2:]
-    resized = F.interpolate(flow[0], tuple(size), mode="bilinear")[None]
+    resized = F.interpolate(flow[0], size, mode="bilinear")[None]
     return resized.mul_(torch.tensor([size[1] / width, size[0] / height]).to(flow).view(2, 1, 1))

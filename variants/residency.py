@@ -1,7 +1,8 @@
-"""`residency`: what of a run stays on the device, and for how long."""
+"""`residency`: where a run keeps its intermediates, and how long."""
 
 from collections.abc import Sequence
 from inspect import unwrap
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,26 +16,26 @@ from variants import claims_published
 
 @claims_published
 def lean(pipeline: Pipeline) -> Pipeline:
-    """Each intermediate is freed when its last user is done."""
+    """Free each intermediate after its last use."""
     return _use(pipeline, EagerFree, "lean")
 
 
 @claims_published
 def offload(pipeline: Pipeline) -> Pipeline:
-    """As `lean`, and between stages and windows frames, masks and flows are on the host.
+    """Keep frames, masks and flows on the host between stages and windows; else as `lean`.
 
-    On the CPU that is where they are anyway: `moved_bytes` in `effective` stays 0.
+    On the CPU nothing moves: `moved_bytes` in `effective` stays 0.
     """
     return _use(pipeline, CpuOffload, "offload")
 
 
 @claims_published
 def streaming(pipeline: Pipeline) -> Pipeline:
-    """Over a sliding span of the video: each step as soon as what it reads is there, each intermediate let go when its
-    last reader is done, so that memory does not grow with the video.
+    """Take the video through all stages in a sliding window, so that memory does not grow with the video's length.
 
-    `effective["residency"]` says how much was held at once: see `Streaming`; and `onednn_kernels`, of how many oneDNN
-    was told to keep the code (see `set_onednn_cache_capacity`), None on devices other than the CPU.
+    Each step runs as soon as its inputs exist, and each intermediate is freed after its last use. The figures of
+    `Streaming` are in `effective["residency"]`; `onednn_kernels` there is the number of kernels whose code oneDNN keeps
+    (see `set_onednn_cache_capacity`), None on devices other than the CPU.
     """
     on_cpu = pipeline.networks.device.type == "cpu"
     stats = {"kind": "streaming", "onednn_kernels": set_onednn_cache_capacity() if on_cpu else None}
@@ -61,8 +62,8 @@ def frame_by_frame(pipeline: Pipeline) -> tuple[Streaming | None, str | None]:
 
 
 def _use(pipeline: Pipeline, kind: type["EagerFree"], name: str) -> Pipeline:
-    """`effective` gets the largest figures of any run of the stages (of any chunk)."""
-    stats = {"kind": name, "freed_bytes": 0, "host_bytes": 0, "moved_bytes": 0}
+    """Use storage of this class; `effective["residency"]` gets the largest figures of any run of the stages."""
+    stats: dict[str, Any] = {"kind": name, "freed_bytes": 0, "host_bytes": 0, "moved_bytes": 0}
     pipeline.effective["residency"] = stats
 
     def storage(device: torch.device) -> EagerFree:
@@ -73,21 +74,21 @@ def _use(pipeline: Pipeline, kind: type["EagerFree"], name: str) -> Pipeline:
 
 
 class EagerFree(DeviceStorage):
-    """Dropped tensors are freed.
+    """Storage that frees dropped tensors.
 
     Args:
-        device: where the networks are.
-        said: `freed_bytes` (dropped before the run's end), `host_bytes` (the most that was on the host for this
-            storage) and `moved_bytes` (copied from host to device) are kept here, each the largest so far.
+        device: of the networks.
+        stats: gets `freed_bytes` (dropped before the run's end), `host_bytes` (the most on the host at once) and
+            `moved_bytes` (copied from host to device), each the largest of all runs.
     """
 
-    def __init__(self, device: torch.device, stats: dict[str, int | str]) -> None:
+    def __init__(self, device: torch.device, stats: dict[str, Any]) -> None:
         super().__init__(device)
         self._stats = stats
         self._sums: dict[str, int] = {}
 
     def drop(self, *names: str) -> None:
-        """These are not needed any more: let them go."""
+        """Free tensors that no later step reads."""
         for name in names:
             self._count("freed_bytes", self._tensors.pop(name).nbytes)
 
@@ -97,22 +98,22 @@ class EagerFree(DeviceStorage):
 
 
 class CpuOffload(EagerFree):
-    """Tensors wait on the host, pinned under CUDA; `get` copies what is asked for to the device."""
+    """Storage on the host, in pinned memory under CUDA; `get` copies to the device."""
 
     def put(self, name: str, tensor: Tensor) -> None:
         """Keep a tensor on the host."""
         if self._moves:
-            # The strides stay as they are, since cuDNN chooses by them. Not asynchronous: `get` may read it at once.
+            # Same strides, by which cuDNN chooses its algorithm. Not asynchronous: `get` may read the copy at once.
             host = torch.empty_like(tensor, device="cpu", pin_memory=self.device.type == "cuda")
             tensor = host.copy_(tensor)
         super().put(name, tensor)
         self._stats["host_bytes"] = max(self._stats["host_bytes"], sum(kept.nbytes for kept in self._tensors.values()))
 
     def get(self, name: str, entries: slice | Sequence[int] = slice(None)) -> Tensor:
-        """A copy of a tensor, or of some of its T entries, on the device.
+        """Return a copy of a tensor, or of some of its T entries, on the device.
 
-        Asynchronous: the stream keeps the order, and the pinned memory outlives the copy (torch's host allocator
-        waits for it), even where the tensor is dropped meanwhile.
+        The copy is asynchronous. The stream keeps the order, and torch's host allocator keeps pinned memory until the
+        copy is done, even if the tensor is dropped before.
         """
         if not self._moves:
             return super().get(name, entries)
@@ -120,10 +121,10 @@ class CpuOffload(EagerFree):
         if isinstance(entries, slice):
             moved = host[:, entries].to(self.device, non_blocking=True)
         else:
-            # Entry by entry from pinned memory: host[:, entries] would be a copy that is not pinned.
+            # Entry by entry: host[:, entries] would be a copy in memory that is not pinned.
             moved = host.new_empty((host.shape[0], len(entries), *host.shape[2:]), device=self.device)
-            for place, entry in enumerate(entries):
-                moved[:, place].copy_(host[:, entry], non_blocking=True)
+            for target, entry in enumerate(entries):
+                moved[:, target].copy_(host[:, entry], non_blocking=True)
         self._count("moved_bytes", moved.nbytes)
         return moved
 

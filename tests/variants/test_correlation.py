@@ -25,7 +25,7 @@ class TestCorrelation:
     @pytest.mark.parametrize("block_bytes", [1, 2**17, 2**30])
     def test_equals_the_volume(self, monkeypatch, size, block_bytes, whole):
         """Both ways to the dot products, in blocks of any size; levels of odd sizes; in and out of the image."""
-        monkeypatch.setattr(correlation, "WHOLE_LEVEL_POSITIONS", 10**9 if whole else 0)
+        monkeypatch.setattr(correlation, "PRODUCT_MAX_POSITIONS", 10**9 if whole else 0)
         first, second, coords = random_lookup(size, batch=1 if block_bytes == 1 else 2)
         published, block = CorrBlock(), OnDemand(block_bytes=block_bytes)
         published.build_pyramid(first, second)
@@ -73,7 +73,7 @@ class TestCorrelation:
     @pytest.mark.parametrize("whole", [True, False])
     def test_memory_is_linear_in_pixels(self, monkeypatch, whole):
         """The largest tensor at sizes from 256 to 4096 pixels, blocks bounded: never more than pixels' own share."""
-        monkeypatch.setattr(correlation, "WHOLE_LEVEL_POSITIONS", 10**9 if whole else 0)
+        monkeypatch.setattr(correlation, "PRODUCT_MAX_POSITIONS", 10**9 if whole else 0)
         block_bytes, channels = 2**18, 16
         for side in (16, 32, 64):
             first, second, coords = random_lookup((side, side), batch=1, channels=channels)

@@ -37,7 +37,7 @@ def test_a_mark_may_depend_on_options():
 
 @pytest.mark.parametrize(("old", "new"), [("Unsupported", "UnsupportedError"), ("PUBLISHED", "GROUPS")])
 def test_an_old_name_works_and_tells_the_new_one(old, new):
-    with pytest.warns(DeprecationWarning, match=rf"variants\.{old} is now variants\.{new}"):
+    with pytest.warns(DeprecationWarning, match=rf"variants\.{old} is called variants\.{new} now"):
         assert getattr(variants, old) is getattr(variants, new)
 
 

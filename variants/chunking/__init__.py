@@ -1,4 +1,4 @@
-"""`chunking`: a long clip is inpainted in overlapping chunks, so that memory does not grow with its length."""
+"""`chunking`: inpaint a long clip in overlapping chunks, so that memory does not grow with the clip's length."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ Chunks = list[tuple[int, int]]
 
 
 def fixed(pipeline: Pipeline, size: int = 10, overlap: int = 2) -> Pipeline:
-    """Chunks of `size` frames, neighbours sharing `overlap` frames.
+    """Inpaint in chunks of `size` frames; neighbouring chunks share `overlap` frames.
 
     Raises:
         InputError: a size under 2 frames, or an overlap that is not under the size.
@@ -31,7 +31,7 @@ def fixed(pipeline: Pipeline, size: int = 10, overlap: int = 2) -> Pipeline:
 
 
 def long(pipeline: Pipeline, size: int = 50, overlap: int = 2, above: int = 50) -> Pipeline:
-    """As `fixed`, for clips of more than `above` frames; shorter ones are inpainted whole.
+    """Inpaint clips of more than `above` frames as `fixed` does, and shorter clips in one piece.
 
     Raises:
         InputError: see `fixed`; or `above` is no whole number.
@@ -58,22 +58,22 @@ def auto(
     margin: float = 0.2,
     limit_gb: float | None = None,
 ) -> Pipeline:
-    """The largest chunk that is predicted to fit the memory.
+    """Inpaint in the largest chunks that are predicted to fit the memory.
 
-    The first run inpaints two stretches of `probe` frames (where the hole is largest; the smaller one once more
-    before, so that one-off costs do not count), and draws a line through their peaks. Later runs of the same clip
-    shape use what the first one chose. Where even the smallest chunk (`overlap` + 1 frames) is predicted not to fit,
-    that one is used, with a warning.
+    The first run inpaints two parts of `probe` frames where the hole is largest, and draws a line through their peaks.
+    The smaller part runs once before, so that one-off costs do not count. Later runs of the same clip shape use the
+    first run's choice. If even the smallest chunk (`overlap` + 1 frames) is predicted not to fit, the run uses it
+    with a warning.
 
     Args:
         overlap: frames that neighbouring chunks share.
-        probe: frames of the smaller and the larger stretch.
-        margin: share of the memory that is left free.
-        limit_gb: GiB to stay under instead of the free memory. On CUDA of all that torch allocates, weights included;
-            on the CPU of what the resident set grows by.
+        probe: frames of the smaller and the larger part.
+        margin: share of the memory that stays free.
+        limit_gb: GiB to stay under instead of the free memory. On CUDA it bounds all that torch allocates, weights
+            included; on the CPU it bounds the growth of the resident set.
 
     Raises:
-        InputError: for options that make no sense.
+        InputError: an option has a wrong type or is out of range.
     """
     check_whole("chunking.overlap", overlap, least=0)
     frames = list(probe) if isinstance(probe, Sequence) else [probe]
@@ -103,7 +103,7 @@ def auto(
         pipeline.effective["chunking"]["measured_peak_bytes"] = watched.bytes
         if watched.bytes > choice["limit_bytes"]:
             log.warning("chunks of %d frames took %d bytes, over the limit", choice["size"], watched.bytes)
-        chosen[key] = choice  # only now: an attempt that failed is probed again, with the memory then free
+        chosen[key] = choice  # only now: after a failed attempt the next run probes again, with the memory then free
         return result
 
     pipeline.clip_splitter = clip_splitter
@@ -111,11 +111,11 @@ def auto(
 
 
 def in_chunks_of(pipeline: Pipeline, size: int, overlap: int, more: dict[str, Any] | None = None) -> ClipSplitter:
-    """`clip_splitter` in chunks of `size` frames; says so, and `more`, in `effective`."""
+    """Return a `clip_splitter` in chunks of `size` frames, which writes `effective["chunking"]`, `more` included."""
 
     def inpaint_with_room(inpaint: Inpaint, part: Clip) -> np.ndarray:
         if pipeline.networks.device.type == "cpu":
-            release_memory()  # what the C library kept of the chunk before would add to this one's peak
+            release_memory()  # else freed memory of the chunk before counts toward this chunk's peak
         return inpaint(part)
 
     def clip_splitter(inpaint: Inpaint, clip: Clip) -> np.ndarray:
@@ -128,11 +128,11 @@ def in_chunks_of(pipeline: Pipeline, size: int, overlap: int, more: dict[str, An
 
 
 def plan_chunks(num_frames: int, size: int, overlap: int) -> Chunks:
-    """Start and stop of the chunks over a clip of at least 2 frames.
+    """Return start and stop of each chunk of a clip of at least 2 frames.
 
-    All have `size` frames: where the last would be shorter it is shifted back, and shares more frames with the one
-    before. (Merged into the one before it would need more memory than asked for, and be another shape to compile.)
-    A clip no longer than one chunk is one chunk.
+    All chunks have `size` frames: a last chunk that would be shorter starts earlier, and shares more frames with the
+    chunk before. (A longer last chunk would exceed the memory of `size` frames, and be another shape to compile.) A
+    clip no longer than one chunk is one chunk.
 
     Raises:
         InputError: a size under 2 frames, or an overlap that is not under the size.
@@ -145,10 +145,10 @@ def plan_chunks(num_frames: int, size: int, overlap: int) -> Chunks:
 
 
 def blend_weights(chunks: Chunks) -> np.ndarray:
-    """How much each chunk counts in each frame: float64 [chunks, frames], 0 outside a chunk, each frame's sum 1.
+    """Return the weight of each chunk in each frame: float64 [chunks, frames], 0 outside a chunk, 1 in sum per frame.
 
-    Where two chunks overlap by n frames, the later one counts 1/(n+1), 2/(n+1), ..., n/(n+1): a linear cross-fade.
-    Where more do, each rises and falls so, and their weights are scaled to the sum of 1.
+    In an overlap of n frames the later chunk has the weights 1/(n+1), 2/(n+1), ..., n/(n+1): a linear cross-fade. More
+    than two overlapping chunks rise and fall alike, and are then scaled to the sum of 1.
     """
     weights = np.zeros((len(chunks), chunks[-1][1]))
     for number, (start, stop) in enumerate(chunks):
@@ -163,13 +163,13 @@ def blend_weights(chunks: Chunks) -> np.ndarray:
 
 
 def inpaint_chunks(inpaint: Inpaint, clip: Clip, chunks: Chunks) -> np.ndarray:
-    """Inpaint chunk after chunk and cross-fade where they overlap; uint8 [T, H, W, 3].
+    """Inpaint chunk after chunk and cross-fade their overlaps; uint8 [T, H, W, 3].
 
-    The fade is summed in float32 and rounded once, so a pixel that is equal in all chunks (all outside the hole) stays
-    as it is. A frame is written when its last chunk is done. A chunk without a hole never sees the networks.
+    The fade is summed in float32 and rounded once, so that a pixel of the same value in all chunks keeps it (every
+    pixel outside the hole). A chunk without a hole does not run the networks.
 
     Raises:
-        InputError: where the masks cover every pixel of a chunk.
+        InputError: the masks cover every pixel of a chunk.
     """
     weights = blend_weights(chunks)
     result = np.empty_like(clip.frames)
@@ -202,7 +202,7 @@ def _inpaint_chunk(inpaint: Inpaint, chunk: Clip) -> np.ndarray:
 def check_sizes(
     size: int, overlap: int, size_name: str = "chunking.size", overlap_name: str = "chunking.overlap"
 ) -> None:
-    """Refuse what is no chunk, with the reason, under the options' names.
+    """Check the frames of a chunk and of its overlap, under the names of their options.
 
     Raises:
         InputError: a size under 2 frames, or an overlap under 0 or not under the size.

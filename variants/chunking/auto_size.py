@@ -1,4 +1,4 @@
-"""The largest chunk that fits the memory, predicted by a probe at two sizes (for `chunking=auto`)."""
+"""Predict the largest chunk that fits the memory, by a probe at two sizes (for `chunking=auto`)."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ from propainter.memory_tracker import MemoryPeak, memory_peak
 log = logging.getLogger(__name__)
 
 _TRIALS = 3
-"""How often a chosen size is tried and made smaller."""
+"""How often a predicted size is tried and reduced."""
 
 
 def choose_size(
@@ -33,7 +33,7 @@ def choose_size(
     """Probe, fit peak_bytes = base_bytes + bytes_per_frame * frames, and choose; arguments as in `chunking.auto`.
 
     Returns:
-        What `effective` gets: `size` (frames), the probes, the line, the limit and the predicted peak in bytes.
+        An entry of `effective`: `size` (frames), the probes, the line, the limit and the predicted peak in bytes.
     """
     count, smallest = len(clip.frames), max(2, overlap + 1)
     release_memory()
@@ -43,7 +43,7 @@ def choose_size(
         return choice | {"predicted_peak_bytes": None}
 
     def measured(frames: int) -> int | None:
-        """Peak bytes of a probe; None where it ran out of memory."""
+        """Return the peak bytes of a probe; None where it ran out of memory."""
         release_memory()
         try:
             with peaks.watching() as watched:
@@ -60,12 +60,13 @@ def choose_size(
     small, large = min(probe[0], count - 1), min(probe[1], count)
     inpaint(densest(clip, small))
     low, high = measured(small), measured(large)
+    assert low is not None  # out of memory in the small probe is raised
     if high is None:
         return choice | {"size": small, "predicted_peak_bytes": low}
     budget = limit * (1 - margin)
     size, base, slope = largest_fit([(small, low), (large, high)], budget, count)
     predicted = int(base + slope * size)
-    # A line through two peaks is a guess: the size it gives is tried before the whole clip is.
+    # A line through two peaks is a guess: try the predicted size before inpainting the clip.
     for _ in range(_TRIALS):
         if size <= smallest or size in (small, large, count):
             break
@@ -86,9 +87,9 @@ def choose_size(
 
 
 def smaller(size: int, peak: int | None, few: int, low: int, budget: float) -> int:
-    """The next size to try where `size` frames took `peak` bytes, over the budget (None: ran out of memory).
+    """Return the next size to try after `size` frames took `peak` bytes, over the budget (None: out of memory).
 
-    On the line from the small probe (`few` frames, `low` bytes) to that peak; half where that line says nothing.
+    It lies on the line from the small probe (`few` frames, `low` bytes) to that peak. Without a usable line it is half.
     """
     if peak is None or peak <= low or low >= budget or size <= few:
         return size // 2
@@ -96,13 +97,14 @@ def smaller(size: int, peak: int | None, few: int, low: int, budget: float) -> i
 
 
 def largest_fit(points: Sequence[tuple[int, int]], budget: float, count: int) -> tuple[int, float, float]:
-    """Frames (at most `count`, 0 where none fit) whose peak on the line through two (frames, bytes) is in the budget.
+    """Return the most frames whose peak, on the line through two points (frames, bytes), is in the budget.
 
-    The peak rises ever more slowly (windows and RAFT's clips stop growing at about 12 frames), so that the line is too
-    low between its two points, and too high beyond them: between them, the smaller is taken.
+    The peak is a concave function of the frames (windows and RAFT's clips stop growing at about 12 frames): the line is
+    too low between its two points, and too high beyond them. Between the points the smaller one is the result.
 
     Returns:
-        The frames, and the line's value at no frames and its slope, never under 0, both in bytes.
+        The frames (at most `count`, 0 where none fit), the line's value at 0 frames and its slope (both in bytes, the
+        slope at least 0).
     """
     (few, low), (many, high) = points
     slope = max(0.0, (high - low) / (many - few))
@@ -115,21 +117,21 @@ def largest_fit(points: Sequence[tuple[int, int]], budget: float, count: int) ->
 
 
 def free_bytes(device: torch.device) -> int:
-    """What a run may use: on CUDA what is free or torch's already, on the CPU what the system calls available."""
+    """Return the bytes a run may use: on CUDA free memory and torch's own, on the CPU the system's available memory."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     return psutil.virtual_memory().available
 
 
 def densest(clip: Clip, count: int) -> Clip:
-    """The `count` neighbouring frames with the largest hole: attention takes more memory where there is more of it."""
+    """Return the `count` neighbouring frames with the largest hole: a larger hole takes more memory in attention."""
     hole = np.concatenate([[0], np.cumsum(clip.masks.sum((1, 2), dtype=np.int64))])
     start = int(np.argmax(hole[count:] - hole[:-count]))
     return cut(clip, start, start + count)
 
 
 class StagePeaks:
-    """A context around every stage that keeps the highest peak of memory while it is being watched, else nothing."""
+    """A context for every stage that keeps the highest peak of memory while it is watched."""
 
     def __init__(self) -> None:
         self._memory: MemoryPeak | None = None
@@ -139,10 +141,10 @@ class StagePeaks:
 
     @contextmanager
     def above_this_level(self, device: torch.device) -> Iterator[None]:
-        """Inside the block a resident set's peaks are above its level now.
+        """Measure the resident set's peaks inside the block above its present level.
 
-        One level for all probes and for the run after them: what the allocator keeps from one to the next, it keeps
-        from chunk to chunk too.
+        All probes and the run after them share one level, since the allocator keeps memory from chunk to chunk as from
+        probe to probe.
         """
         self._memory = memory_peak(device)
         self.kind = self._memory.kind
@@ -154,7 +156,7 @@ class StagePeaks:
 
     @contextmanager
     def watching(self) -> Iterator["StagePeaks"]:
-        """Watch inside the block; `bytes` and `kind` ("vram", or "rss" above the level) stay after it."""
+        """Watch inside the block; `bytes` and `kind` ("vram", or "rss" above the level) remain after it."""
         self.bytes, self._watched = 0, True
         try:
             yield self
@@ -163,19 +165,20 @@ class StagePeaks:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        if not self._watched:
+        memory = self._memory
+        if not self._watched or memory is None:
             yield
             return
-        self._memory.reset()
+        memory.reset()
         try:
             yield
         finally:
-            self.bytes = max(self.bytes, self._memory.peak_bytes())
+            self.bytes = max(self.bytes, memory.peak_bytes())
 
 
 @contextmanager
 def unobserved(pipeline: Pipeline) -> Iterator[None]:
-    """Probes are no part of the run that is being watched."""
+    """Detach the pipeline's observer inside the block: probes are no part of the observed run."""
     before, pipeline.observer = pipeline.observer, Observer()
     try:
         yield
@@ -184,5 +187,6 @@ def unobserved(pipeline: Pipeline) -> Iterator[None]:
 
 
 def cut(clip: Clip, start: int, stop: int) -> Clip:
-    """Frames `start` to before `stop` of a clip."""
-    return Clip(*(None if part is None else part[start:stop] for part in clip))
+    """Return the frames from `start` to before `stop` of a clip."""
+    flow_masks = None if clip.flow_masks is None else clip.flow_masks[start:stop]
+    return Clip(clip.frames[start:stop], clip.masks[start:stop], flow_masks)

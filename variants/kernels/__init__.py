@@ -1,8 +1,9 @@
-"""`kernels`: other ways to compute the same, where torch's operations are slow at what the networks ask of them.
+"""`kernels`: faster implementations of operations that are slow in torch at the networks' shapes.
 
-Applied after `reuse`, and before what wraps the flow estimator.
+Applied after `reuse`, and before the groups that wrap the flow estimator.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from torchvision.models.optical_flow.raft import CorrBlock
 
 from propainter.allocator import no_heap_trim
 from propainter.inference.pipeline import Clip, Pipeline, StageRunner
-from propainter.models.raft import ClipFlow
+from propainter.models.raft import ClipFlow, Correlation
 from variants import UnsupportedError, claims_published
 from variants.components import is_wrapped, wrap
 from variants.correlation import AllPairs
@@ -23,24 +24,24 @@ from variants.reuse.dedup_flow import DedupFlowEstimator
 
 @claims_published
 def cpu(pipeline: Pipeline) -> Pipeline:
-    """What a CPU does faster another way: RAFT's windows, linear layers, the cutting of tokens, memory.
+    """Compute on the CPU with numba's loops for RAFT, oneDNN's convolutions for linear layers, and no heap trimming.
 
-    - Windows of the correlation volume by a loop that numba compiles: grid_sample works out for each of a window's 81
-      taps where it lies; all of them lie equally far between pixels. With `correlation=on_demand` there is no volume,
-      and nothing changes.
-    - What RAFT's recurrent units do between their convolutions, as loops that numba compiles (with `reuse=flow` or
-      `exact`, where the units lie open).
-    - The generator's linear layers, and the cutting of tokens with theirs, by oneDNN's convolutions.
-    - Flow completion and generator in channels_last, which oneDNN's convolutions compute in on processors with matrix
-      units: in any other layout torch copies what they give (RAFT's recurrent layers always are; its encoders
-      normalise each channel, for which torch would copy it back).
-    - What a run frees stays with the process until its end, so that the kernel does not clear the same pages over and
-      over (not with `residency=streaming`, which gives it back to stay small).
+    - A loop compiled by numba looks up the windows of the correlation volume. All 81 taps of a window have the same
+      fractional offset, which grid_sample computes anew for each tap. `correlation=on_demand` has no volume, and stays
+      as it is.
+    - Loops compiled by numba compute RAFT's recurrent units between their convolutions, with `reuse=flow` or `exact`,
+      which make the units' parts accessible.
+    - oneDNN's convolutions compute the generator's linear layers and the soft split.
+    - Flow completion and generator are in channels_last, the layout of oneDNN's convolutions on processors with matrix
+      units: in any other layout torch copies their outputs. RAFT's recurrent layers have that layout in any case; its
+      encoders normalise each channel, for which torch would copy back.
+    - Freed memory stays with the process until the run's end, so that the kernel does not clear the same pages again.
+      Not so with `residency=streaming`, which returns freed memory to stay small.
 
-    `effective["kernels"]` says what does each.
+    `effective["kernels"]` names the implementation of each part.
 
     Raises:
-        Unsupported: on another device, without the package numba, or with a flow estimator of another kind.
+        UnsupportedError: the device is no CPU, numba is not installed, or the flow estimator is not RAFT's own.
     """
     device, estimator = pipeline.networks.device, pipeline.flow_estimator
     if device.type != "cpu":
@@ -62,20 +63,20 @@ def cpu(pipeline: Pipeline) -> Pipeline:
         "no_heap_trim": False,
     }
     pipeline.effective["kernels"] = stats
-    pipeline.stage_runner = _keeping_memory(pipeline.stage_runner or Pipeline.run_stages, stats)
+    pipeline.stage_runner = _without_heap_trim(pipeline.stage_runner or Pipeline.run_stages, stats)
     return pipeline
 
 
-def _keeping_memory(stage_runner: StageRunner, stats: dict[str, Any]) -> StageRunner:
-    def kept(pipeline: Pipeline, clip: Clip) -> np.ndarray:
+def _without_heap_trim(stage_runner: StageRunner, stats: dict[str, Any]) -> StageRunner:
+    def run(pipeline: Pipeline, clip: Clip) -> np.ndarray:
         with no_heap_trim() as stats["no_heap_trim"]:
             return stage_runner(pipeline, clip)
 
-    return kept
+    return run
 
 
 def _loops_by_numba(estimator: ClipFlow | DedupFlowEstimator, published: CorrBlock) -> dict[str, Any]:
-    """Put the loops into the estimator; says what does its windows and recurrent units from now on."""
+    """Put the loops into the estimator, and return the implementations of its windows and recurrent units."""
     try:
         from variants.kernels import numba_corr, numba_gru, numba_math
     except ImportError as error:
@@ -83,26 +84,28 @@ def _loops_by_numba(estimator: ClipFlow | DedupFlowEstimator, published: CorrBlo
     try:
         numba_corr.compile_now(published.radius)
         numba_gru.compile_now()
-    except RuntimeError as error:  # nowhere to keep what it compiles
+    except RuntimeError as error:  # numba has no folder for its cache
         raise UnsupportedError(
             f"kernels=cpu: {error}; set NUMBA_CACHE_DIR to a folder that can be written to"
         ) from error
     stats = {"windows": "numba", "recurrent": "torch, inside the published network"}
-    make = estimator.correlation or partial(AllPairs, num_levels=published.num_levels, radius=published.radius)
+    make: Callable[..., Correlation] = estimator.correlation or partial(
+        AllPairs, num_levels=published.num_levels, radius=published.radius
+    )
     if isinstance(make(), AllPairs):
         estimator.correlation = partial(make, windows=numba_corr.windows)
     else:
         stats["windows"] = f"torch, since {type(make()).__name__} has no volume"
     if isinstance(estimator, DedupFlowEstimator):
-        estimator.gating = _noting(numba_gru.GATING, stats)
+        estimator.gating = _recorded(numba_gru.GATING, stats)
         stats["recurrent"] = "numba, not called: RAFT's update block is wrapped, or no flow was estimated"
     if stats["windows"] == "numba" or isinstance(estimator, DedupFlowEstimator):
         estimator.identity = estimator.identity and f"{estimator.identity}, {numba_math.identity()}"
     return stats
 
 
-def _noting(loops: Gating, stats: dict[str, Any]) -> Gating:
-    """The same; says so once they run. They don't where RAFT's update block is wrapped, which may come later."""
+def _recorded(loops: Gating, stats: dict[str, Any]) -> Gating:
+    """Return the loops so that they record in `stats` that they ran; a later group may wrap the update block."""
 
     def gates(*inputs: Tensor) -> tuple[Tensor, Tensor]:
         stats["recurrent"] = "numba"

@@ -1,6 +1,6 @@
-"""RAFT's windows in a correlation volume by a loop that numba compiles (for `kernels=cpu`).
+"""Lookup of RAFT's correlation windows by a loop that numba compiles (for `kernels=cpu`).
 
-`torch.ops.propainter_bench.windows` is an operation of its own, which counters of operations and torch.compile see.
+It is an operation of torch, `torch.ops.propainter_bench.windows`, visible to FLOP counters and torch.compile.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,28 +14,28 @@ from torch.utils.flop_counter import register_flop_formula
 
 from variants.kernels.numba_math import OPTIONS, STORED, as_numpy, threads_as_torch
 
-PIXELS_TOGETHER = 64
-"""Pixels that a thread takes at a time; scratch memory is made once for all of them."""
+PIXELS_PER_BLOCK = 64
+"""Pixels that a thread takes at a time, with one scratch memory."""
 
 
 def windows(volumes: Sequence[Tensor], radius: int, coords: Tensor) -> Tensor:
-    """What torchvision's `CorrBlock.index_pyramid` gives, within rounding.
+    """Compute torchvision's `CorrBlock.index_pyramid` within rounding.
 
     Args:
         volumes: levels of the pyramid, each [N * h * w, 1, h / 2**level, w / 2**level], all float32 or all bfloat16, on
             the CPU.
         radius: of a window, in pixels of its level.
-        coords: [N, 2, h, w], x and y in pixels of the finest level, anywhere; what is not a number gives windows of it.
+        coords: [N, 2, h, w], x and y in pixels of the finest level, inside the image or outside. NaN gives NaN.
 
     Returns:
-        [N, levels * (2 * radius + 1)**2, h, w] in channels_last and the volumes' dtype: level by level, in each x by x,
-        and y inside; 0 outside. What is blended from bfloat16 is blended in float32.
+        [N, levels * (2 * radius + 1)**2, h, w] in channels_last and the volumes' dtype: levels, then x, then y; 0
+        outside the image. bfloat16 is blended in float32.
     """
     return torch.ops.propainter_bench.windows(list(volumes), radius, coords)
 
 
 def compile_now(radius: int) -> None:
-    """Have numba compile the loops for this radius (a second each), or load them from its cache on disk."""
+    """Let numba compile the loops for this radius (a second each), or load them from its cache on disk."""
     for dtype in STORED:
         windows_kernel(2 * radius + 1, dtype)
 
@@ -64,8 +64,8 @@ def _shaped(volumes: Sequence[Tensor], radius: int, coords: Tensor) -> Tensor:
 
 
 @register_flop_formula(torch.ops.propainter_bench.windows)
-def _flops(volumes: list[list[int]], radius: int, coords: list[int], *_: object, **__: object) -> int:
-    """Blends of two (3 operations each) to between columns and then to between rows, and 10 for each window's place."""
+def _flops(volumes: list[list[int]], radius: int, coords: list[int], *args: object, **kwargs: object) -> int:
+    """Count blends between columns, then rows (3 operations each), and 10 operations for each window's offset."""
     batch, _, height, width = coords
     side = 2 * radius + 1
     return batch * height * width * len(volumes) * (3 * side * (side + 1) + 3 * side**2 + 10)
@@ -73,11 +73,11 @@ def _flops(volumes: list[list[int]], radius: int, coords: list[int], *_: object,
 
 @lru_cache
 def windows_kernel(side: int, dtype: torch.dtype) -> Callable[..., None]:
-    """A compiled (volume [n, h, w], x [n], y [n], scale, out [n, C], first): writes the window of `side` x `side` whole
-    steps around (x, y) * scale in each image of the volume into channels `first` and following. Volume and out are
-    float32, or bits of bfloat16 in uint16; the rest is float32.
+    """Return a compiled loop (volume [n, h, w], x [n], y [n], scale, out [n, C], first).
 
-    All of a window lies equally far between whole positions, so that it is blended from (side + 1)**2 of them.
+    The loop writes the window of `side` x `side` steps around (x, y) * scale in each image of the volume into channels
+    `first` and following. Volume and out are float32, or bits of bfloat16 in uint16; the other arrays are float32. All
+    taps of a window have the same fractional offset, so that (side + 1)**2 integer positions determine them.
     """
     kind, read, write = STORED[dtype]
     numbers = numba.float32[::1]
@@ -87,11 +87,11 @@ def windows_kernel(side: int, dtype: torch.dtype) -> Callable[..., None]:
     @numba.njit(signature, **OPTIONS)
     def kernel(volume, x, y, scale, out, first):
         count, height, width = volume.shape
-        for block in numba.prange((count + PIXELS_TOGETHER - 1) // PIXELS_TOGETHER):
+        for block in numba.prange((count + PIXELS_PER_BLOCK - 1) // PIXELS_PER_BLOCK):
             # The surroundings column by column, so that each blend is one loop over neighbours in memory.
             around = np.zeros(column * column, np.float32)
             between = np.zeros(column * column, np.float32)
-            for i in range(block * PIXELS_TOGETHER, min((block + 1) * PIXELS_TOGETHER, count)):
+            for i in range(block * PIXELS_PER_BLOCK, min((block + 1) * PIXELS_PER_BLOCK, count)):
                 at_x, at_y = x[i] * scale, y[i] * scale
                 corner_x, corner_y = np.floor(at_x), np.floor(at_y)
                 near = -side < corner_x < width + side and -side < corner_y < height + side

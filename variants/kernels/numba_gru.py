@@ -1,7 +1,7 @@
-"""What RAFT's recurrent units do between their convolutions, as two loops that numba compiles (for `kernels=cpu`).
+"""Gates and blend of RAFT's recurrent units as two loops that numba compiles (for `kernels=cpu`).
 
-Each takes a pass over memory where torch takes one for each sum, sigmoid, product, concatenation, tanh and blend. As
-operations of their own (`torch.ops.propainter_bench.gru_gates` and `gru_blend`) torch.compile sees them.
+Each loop is one pass over memory; torch makes a pass for each sum, sigmoid, product, concatenation, tanh and blend. The
+loops are operations of torch, `torch.ops.propainter_bench.gru_gates` and `gru_blend`, visible to torch.compile.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from variants.reuse.conv_gru import Gating
 
 
 def gates(summed: Tensor, share: Tensor, state: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
-    """As `conv_gru.gates`, in channels_last and the dtype of `summed` (float32 or bfloat16), computed in float32."""
+    """Compute `conv_gru.gates` in float32; results in channels_last and the dtype of `summed`, float32 or bfloat16."""
     return torch.ops.propainter_bench.gru_gates(summed, share, state, motion)
 
 
 def blend(summed: Tensor, share: Tensor, state: Tensor, update: Tensor) -> Tensor:
-    """As `conv_gru.blend`; see `gates`."""
+    """Compute `conv_gru.blend`; see `gates`."""
     return torch.ops.propainter_bench.gru_blend(summed, share, state, update)
 
 
@@ -30,7 +30,7 @@ GATING = Gating(gates, blend)
 
 
 def compile_now() -> None:
-    """Have numba compile the loops (a second each), or load them from its cache on disk."""
+    """Let numba compile the loops (a second each), or load them from its cache on disk."""
     for dtype in STORED:
         gates_kernel(dtype)
         blend_kernel(dtype)
@@ -73,13 +73,13 @@ def _new(like: Tensor, channels: int) -> Tensor:
 
 
 def _rows(x: Tensor, dtype: torch.dtype) -> np.ndarray:
-    """[N, C, h, w] -> its pixels' channels, [N * h * w, C]; no copy in channels_last and that dtype."""
+    """Return [N, C, h, w] as rows of channels [N * h * w, C]; without a copy in channels_last and that dtype."""
     return as_numpy(x.to(dtype).permute(0, 2, 3, 1).contiguous().flatten(0, 2))
 
 
 @lru_cache
 def gates_kernel(dtype: torch.dtype) -> Callable[..., None]:
-    """A compiled (summed [n, 2C], share [n, 2C], state [n, C], motion [n, M], update [n, C], inputs [n, C + M])."""
+    """Return the loop (summed [n, 2C], share [n, 2C], state [n, C], motion [n, M], update [n, C], inputs [n, C+M])."""
     kind, read, write = STORED[dtype]
     rows = kind[:, ::1]
 
@@ -100,7 +100,7 @@ def gates_kernel(dtype: torch.dtype) -> Callable[..., None]:
 
 @lru_cache
 def blend_kernel(dtype: torch.dtype) -> Callable[..., None]:
-    """A compiled (summed, share, state, update, output), each [n, C]."""
+    """Return the compiled loop (summed, share, state, update, output), each [n, C]."""
     kind, read, write = STORED[dtype]
     rows = kind[:, ::1]
 

@@ -1,4 +1,7 @@
-"""What loops that numba compiles share: options, float32 and bfloat16 in memory, exponentials that become vectors."""
+"""Shared parts of numba's loops: options, float32 and bfloat16 in memory, vectorisable exponentials."""
+
+from collections.abc import Callable
+from typing import Any, cast
 
 import numba
 import numpy as np
@@ -6,33 +9,44 @@ import torch
 from numba.extending import intrinsic, register_jitable
 from torch import Tensor
 
-OPTIONS = {"nogil": True, "parallel": True, "cache": True, "fastmath": {"contract"}, "error_model": "numpy"}
+OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "parallel": True,
+    "cache": True,
+    "fastmath": {"contract"},
+    "error_model": "numpy",
+}
 
 
 def identity() -> str:
-    """Return what shapes the loops' numbers beside their sources."""
+    """Return text on what shapes the loops' results apart from their sources."""
     return f"loops by numba {numba.__version__}"
 
 
 def threads_as_torch() -> None:
-    """Have the loops take as many threads as torch does."""
+    """Let the loops use as many threads as torch does."""
     threads = torch.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
 
 
-# The first time numba starts its threads, and with OpenMP sets the number that torch takes, too: before anything runs.
+# At import: numba starts its threads at the first call, which under OpenMP also sets torch's number of threads.
 threads_as_torch()
 
 
 def as_numpy(tensor: Tensor) -> np.ndarray:
-    """The tensor's memory; bfloat16, which NumPy lacks, as its bits."""
+    """Return the tensor's memory as an array; bfloat16, which NumPy lacks, as bits in uint16."""
     tensor = tensor.detach()
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-@intrinsic
+def _intrinsic(function: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Return numba's intrinsic of one argument; numba's own annotations keep its two arguments for the compiler."""
+    return cast("Callable[[Any], Any]", intrinsic(function))
+
+
+@_intrinsic
 def _bits_of(typing, value):
     def codegen(context, builder, signature, args):
         return builder.bitcast(args[0], context.get_value_type(numba.uint32))
@@ -40,7 +54,7 @@ def _bits_of(typing, value):
     return numba.uint32(numba.float32), codegen
 
 
-@intrinsic
+@_intrinsic
 def _float_of(typing, bits):
     def codegen(context, builder, signature, args):
         return builder.bitcast(args[0], context.get_value_type(numba.float32))
@@ -48,7 +62,7 @@ def _float_of(typing, bits):
     return numba.float32(numba.uint32), codegen
 
 
-# Plain functions to Python: a compiled one in a loop's closure would give it another name in the cache each time.
+# Plain Python functions: with a compiled one in its closure a loop has another name in numba's cache each time.
 
 
 @register_jitable
@@ -63,7 +77,7 @@ def from_bfloat16(bits):
 
 @register_jitable
 def to_bfloat16(value):
-    """To the nearest, ties to even, as torch rounds; what is not a number keeps its upper bits."""
+    """Round to the nearest bfloat16, ties to even, as torch does; NaN keeps its upper bits."""
     bits = _bits_of(value)
     odd = (bits >> np.uint32(16)) & np.uint32(1)
     rounded = bits if value != value else bits + np.uint32(0x7FFF) + odd
@@ -72,13 +86,15 @@ def to_bfloat16(value):
 
 @register_jitable
 def exponential(x):
-    """e to the x of float32 within 3e-7 of it, from -87 to 87 and as there beyond: 2 to a whole power times Taylor's
-    series. No branch and no call, so that loops over it become vectors."""
-    # Written so that what is not a number stays so.
+    """Return exp(x) of float32 with a relative error of at most 3e-7; x is clamped to [-87, 87].
+
+    It is 2 to an integer power times Taylor's series, without branch or call, so that loops over it are vectorised.
+    """
+    # Comparisons in this order keep NaN.
     x = np.float32(-87) if x < np.float32(-87) else x
     x = np.float32(87) if x > np.float32(87) else x
     whole = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
-    # ln 2 in two parts, the first of which times a small whole number is exact.
+    # ln 2 in two parts; the product of the first with a small integer is exact.
     rest = (x - whole * np.float32(0.693359375)) + whole * np.float32(2.12194440e-4)
     series = np.float32(1 / 5040) * rest + np.float32(1 / 720)
     series = series * rest + np.float32(1 / 120)
@@ -102,4 +118,4 @@ def tanh(x):
 
 
 STORED = {torch.float32: (numba.float32, same, same), torch.bfloat16: (numba.uint16, from_bfloat16, to_bfloat16)}
-"""dtype -> (numba's type of what lies in memory, how a loop reads it as float32, how it writes float32 to it)."""
+"""dtype -> (numba's type in memory, conversion to float32, conversion from float32)."""

@@ -1,5 +1,7 @@
-"""oneDNN's convolutions at their fastest (for `kernels=cpu`): in their own layout, and in place of linear layers, where
-they are faster than a BLAS library's products or oneDNN's."""
+"""oneDNN's convolutions in their own layout, and in place of linear layers (for `kernels=cpu`).
+
+For linear layers they are faster than the matrix products of a BLAS library or of oneDNN (docs/performance.md).
+"""
 
 from functools import partial
 
@@ -12,7 +14,7 @@ from variants.components import wrap
 
 
 def convolve_linear_layers(module: nn.Module) -> int:
-    """Have all linear layers in a module compute as `linear`; returns how many there are."""
+    """Let all linear layers in a module compute by `linear`, and return their number."""
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
     for layer in layers:
         wrap(layer, partial(linear, layer))
@@ -20,7 +22,7 @@ def convolve_linear_layers(module: nn.Module) -> int:
 
 
 def in_channels_last(network: nn.Module) -> None:
-    """Keep a network's convolution weights with the channels innermost; what they are convolved with follows."""
+    """Convert a network's convolution weights to channels_last; torch then converts the inputs."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             layer.to(memory_format=torch.channels_last)
@@ -29,14 +31,14 @@ def in_channels_last(network: nn.Module) -> None:
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """The layer of x [..., C] by a 1x1 convolution, without a copy: tokens in a row are an image in channels_last."""
+    """Compute a linear layer of x [..., C] by a 1x1 convolution, without a copy: rows are an image in channels_last."""
     image = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
     output = F.conv2d(image, layer.weight[:, :, None, None], layer.bias)
     return output.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
 
 
 def split(ss: SoftSplit, features: Tensor) -> Tensor:
-    """What `SoftSplit` gives, without its patches: cutting patches and a linear layer are a convolution.
+    """Compute `SoftSplit` without its patches: unfolding and a linear layer are one convolution.
 
     features: [B, T, C, h, w] -> [B, T, fh, fw, hidden].
     """

@@ -1,4 +1,4 @@
-"""Presets from Python; they stand in their YAML alone."""
+"""Presets from Python; conf/preset defines them."""
 
 from typing import TYPE_CHECKING
 
@@ -13,39 +13,40 @@ from variants import GROUPS, apply
 from variants.conf import CONF
 from variants.presets.by_device import composing_for
 
-if TYPE_CHECKING:  # torch takes seconds to import, and by_device is for processes that do without
+if TYPE_CHECKING:  # importing torch takes seconds; a sweep's parent process imports by_device without torch
     import torch
 
     from propainter import Networks, Pipeline, Schedule
 
 
 def fast(networks: "Networks", schedule: "Schedule | None" = None) -> "Pipeline":
-    """The fastest known pipeline over these networks, for the device they are on: `preset=fast`.
+    """Return the fastest known pipeline over these networks for their device: `preset=fast`.
 
     Args:
-        networks: from `build_networks`, with weights loaded, on their device. They belong to the pipeline from now on:
-            options change dtypes and convolutions in them, so that another pipeline needs networks of its own.
-        schedule: the published one by default.
+        networks: from `build_networks`, with weights loaded, on their device. Options change dtypes and convolutions in
+            them: another pipeline needs networks of its own.
+        schedule: default: the published schedule.
 
     Returns:
-        A pipeline; call it with frames and masks, as often as you like.
+        A pipeline, to be called with frames and masks any number of times.
 
     Raises:
-        Unsupported: a part of it can't run on this device.
+        UnsupportedError: an option of the preset can't run on this device.
     """
     return preset(networks, "fast", schedule)
 
 
 def preset(networks: "Networks", name: str, schedule: "Schedule | None" = None) -> "Pipeline":
-    """A pipeline over the networks with the variants of a preset, as `python run.py preset=NAME` would have it.
+    """Return a pipeline over the networks with the options of a preset, as in `python run.py preset=NAME`.
 
     Args:
-        networks, schedule: see `fast`.
+        networks: see `fast`.
         name: a file's name in conf/preset, without the ending.
+        schedule: see `fast`.
 
     Raises:
         InputError: there is no such preset.
-        Unsupported: a part of it can't run on this device.
+        UnsupportedError: an option of the preset can't run on this device.
     """
     from propainter import Pipeline, Schedule
 
@@ -54,10 +55,10 @@ def preset(networks: "Networks", name: str, schedule: "Schedule | None" = None) 
 
 
 def composed(overrides: list[str], device: "str | torch.device" = "auto") -> DictConfig:
-    """The project's config with these overrides, for this device, in or out of a Hydra job.
+    """Return the project's config with these overrides, for this device, inside a Hydra job or outside.
 
     Raises:
-        InputError: they can't be composed.
+        InputError: the overrides can't be composed.
     """
     job = GlobalHydra.instance()
     running, job.hydra = job.hydra, None

@@ -1,7 +1,7 @@
-"""What `preset=fast` is: `fast_cpu` or `fast_cuda`, by the device.
+"""Resolve `preset=fast` to `fast_cpu` or `fast_cuda` by the device.
 
-conf/preset/fast.yaml includes `fast_here`, an entry of Hydra's config store that this module puts there. Hydra can't
-choose by a setting's value itself: when it gathers the groups, no setting has a value yet.
+conf/preset/fast.yaml includes `fast_here`, an entry of Hydra's config store that this module writes. Hydra can't choose
+by a setting's value: it resolves the groups before any setting has a value.
 """
 
 from collections.abc import Iterator
@@ -17,17 +17,17 @@ _kind: str | None = None
 
 
 def kind_of(device: "str | torch.device") -> str:
-    """`cuda` or `cpu`, of a device as in the setting `device`: auto (CUDA where there is one), cpu, cuda or cuda:N."""
+    """Return "cuda" or "cpu" for a value of the setting `device`: auto (CUDA if available), cpu, cuda or cuda:N."""
     asked = str(device).partition(":")[0]
     if asked != "auto":
         return "cuda" if asked == "cuda" else "cpu"
-    import torch  # seconds, which a sweep's own process does without
+    import torch  # takes seconds: a sweep's parent process must not import it
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def compose_for(device: "str | torch.device") -> None:
-    """From now on `preset=fast` is what it is on this device."""
+    """Resolve `preset=fast` for this device from now on."""
     global _kind
     _kind = kind_of(device)
     ConfigStore.instance().store(group="preset", name="fast_here", node={"defaults": [f"fast_{_kind}"]})
@@ -35,7 +35,7 @@ def compose_for(device: "str | torch.device") -> None:
 
 @contextmanager
 def composing_for(device: "str | torch.device") -> Iterator[None]:
-    """Inside the block `preset=fast` is what it is on this device."""
+    """Resolve `preset=fast` for this device inside the block."""
     before = _kind
     compose_for(device)
     try:

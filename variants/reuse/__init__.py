@@ -1,10 +1,13 @@
-"""`reuse`: the published schedule without the work that it does twice, or throws away; the same output.
+"""`reuse`: the published schedule without repeated and discarded work, with the same output.
 
-Applied after `attention`, `precision` and `correlation`, whose choices it keeps, and before what wraps the flow
-estimator.
+Applied after `attention`, `precision` and `correlation`, whose choices it keeps, and before the groups that wrap the
+flow estimator.
 """
 
+from typing import Any
+
 from propainter.inference.pipeline import Pipeline
+from propainter.models.layers import DeformableAlignment
 from propainter.models.raft import ClipFlow
 from propainter.validation import above_0, check_number
 from variants import UnsupportedError, claims_published
@@ -18,17 +21,17 @@ from variants.reuse.window_attention import PlannedWindowAttention
 
 @claims_published
 def flow(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
-    """RAFT's feature and context networks once per frame, both directions from one volume, one upsampling per pair.
+    """Encode each frame once in RAFT, compute both directions from one volume, and upsample once per pair.
 
-    `effective["reuse"]["flow"]` tells of the latest call of the estimator: `feature_frames` that were encoded,
-    `pairs_together` in a batch, `upsamplings` (batches), `context`: how often its convolutions were done.
+    `effective["reuse"]["flow"]` has figures of the estimator's latest call: `feature_frames` (encoded),
+    `pairs_together` (in a batch), `upsamplings` (batches), `context` (how often the context's convolutions ran).
 
     Args:
-        batch_mb: MiB that a batch of pairs may take; null: 256 on the CPU, 1024 elsewhere.
+        batch_mb: bound of a batch of pairs in MiB; None: 256 on the CPU, 1024 elsewhere.
 
     Raises:
         InputError: `batch_mb` is not above 0.
-        Unsupported: another flow estimator has taken the published one's place.
+        UnsupportedError: the flow estimator is not the published one.
     """
     if batch_mb is not None:
         check_number("reuse.batch_mb", batch_mb, above_0, "a number of MiB above 0, or null")
@@ -37,18 +40,17 @@ def flow(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
         raise UnsupportedError(
             f"reuse of flow stands in for ClipFlow, the published estimator, not for {type(published).__name__}"
         )
-    pipeline.flow_estimator = DedupFlowEstimator(
-        published, batch_mb and int(batch_mb * 2**20), _stats(pipeline, "flow")
-    )
+    batch_bytes = None if batch_mb is None else int(batch_mb * 2**20)
+    pipeline.flow_estimator = DedupFlowEstimator(published, batch_bytes, _stats(pipeline, "flow"))
     return pipeline
 
 
 @claims_published
 def features(pipeline: Pipeline) -> Pipeline:
-    """Each frame encoded once, and a reference's tokens cut once; kept while a window to come needs them.
+    """Encode each frame and embed each reference's tokens once, and keep them while a later window needs them.
 
-    `effective["reuse"]["features"]` and `["tokens"]` tell of the latest run how many frames were `made`, and
-    `kept_bytes`, the most that was kept at once.
+    `effective["reuse"]["features"]` and `["tokens"]` have figures of the latest run: `made` (frames) and `kept_bytes`
+    (the most at once).
     """
     pipeline.feature_provider = FeatureCache(_stats(pipeline, "features"))
     pipeline.predictor = predictor(tokens=_stats(pipeline, "tokens"))
@@ -57,13 +59,15 @@ def features(pipeline: Pipeline) -> Pipeline:
 
 @claims_published
 def attention(pipeline: Pipeline) -> Pipeline:
-    """Keys, values and pooled tokens only where a masked window sees them; queries of the last block only of frames
-    that are decoded; which windows are masked known before the first; the fold of ones once per run.
+    """Compute only those tokens of window attention that its result depends on.
 
-    `effective["reuse"]["attention"]` tells of the latest run how many of all `windows` were `masked_windows`.
+    Keys, values and pooled tokens are computed where a masked window attends to them, and queries of the last block in
+    decoded frames. The masked windows are determined once per run, and so is the fold of ones.
+
+    `effective["reuse"]["attention"]` has figures of the latest run: `masked_windows`, of all `windows`.
 
     Raises:
-        Unsupported: the window attention has no inner kernel.
+        UnsupportedError: the window attention has no inner kernel.
     """
     _plan_attention(pipeline)
     pipeline.predictor = predictor(plans=_stats(pipeline, "attention"))
@@ -72,14 +76,17 @@ def attention(pipeline: Pipeline) -> Pipeline:
 
 @claims_published
 def exact(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
-    """All of it; and frames and completed flow are decoded around the hole only, the latter a few frames at a time, the
-    result is composited on the device, and on the CPU deformable convolution runs on all cores.
+    """Apply `flow`, `features` and `attention`, and decode only around the hole.
+
+    Flow completion decodes a few frames at a time, the result is composited on the device, and on the CPU deformable
+    convolution runs on all cores.
 
     Args:
         batch_mb: see `flow`.
 
     Raises:
-        InputError, Unsupported: see `flow` and `attention`.
+        InputError: see `flow`.
+        UnsupportedError: see `flow` and `attention`.
     """
     flow(pipeline, batch_mb)
     features(pipeline)
@@ -88,14 +95,14 @@ def exact(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
     pipeline.compositor = DeviceCompositor
     completion = pipeline.networks.flow_completion
     completion.frame_batcher = FrameBatcher(_stats(pipeline, "completion"))
-    completion.decode = RegionFlowDecoder(completion)
+    completion.decode = RegionFlowDecoder(completion)  # type: ignore[method-assign]
     if pipeline.networks.device.type == "cpu":
         _stats(pipeline, "deform_conv2d").update(by="grid_sample")
         in_fp32 = pipeline.effective.get("ops_in_fp32", {})
         in_fp32.update((name, "its sampling; the product is in half precision") for name in list(in_fp32))
         for network in (pipeline.networks.flow_completion, pipeline.networks.generator):
             for module in network.modules():
-                if hasattr(module, "deform_conv"):
+                if isinstance(module, DeformableAlignment):
                     module.deform_conv = sampled_deform_conv
     return pipeline
 
@@ -110,5 +117,5 @@ def _plan_attention(pipeline: Pipeline) -> None:
     pipeline.window_attention = PlannedWindowAttention(kernel)
 
 
-def _stats(pipeline: Pipeline, part: str) -> dict:
+def _stats(pipeline: Pipeline, part: str) -> dict[str, Any]:
     return pipeline.effective.setdefault("reuse", {}).setdefault(part, {})

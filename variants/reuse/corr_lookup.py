@@ -1,4 +1,4 @@
-"""RAFT's lookup in a correlation volume, with what never changes computed once (for `reuse=flow`)."""
+"""RAFT's lookup in a correlation volume, with its constants computed once (for `reuse=flow`)."""
 
 from functools import partial
 
@@ -11,11 +11,10 @@ from variants.correlation import AllPairs
 
 
 class BidirectionalCorrelation:
-    """The windows of all pairs forward, then of all pairs backward, from one volume and its transpose.
+    """Windows of all pairs forward, then of all pairs backward, from one volume and its transpose.
 
     Args:
-        block: an all-pairs correlation block; it is given the pyramid of both directions, and looks it up where it has
-            a way of its own.
+        block: an all-pairs correlation block. It gets the pyramid of both directions; a lookup of its own is used.
         features: of n + 1 neighbouring frames, [n + 1, C, h, w].
     """
 
@@ -38,12 +37,12 @@ class BidirectionalCorrelation:
         self._windows = partial(own, volumes, radius) if own else GridSampleLookup(volumes, radius)
 
     def index_pyramid(self, coords: Tensor) -> Tensor:
-        """As torchvision's: coords [2n, 2, h, w] -> [2n, levels * (2 * radius + 1)**2, h, w], in channels_last."""
+        """Look up as torchvision: [2n, 2, h, w] -> [2n, levels * (2 * radius + 1)**2, h, w], in channels_last."""
         return self._windows(coords)
 
 
 class GridSampleLookup:
-    """Windows of a pyramid by `grid_sample`, with all of the grids that coordinates do not change computed once."""
+    """Windows of a pyramid by `grid_sample`; the grids' parts that do not depend on coordinates are computed once."""
 
     def __init__(self, volumes: list[Tensor], radius: int) -> None:
         self._volumes = volumes
@@ -51,14 +50,14 @@ class GridSampleLookup:
 
     @staticmethod
     def _around(volume: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-        """A pixel of this level in grid_sample's units, and the window around 0 in them, x slow and y fast."""
+        """Return a pixel of this level in grid_sample's units, and the window around 0 in them, x slow and y fast."""
         height, width = volume.shape[-2:]
         pixel = torch.tensor([2 / (width - 1), 2 / (height - 1)], device=volume.device)
         steps = torch.arange(-radius, radius + 1, device=volume.device)
         return pixel, torch.stack(torch.meshgrid(steps, steps, indexing="ij"), dim=-1) * pixel
 
     def __call__(self, coords: Tensor) -> Tensor:
-        """[N, 2, h, w] -> [N, levels * (2 * radius + 1)**2, h, w], in channels_last."""
+        """Look up: coords [N, 2, h, w] -> [N, levels * (2 * radius + 1)**2, h, w], in channels_last."""
         batch, _, height, width = coords.shape
         centres = coords.permute(0, 2, 3, 1).reshape(-1, 1, 1, 2)
         side = self._taps[0][1].shape[0]

@@ -1,24 +1,24 @@
-"""RAFT over a video without the work that the published schedule repeats (for `reuse=flow`)."""
+"""RAFT over a video without the published schedule's repeated work (for `reuse=flow`)."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.optical_flow._utils import make_coords_grid, upsample_flow
-from torchvision.models.optical_flow.raft import ConvGRU, CorrBlock, UpdateBlock
+from torchvision.models.optical_flow.raft import RAFT, ConvGRU, CorrBlock, UpdateBlock
 
-from propainter.models.raft import ClipFlow, Flows, all_pairs, check_frames
+from propainter.models.raft import ClipFlow, Correlation, Flows, all_pairs, check_frames
 from variants.components import is_wrapped
 from variants.reuse.conv_gru import TORCH, Gating, SplitGRU
 from variants.reuse.corr_lookup import BidirectionalCorrelation
 
 UPDATE_CHANNELS = 2400
-"""Numbers that an update of RAFT-large holds at once for each pixel of 1/8 size, beside the correlation volume."""
+"""Values that an update of RAFT-large holds at once for each pixel at 1/8 size, without the correlation volume."""
 
 DEFAULT_BYTES = {"cpu": 256 * 2**20}
-"""Bound of what one batch of pairs takes, by device type. On the CPU larger batches gain nothing more."""
+"""Bound of a batch of pairs by device type. On the CPU larger batches are no faster."""
 
 DEFAULT_BYTES_ELSEWHERE = 2**30
 
@@ -26,16 +26,16 @@ DEFAULT_BYTES_ELSEWHERE = 2**30
 class DedupFlowEstimator:
     """A flow estimator: each frame is encoded once, both directions share a volume, only the last flow is upsampled.
 
-    Pairs go through in batches, both directions of a pair together. Beside the batch only its last frame's features
-    are kept, so that memory does not grow with the video.
+    A batch has both directions of its pairs. Between batches only the last frame's features are kept, so that memory
+    does not grow with the video.
 
     Args:
-        published: the estimator that this one stands in for; its network, iterations and correlation are used.
-        batch_bytes: bound of a batch of pairs, at least one pair; None for the device's own.
-        said: where figures of the latest call are written.
+        published: the estimator to replace; its network, iterations and correlation are used.
+        batch_bytes: bound of a batch of pairs, which has at least one pair; None for the device's default.
+        stats: gets figures of the latest call.
 
     Attributes:
-        gating: what the recurrent units do between their convolutions (seam).
+        gating: operations of the recurrent units between their convolutions, replaceable.
     """
 
     def __init__(self, published: ClipFlow, batch_bytes: int | None, stats: dict[str, Any]) -> None:
@@ -50,10 +50,10 @@ class DedupFlowEstimator:
         self.identity = inner and f"{inner}, nothing computed twice, {together}"
 
     def __call__(self, frames: Tensor, report: Callable[[int, int], None] = lambda done, total: None) -> Flows:
-        """[1, T, 3, H, W] in [-1, 1] -> flow_f and flow_b, each [1, T-1, 2, H, W] in pixels.
+        """Estimate flow: [1, T, 3, H, W] in [-1, 1] -> flow_f and flow_b, each [1, T-1, 2, H, W] in pixels.
 
         Raises:
-            ValueError: more than one video, or frames that RAFT can't take.
+            ValueError: there is more than one video, or `check_frames` refuses the frames.
         """
         check_frames(frames)
         if frames.shape[0] != 1:
@@ -84,16 +84,16 @@ class DedupFlowEstimator:
     def _has_volume(self) -> bool:
         return isinstance(self._new_lookup(), CorrBlock)
 
-    def _new_lookup(self) -> nn.Module:
+    def _new_lookup(self) -> Correlation:
         return self.correlation() if self.correlation else all_pairs(self.raft)
 
     def _encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and context of images [N, 3, H, W], each [N, C, h, w] at 1/8 size."""
+        """Return features and context of images [N, 3, H, W], each [N, C, h, w] at 1/8 size."""
         self.stats["feature_frames"] += len(images)
         return self.raft.feature_encoder(images), self.raft.context_encoder(images)
 
     def _match(self, updates: "Updates", features: Tensor, context: Tensor) -> Flows:
-        """Flow between neighbours of n + 1 frames: forward and backward, each [n, 2, H, W]."""
+        """Return flow between neighbours of n + 1 frames: forward and backward, each [n, 2, H, W]."""
         lookup = self._lookup(features)
         context = torch.cat([context[:-1], context[1:]])
         batch, _, height, width = context.shape
@@ -108,7 +108,7 @@ class DedupFlowEstimator:
         return flow[: batch // 2], flow[batch // 2 :]
 
     def _lookup(self, features: Tensor) -> Any:
-        """The correlation of all pairs forward, then of all pairs backward."""
+        """Return the correlation of all pairs forward, then of all pairs backward."""
         lookup, first, second = self._new_lookup(), features[:-1], features[1:]
         if isinstance(lookup, CorrBlock):
             return BidirectionalCorrelation(lookup, features)
@@ -117,21 +117,24 @@ class DedupFlowEstimator:
 
 
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(hidden state, correlation features, flow) -> the next hidden state, and what is added to the flow."""
+"""(hidden state, correlation features, flow) -> the next hidden state, and the increment of the flow."""
 
 
 class Updates:
     """RAFT's update block, with the context's share of its recurrent convolutions computed once per pair.
 
-    A convolution over [hidden, context, motion] is the sum of those over each; the context never changes. Where the
-    block is wrapped (compiled, or under an autocast of its own) it is called as it is; `stats` tells which.
+    A convolution over [hidden, context, motion] is the sum of the convolutions over each of them, and the context is
+    constant. A wrapped block (compiled, or under an autocast of its own) is called as it is.
 
     Args:
-        raft: with the weights it will have.
-        gating: what its recurrent units do between their convolutions.
+        raft: with its final weights.
+        gating: operations of the recurrent units between their convolutions.
+
+    Attributes:
+        stats: how often the context's convolutions run, in a sentence.
     """
 
-    def __init__(self, raft: nn.Module, gating: Gating = TORCH) -> None:
+    def __init__(self, raft: RAFT, gating: Gating = TORCH) -> None:
         self.block: UpdateBlock = raft.update_block
         wrapped = is_wrapped(self.block)
         self.stats = "in every update, since RAFT's update block is wrapped" if wrapped else "once per pair"
@@ -143,22 +146,23 @@ class Updates:
             self.grus = [SplitGRU(gru, hidden, motion, gating) for gru in both]
 
     def begin(self, context: Tensor) -> tuple[Step, Tensor]:
-        """A pair's step, and its first hidden state, from the context network's output [N, C, h, w]."""
-        # oneDNN's convolutions take channels_last as it is, and copy anything else there and back.
+        """Return a pair's step and first hidden state from the context network's output [N, C, h, w]."""
+        # oneDNN's convolutions compute in channels_last, and copy inputs and outputs of any other layout.
         layout = torch.channels_last if context.device.type == "cpu" else torch.contiguous_format
         hidden, context = context.tensor_split([self.block.hidden_state_size], dim=1)
         hidden = torch.tanh(hidden).contiguous(memory_format=layout)
         context = F.relu(context).contiguous(memory_format=layout)
-        if self.grus is None:
+        grus = self.grus
+        if grus is None:
             return lambda state, corr, flow: self.block(state, context, corr, flow), hidden
-        shares = [gru.of_context(context) for gru in self.grus]
+        shares = [gru.of_context(context) for gru in grus]
 
         def step(state: Tensor, corr: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-            # Under autocast a flow in float32 would make float32 of all that it is concatenated with; every convolution
-            # then casts that to half precision, flow and all.
+            # Under autocast, concatenation with a flow in float32 gives float32, which every convolution would cast to
+            # half precision again.
             corr, flow = (x.contiguous(memory_format=layout) for x in (corr, flow.to(state.dtype)))
             motion = self.block.motion_encoder(flow, corr)
-            for gru, share in zip(self.grus, shares, strict=True):
+            for gru, share in zip(grus, shares, strict=True):
                 state = gru(state, motion, share)
             return state, self.block.flow_head(state)
 

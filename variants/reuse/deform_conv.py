@@ -1,4 +1,4 @@
-"""Modulated deformable convolution in plain torch, for devices where torchvision's own runs on one core."""
+"""Modulated deformable convolution in plain torch, since torchvision's runs on one CPU core (for `reuse=exact`)."""
 
 import torch
 import torch.nn.functional as F
@@ -10,16 +10,17 @@ from variants.reuse.batching import batch_size_for
 def sampled_deform_conv(
     x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, *, padding: int, mask: Tensor
 ) -> Tensor:
-    """What `torchvision.ops.deform_conv2d` gives (stride 1), by grid sampling and one matrix product.
+    """Compute `torchvision.ops.deform_conv2d` of stride 1 by grid sampling and one matrix product.
 
-    torchvision's CPU kernel fetches the samples one after the other on one core; `grid_sample` is vectorised and
-    runs on all. It samples in float32; under autocast the product is in autocast's dtype.
+    torchvision's CPU kernel samples on one core without vectors; `grid_sample` is vectorised and runs on all cores.
+    Samples are float32; under autocast the product is in autocast's dtype.
 
     Args:
         x: [N, C, H, W].
         offset: [N, 2 * groups * taps, H, W] in pixels, (y, x) for each tap of each group.
-        weight: [O, C, kh, kw]; bias [O].
-        padding: that keeps the size.
+        weight: [O, C, kh, kw].
+        bias: [O].
+        padding: the padding that keeps the size.
         mask: [N, groups * taps, H, W], the modulation.
 
     Returns:
@@ -36,7 +37,7 @@ def sampled_deform_conv(
         mask = mask.reshape(batch * groups, 1, taps * height, width)
         x = x.reshape(batch * groups, -1, height, width)
         patches = x.new_empty(batch * groups, x.shape[1], taps * height, width, dtype=dtype)
-        # A few groups at a time: all samples in float32 are four times what one temporary tensor may take.
+        # A few groups at a time: all samples in float32 are four times the bound of a temporary tensor.
         step = batch_size_for(x.device, patches[0].numel() * x.element_size())
         for start in range(0, batch * groups, step):
             some = slice(start, start + step)
@@ -45,14 +46,14 @@ def sampled_deform_conv(
             patches[some] = sampled.mul_(mask[some])
         patches = patches.view(batch, channels * taps, height, width)
         if dtype == torch.float32:
-            # A 1x1 convolution is oneDNN's; the matrix product would be that of a BLAS library, half as fast with some.
+            # oneDNN computes a 1x1 convolution; a BLAS library computes a matrix product, with some at half the speed.
             return F.conv2d(patches, weight.view(len(weight), -1, 1, 1), bias)
         output = weight.flatten(1).to(dtype) @ patches.flatten(2)
         return output.add_(bias[:, None]).view(batch, -1, height, width)
 
 
 def _grid(offset: Tensor, rows: int, columns: int, padding: int) -> Tensor:
-    """Offsets [N, taps, 2, H, W] in pixels -> where each tap samples, [N, taps * H, W, 2] in grid_sample's units."""
+    """Return positions [N, taps * H, W, 2] in grid_sample's units for offsets [N, taps, 2, H, W] in pixels."""
     height, width = offset.shape[-2:]
     taps = torch.arange(rows * columns, device=offset.device)
     y = torch.arange(height, device=offset.device) - padding + (taps // columns)[:, None]  # [taps, H]

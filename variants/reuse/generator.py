@@ -1,7 +1,8 @@
-"""The generator's frames encoded once, its tokens cut once, its results composited on the device (for `reuse`)."""
+"""Encode the generator's frames once, embed its tokens once, composite its results on the device (for `reuse`)."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from propainter.inference.pipeline import Predictor, Scene
 from propainter.models.attention import WindowAttention, WindowPlan
 from propainter.models.generator import Generator, shrink_masks
-from propainter.models.transformer import PATCH, grid_size, token_mask
+from propainter.models.transformer import PATCH, TransformerBlock, grid_size, token_mask
 from propainter.schedule import Window
 from variants.reuse.batching import batch_size_for
 from variants.reuse.region_decode import HoleRegions, decode_region
@@ -18,11 +19,11 @@ from variants.reuse.window_attention import PrecomputedPlan, WindowGrid, run_blo
 
 
 class RefCountedFrames:
-    """One tensor for each frame, made when a window first needs it and let go when the last one has used it.
+    """One tensor for each frame, made at its first use and freed after its last use.
 
     Args:
-        uses: the frame numbers of all uses to come, window after window.
-        said: `made` (frames) and `kept_bytes` (the most at once) are written there.
+        uses: frame numbers of all uses, window after window.
+        stats: gets `made` (frames) and `kept_bytes` (the most at once).
     """
 
     def __init__(self, uses: Iterable[Sequence[int]], stats: dict[str, int]) -> None:
@@ -32,7 +33,7 @@ class RefCountedFrames:
         stats.update(made=0, kept_bytes=0)
 
     def take(self, numbers: Sequence[int], make: Callable[[list[int]], Tensor]) -> Tensor:
-        """The frames' tensors, [1, n, ...]; `make` gives those of frames that are not there, in the same shape."""
+        """Return the frames' tensors, [1, n, ...]; `make` returns those of missing frames in the same form."""
         missing = [number for number in numbers if number not in self._kept]
         if missing:
             for number, made in zip(missing, make(missing).unbind(1), strict=True):
@@ -49,16 +50,16 @@ class RefCountedFrames:
 
 
 class FeatureCache:
-    """A feature provider: each frame is encoded once, and kept while a window to come needs it.
+    """A feature provider that encodes each frame once, and keeps its features while a later window needs them.
 
     Args:
-        said: see `RefCountedFrames`; figures of the latest run.
+        stats: see `RefCountedFrames`; figures of the latest run.
     """
 
     def __init__(self, stats: dict[str, int]) -> None:
         self.stats = stats
 
-    def __call__(self, generator: nn.Module, scene: Scene) -> Callable[[Window], Tensor]:
+    def __call__(self, generator: Generator, scene: Scene) -> Callable[[Window], Tensor]:
         kept = RefCountedFrames((window.frames for window in scene.windows), self.stats)
 
         def encode(numbers: list[int]) -> Tensor:
@@ -67,60 +68,61 @@ class FeatureCache:
         return lambda window: kept.take(window.frames, encode)
 
 
-def _batches(generator: nn.Module, scene: Scene, numbers: list[int]) -> list[list[int]]:
+def _batches(generator: Generator, scene: Scene, numbers: list[int]) -> list[list[int]]:
     height, width = scene.masks(numbers[:1]).shape[-2:]
-    first = generator.encoder.layers[0]
+    first = cast(nn.Conv2d, generator.encoder.layers[0])
     largest = first.out_channels * (height // 2) * (width // 2) * first.weight.element_size()
     step = batch_size_for(first.weight.device, largest)
     return [numbers[start : start + step] for start in range(0, len(numbers), step)]
 
 
-def _encoded(generator: nn.Module, scene: Scene, numbers: list[int]) -> Tensor:
+def _encoded(generator: Generator, scene: Scene, numbers: list[int]) -> Tensor:
     return generator.encode(scene.frames(numbers), scene.masks(numbers), scene.remaining_masks(numbers))
 
 
 def predictor(
     tokens: dict[str, int] | None = None, plans: dict[str, int] | None = None, around_hole: bool = False
 ) -> Predictor:
-    """A window predictor for the pipeline's seam.
+    """Return a window predictor; see `propainter.inference.interfaces.Predictor`.
 
     Args:
-        tokens: given, the references' tokens are cut once and kept while a window to come needs them, and this is
-            where that is said (see `RefCountedFrames`).
-        plans: given, all windows' plans are known before the first (the window attention has to be a
-            `PlannedWindowAttention`), and this is where `masked_windows` of the latest run is said.
-        around_hole: decode only what lies around the hole; the rest of a prediction is 0.
+        tokens: if given, the references' tokens are embedded once and kept while a later window needs them; it gets the
+            figures of `RefCountedFrames`.
+        plans: if given, all windows' plans are computed before the first window, and the window attention has to be a
+            `PlannedWindowAttention`; it gets `masked_windows` and `windows` of the latest run.
+        around_hole: whether to decode only around the hole; the rest of a prediction is 0.
     """
 
     def start(
         generator: Generator, scene: Scene, features: Callable[[Window], Tensor], window_attention: WindowAttention
     ) -> Callable[[Window], Tensor]:
         kept = RefCountedFrames((window.references for window in scene.windows), {} if tokens is None else tokens)
-        known = None if plans is None else PrecomputedPlans(generator, scene, plans)
+        plan_of = None if plans is None else PrecomputedPlans(generator, scene, plans)
         regions = HoleRegions(scene) if around_hole else None
 
         def references(window: Window, encoded: Tensor) -> Tensor:
-            place = {number: i for i, number in enumerate(window.references)}
+            index = {number: i for i, number in enumerate(window.references)}
             if tokens is None:
-                return cut_tokens(generator, encoded)
-            return kept.take(window.references, lambda new: cut_tokens(generator, encoded[:, [place[t] for t in new]]))
+                return embed(generator, encoded)
+            return kept.take(window.references, lambda new: embed(generator, encoded[:, [index[t] for t in new]]))
 
         def predict(window: Window) -> Tensor:
             local, count = window.local, len(window.local)
             encoded, masks = features(window), scene.masks(local)
-            size = tuple(encoded.shape[-2:])
+            size = encoded.shape[-2], encoded.shape[-1]
             propagated, plan = generator.propagate(
                 encoded[:, :count], scene.flows(local), masks, scene.remaining_masks(local)
             )
-            cut = cut_tokens(generator, propagated)
+            embedded = embed(generator, propagated)
             if window.references:
-                cut = torch.cat([cut, references(window, encoded[:, count:])], dim=1)
+                embedded = torch.cat([embedded, references(window, encoded[:, count:])], dim=1)
             del encoded
-            if known is None:
-                cut = generator.transformers(cut, size, plan, window_attention)
+            if plan_of is None:
+                embedded = generator.transformers(embedded, size, plan, window_attention)
             else:
-                cut = generator.transformers(cut, size, known(window, plan), window_attention, run_blocks_once)
-            return decoded(generator, propagated, cut[:, :count], local, regions)[0]
+                plan = plan_of(window, plan)
+                embedded = generator.transformers(embedded, size, plan, window_attention, run_blocks_once)
+            return decode(generator, propagated, embedded[:, :count], local, regions)[0]
 
         return predict
 
@@ -128,14 +130,16 @@ def predictor(
 
 
 class PrecomputedPlans:
-    """The plan of each window, from the masks of the whole run: the device is asked once, before the first window.
+    """The plan of each window from all masks of the run: one copy from the device, before the first window.
 
     Args:
-        said: `masked_windows`, the sum over all calls of the generator, and `windows`, of all there are.
+        generator: whose window attention is planned.
+        scene: whose windows and masks count.
+        stats: gets `masked_windows` and `windows`, both in sum over all calls of the generator.
     """
 
     def __init__(self, generator: Generator, scene: Scene, stats: dict[str, int]) -> None:
-        attention = generator.transformers.transformer[0].attention
+        attention = cast(TransformerBlock, generator.transformers.transformer[0]).attention
         self._count = max(t for window in scene.windows for t in window.frames) + 1
         height, width = scene.masks([0]).shape[-2:]
         size = height // 4, width // 4
@@ -151,31 +155,31 @@ class PrecomputedPlans:
         stats.update(masked_windows=int(sum(m.sum() for m in masked)), windows=sum(m.size for m in masked))
 
     def __call__(self, window: Window, plan: WindowPlan) -> PrecomputedPlan:
-        """The window's plan; `plan` gives its token mask."""
+        """Return the window's plan with the token mask of `plan`."""
         return self._grid.plan(plan.token_mask, self._masked(window), len(window.local))
 
     def _masked(self, window: Window) -> np.ndarray:
-        return self._touches[window.local].any(0)
+        return np.any(self._touches[window.local], axis=0)
 
     def _touched(self, masks: Tensor, size: tuple[int, int]) -> Tensor:
-        """Masks [1, n, 1, H, W] -> bool [n, windows], those that the frame's hole touches."""
+        """Return which windows each frame's hole touches: masks [1, n, 1, H, W] -> bool [n, windows]."""
         tokens = token_mask(shrink_masks(masks, size))
         by_frame = WindowPlan(tokens.transpose(0, 1), self._grid.window)  # each frame as a clip of its own
         return by_frame.masked_windows()
 
 
-def cut_tokens(generator: Generator, features: Tensor) -> Tensor:
-    """The tokens of features [1, T, C, h, w], as many frames together as the bound of a temporary tensor allows."""
-    rows, columns = grid_size(tuple(features.shape[-2:]))
+def embed(generator: Generator, features: Tensor) -> Tensor:
+    """Return the tokens of features [1, T, C, h, w], in batches of frames by the bound of a temporary tensor."""
+    rows, columns = grid_size((features.shape[-2], features.shape[-1]))
     patches = rows * columns * features.shape[2] * PATCH**2 * features.element_size()
     step = batch_size_for(features.device, patches)
     return torch.cat([generator.ss(some) for some in features.split(step, dim=1)], dim=1)
 
 
-def decoded(
+def decode(
     generator: Generator, features: Tensor, tokens: Tensor, numbers: Sequence[int], regions: HoleRegions | None
 ) -> Tensor:
-    """`generator.decode` of the frames with these numbers, a few together as the bound of a temporary tensor allows."""
+    """Decode the frames with these numbers, in batches by the bound of a temporary tensor; see `Generator.decode`."""
     pixels = features.shape[-2] * features.shape[-1]
     step = batch_size_for(features.device, 16 * pixels * features.shape[2] // 2 * features.element_size())
     parts = []
@@ -190,9 +194,9 @@ def decoded(
 
 
 class DeviceCompositor:
-    """As `propainter.inference.compositing.Compositor`, on the device: one copy to the host, at the end.
+    """`propainter.inference.compositing.Compositor` on the device: one copy to the host at the end.
 
-    Only what is predicted goes there; what lies outside the hole comes from the host's frames at the end.
+    The device holds predictions alone; pixels outside the hole come from the host's frames at the end.
 
     Args:
         frames: uint8 [T, h, w, 3], the original at the process size.
@@ -205,14 +209,14 @@ class DeviceCompositor:
         self._done: dict[int, Tensor] = {}
 
     def add(self, numbers: Sequence[int], prediction: Tensor) -> None:
-        """Take predictions [L, 3, h, w] in [-1, 1] of the frames with these numbers."""
+        """Add predictions [L, 3, h, w] in [-1, 1] of the frames with these numbers."""
         pixels = (((prediction + 1) / 2).permute(0, 2, 3, 1).float() * 255).to(torch.uint8)
         for number, image in zip(numbers, pixels, strict=True):
             before = self._done.get(number)
-            # Half and half, truncated: the mean of two whole numbers, rounded down.
+            # The mean of two integers, rounded down.
             self._done[number] = image.clone() if before is None else ((before.short() + image) // 2).to(torch.uint8)
 
     def result(self) -> np.ndarray:
-        """uint8 [T, h, w, 3]; every frame has been added at least once."""
+        """Return the composited frames, uint8 [T, h, w, 3], after every frame has been added at least once."""
         predicted = torch.stack([self._done[number] for number in range(len(self.frames))]).cpu().numpy()
         return np.where(self.masks, predicted, self.frames)

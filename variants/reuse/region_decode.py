@@ -1,4 +1,4 @@
-"""Decoders where their pixels are used: around the hole (for `reuse=exact`)."""
+"""Decode only the pixels that are used, around the hole (for `reuse=exact`)."""
 
 from collections.abc import Sequence
 
@@ -17,10 +17,10 @@ from variants.reuse.regions import LARGEST_SHARE, Region, around, convolved, cut
 
 
 class HoleRegions:
-    """The rectangle of the hole in each frame of a run; the device is asked once.
+    """The rectangle of the hole in each frame of a run, by one copy from the device.
 
     Args:
-        scene: whose windows' frames count.
+        scene: whose windows' local frames count.
     """
 
     def __init__(self, scene: Scene) -> None:
@@ -32,16 +32,17 @@ class HoleRegions:
         self._lines = {t: (rows[i], columns[i]) for i, t in enumerate(frames)}
 
     def of(self, numbers: Sequence[int]) -> Region | None:
-        """The smallest region on the grid that holds the hole of these frames; None where they have none."""
+        """Return the smallest region on the grid that holds the hole of these frames; None without a hole."""
         return around(*(np.any(lines, axis=0) for lines in zip(*(self._lines[t] for t in numbers), strict=True)))
 
 
 def decode_region(generator: Generator, features: Tensor, tokens: Tensor, region: Region | None) -> Tensor:
-    """What `generator.decode` gives inside the region, and 0 outside it.
+    """Compute `generator.decode` inside the region, and 0 outside.
 
     Args:
-        features: [B, L, C, h, w]; tokens: [B, L, fh, fw, hidden].
-        region: of the frames [H, W]; None: nothing is wanted.
+        features: [B, L, C, h, w].
+        tokens: [B, L, fh, fw, hidden].
+        region: in the frames [H, W]; None: no pixel is used.
 
     Returns:
         [B, L, 3, H, W] in [-1, 1].
@@ -53,32 +54,32 @@ def decode_region(generator: Generator, features: Tensor, tokens: Tensor, region
     if is_wrapped(generator.decoder) or is_wrapped(generator.sc) or share(region) > LARGEST_SHARE:
         return generator.decode(features, tokens)
     quarter = needed(generator.decoder, region)
-    x = cut(features.flatten(0, 1), quarter) + composed(generator, tokens.flatten(0, 1), quarter)
+    x = cut(features.flatten(0, 1), quarter) + compose_tokens(generator, tokens.flatten(0, 1), quarter)
     x = torch.tanh(through(generator.decoder, x, region))
     return _placed(x, region).unflatten(0, (batch, count))
 
 
 def _placed(x: Tensor, region: Region) -> Tensor:
-    """x, which covers the region, in an image that is 0 elsewhere."""
+    """Return an image with x, which covers the region, and 0 elsewhere."""
     output = x.new_zeros(*x.shape[:2], *(span.size for span in region))
     cut(output, region).copy_(x)
     return output
 
 
 class RegionFlowDecoder:
-    """Stands in for `FlowCompletion.decode`: predicts the flow where it is used, in a rectangle around the hole.
+    """Replace `FlowCompletion.decode`: predict the flow only in a rectangle around the hole.
 
-    Where the network is wrapped (compiled, or under an autocast of its own) it decodes everything, as published.
+    A wrapped network (compiled, or under an autocast of its own) decodes all pixels, as published.
 
     Args:
-        network: whose layers are used.
+        network: whose layers compute the flow.
     """
 
     def __init__(self, network: FlowCompletion) -> None:
         self._network, self._published = network, network.decode
 
     def __call__(self, eighth: Tensor, quarter: Tensor, masks: Tensor) -> Tensor:
-        """Arguments as in `FlowCompletion.decode`; [N, 2, H, W], 0 outside the rectangle."""
+        """Return flow [N, 2, H, W], 0 outside the rectangle; arguments as in `FlowCompletion.decode`."""
         network = self._network
         if is_wrapped(network):
             return self._published(eighth, quarter, masks)
@@ -95,8 +96,8 @@ class RegionFlowDecoder:
         return _placed(through(last, x + cut(quarter, at_quarter), region), region)
 
 
-def composed(generator: Generator, tokens: Tensor, region: Region) -> Tensor:
-    """`generator.sc` inside a region of the features: tokens [N, fh, fw, hidden] -> [N, C, rows, columns]."""
+def compose_tokens(generator: Generator, tokens: Tensor, region: Region) -> Tensor:
+    """Compute `generator.sc` in a region of the features: tokens [N, fh, fw, hidden] -> [N, C, rows, columns]."""
     outer = each(region, lambda span: span.wider(1))
     grids, offsets, sides = [], [], []
     for span, count in zip(outer, tokens.shape[1:3], strict=True):
@@ -106,6 +107,6 @@ def composed(generator: Generator, tokens: Tensor, region: Region) -> Tensor:
         offsets.append(span.start - (first * STRIDE - PADDING))
         sides.append(PATCH + STRIDE * (last - first))
     patches = generator.sc.embedding(tokens[:, grids[0], grids[1]].flatten(1, 2))
-    folded = F.fold(patches.transpose(1, 2), sides, PATCH, stride=STRIDE)
+    folded = F.fold(patches.transpose(1, 2), tuple(sides), PATCH, stride=STRIDE)
     rows, columns = (slice(at, at + span.stop - span.start) for at, span in zip(offsets, outer, strict=True))
     return convolved(generator.sc.bias_conv, folded[..., rows, columns], outer, region)

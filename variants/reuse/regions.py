@@ -1,6 +1,6 @@
-"""Layers where their pixels are used: what a rectangle of their output needs of their input (for `reuse=exact`)."""
+"""Layers on a region: the part of their input that a rectangle of their output depends on (for `reuse=exact`)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,58 +10,58 @@ from torch import Tensor, nn
 from propainter.models.layers import UpConv
 
 GRID = 16
-"""Regions begin and end at multiples of this many pixels: libraries keep code for each size they have met (oneDNN up to
-1,024 of them), and a hole that moves has another one in each window."""
+"""Regions begin and end at multiples of this many pixels: libraries compile code for each size (oneDNN keeps it for up
+to 1,024 sizes), and a moving hole has another size in each window."""
 
 LARGEST_SHARE = 0.7
-"""A region that covers more of the frame than this is not worth its margins: the whole frame is decoded."""
+"""A region with a larger share of the frame does not repay its margins: the whole frame is decoded."""
 
 
 class Span(NamedTuple):
-    """Rows or columns `start` to before `stop` of an image that has `size` of them."""
+    """Rows or columns from `start` to before `stop` of an image with `size` of them."""
 
     start: int
     stop: int
     size: int
 
     def wider(self, by: int) -> "Span":
-        """With `by` more on both sides, inside the image."""
+        """Return the span with `by` more on both sides, inside the image."""
         return Span(max(0, self.start - by), min(self.size, self.stop + by), self.size)
 
     def on_grid(self) -> "Span":
-        """Widened to multiples of `GRID`, inside the image."""
+        """Return the span widened to multiples of `GRID`, inside the image."""
         return Span(self.start // GRID * GRID, min(self.size, -(-self.stop // GRID) * GRID), self.size)
 
     def inside(self, outer: "Span") -> slice:
-        """Where this span lies in what covers `outer`."""
+        """Return this span's slice of an array that covers `outer`."""
         return slice(self.start - outer.start, self.stop - outer.start)
 
     def halved(self) -> "Span":
-        """What this span is interpolated from, in an image of half the size with aligned corners."""
+        """Return the span of the half-size image that this span is interpolated from, with aligned corners."""
         size = self.size // 2
         scale = (size - 1) / (self.size - 1)
-        # One more on each side than the positions themselves ask for, against rounding.
+        # One more on each side than the positions need, against rounding.
         return Span(int(self.start * scale), int((self.stop - 1) * scale) + 1, size).wider(1)
 
 
 Region = tuple[Span, Span]
-"""Rows and columns."""
+"""Rows, then columns."""
 
 
 def around(rows: np.ndarray, columns: np.ndarray) -> Region | None:
-    """The smallest region on the grid that holds all rows and columns that are marked (bool); None where none is."""
-    spans = []
-    for lines in (rows, columns):
+    """Return the smallest region on the grid that holds all marked rows and columns (bool); None without any."""
+
+    def span(lines: np.ndarray) -> Span | None:
         marked = np.flatnonzero(lines)
-        if not len(marked):
-            return None
-        spans.append(Span(int(marked[0]), int(marked[-1]) + 1, len(lines)).on_grid())
-    return tuple(spans)
+        return Span(int(marked[0]), int(marked[-1]) + 1, len(lines)).on_grid() if len(marked) else None
+
+    vertical, horizontal = span(rows), span(columns)
+    return None if vertical is None or horizontal is None else (vertical, horizontal)
 
 
-def needed(layers: Sequence[nn.Module], want: Region) -> Region:
-    """What of their input the layers need to give `want` of their output; see `through`."""
-    for layer in reversed(layers):
+def needed(layers: Iterable[nn.Module], want: Region) -> Region:
+    """Return the region of the layers' input that the region `want` of their output depends on; see `through`."""
+    for layer in reversed(list(layers)):
         if isinstance(layer, UpConv):
             want = each(_enlarged_for(want), Span.halved)
         elif isinstance(layer, nn.Conv2d):
@@ -69,10 +69,10 @@ def needed(layers: Sequence[nn.Module], want: Region) -> Region:
     return want
 
 
-def through(layers: Sequence[nn.Module], x: Tensor, want: Region) -> Tensor:
-    """Through 3x3 convolutions, `UpConv`s and activations: x covers what is `needed` -> the layers' output at `want`.
+def through(layers: Iterable[nn.Module], x: Tensor, want: Region) -> Tensor:
+    """Compute the output of 3x3 convolutions, `UpConv`s and activations in the region `want`.
 
-    x: [N, C, rows, columns].
+    x: [N, C, rows, columns], the region `needed` of the input.
     """
     layers = list(layers)
     for i, layer in enumerate(layers):
@@ -88,12 +88,12 @@ def through(layers: Sequence[nn.Module], x: Tensor, want: Region) -> Tensor:
 
 
 def _enlarged_for(want: Region) -> Region:
-    """What an `UpConv` interpolates for `want` of its output: a 3x3 convolution looks 1 further."""
+    """Return the region that an `UpConv` interpolates for `want` of its output: its 3x3 convolution reads 1 more."""
     return each(want, lambda span: span.wider(1))
 
 
 def enlarged(x: Tensor, have: Region, want: Region) -> Tensor:
-    """Bilinear x2 with aligned corners of x, which covers `have`, at `want` of the image of twice the size."""
+    """Double the size of x, which covers `have`, bilinearly with aligned corners, and return the region `want`."""
     dtype, x = x.dtype, x.float()
     for dim, source, target in zip((-2, -1), have, want, strict=True):
         at = torch.arange(target.start, target.stop, device=x.device) * ((source.size - 1) / (target.size - 1))
@@ -106,20 +106,24 @@ def enlarged(x: Tensor, have: Region, want: Region) -> Tensor:
 
 
 def convolved(conv: nn.Module, x: Tensor, have: Region, want: Region) -> Tensor:
-    """A 3x3 convolution of x, which covers `have`, at `want`: what the cut makes wrong at the margin falls away."""
+    """Convolve x, which covers `have`, by 3x3, and return `want`; the margin, wrong by the cut, is left out."""
     rows, columns = (inner.inside(outer) for inner, outer in zip(want, have, strict=True))
     return conv(x)[..., rows, columns]
 
 
 def cut(x: Tensor, region: Region) -> Tensor:
+    """Return the region of an image x [..., H, W]."""
     rows, columns = region
     return x[..., rows.start : rows.stop, columns.start : columns.stop]
 
 
 def each(region: Region, change: Callable[[Span], Span]) -> Region:
-    return tuple(change(span) for span in region)
+    """Return the region with both spans changed."""
+    rows, columns = region
+    return change(rows), change(columns)
 
 
 def share(region: Region) -> float:
+    """Return the region's share of the image's pixels, 0 to 1."""
     rows, columns = region
     return (rows.stop - rows.start) * (columns.stop - columns.start) / (rows.size * columns.size)

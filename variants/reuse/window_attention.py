@@ -1,16 +1,24 @@
-"""Window attention and blocks that compute only what is used (for `reuse=attention`)."""
+"""Window attention and transformer blocks that compute only used tokens (for `reuse=attention`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
-from propainter.models.attention import Kernel, SparseWindowAttention, WindowPlan, rolled_outside, rolls
+from propainter.models.attention import (
+    Kernel,
+    SparseWindowAttention,
+    WindowAttention,
+    WindowPlan,
+    rolled_outside,
+    rolls,
+)
 from propainter.models.transformer import (
     PADDING,
     PATCH,
@@ -25,29 +33,30 @@ from variants.attention import materializes_scores
 from variants.reuse.batching import batch_size_for
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PrecomputedPlan(WindowPlan):
-    """A window plan whose masked windows are known on the host: no step of it asks the device.
+    """A window plan whose masked windows are known on the host, so that no step waits for the device.
 
     Positions number the padded token grid row by row.
 
     Attributes:
-        masked: how many windows attend globally.
+        masked: number of windows that attend globally.
         order: [positions] of all windows' tokens, window by window, the masked windows first.
-        back: [fh * fw], for each token of the grid its place in `order`.
-        needed: [U] positions that masked windows see, ascending.
-        keys: [masked, 45 + 148 + P] of each masked window, in `needed` followed by the P pooled tokens.
-        overlap: [1, 1, h, w], how many patches cover each feature.
-        queries: how many frames' tokens are wanted, the first ones; None: all.
-        last: the plan of the last block, which only the local frames' tokens leave.
+        back: [fh * fw], the index in `order` of each token of the grid.
+        needed: [U] positions that masked windows attend to, ascending.
+        keys: [masked, 45 + 148 + P], the keys of each masked window, as indices into `needed` and the P pooled tokens
+            after it.
+        overlap: [1, 1, h, w], the number of patches that cover each feature.
+        queries: number of frames, from the first on, whose tokens are computed; None: all.
+        last: the plan of the last block, which computes the local frames' tokens alone.
     """
 
-    masked: int = 0
-    order: Tensor | None = None
-    back: Tensor | None = None
-    needed: Tensor | None = None
-    keys: Tensor | None = None
-    overlap: Tensor | None = None
+    masked: int
+    order: Tensor
+    back: Tensor
+    needed: Tensor
+    keys: Tensor
+    overlap: Tensor
     queries: int | None = None
     last: "PrecomputedPlan | None" = None
 
@@ -59,7 +68,7 @@ class WindowGrid:
         size: h and w of the features.
         grid: rows and columns of tokens.
         window: rows and columns of a window, in tokens.
-        pool: side of the square of tokens that becomes one pooled token.
+        pool: side in tokens of the square that is pooled to one token.
     """
 
     def __init__(
@@ -80,65 +89,76 @@ class WindowGrid:
 
     @cached_property
     def overlap(self) -> Tensor:
-        """[1, 1, h, w], on the host: the fold of ones."""
+        """The fold of ones, [1, 1, h, w], on the host."""
         return fold(torch.ones(1, self.grid[0] * self.grid[1], 49), self.size)
 
     def plan(self, token_mask: Tensor, masked: np.ndarray, count: int | None = None) -> PrecomputedPlan:
-        """The plan of a generator's call.
+        """Return the plan of one call of the generator.
 
         Args:
-            token_mask: as in `WindowPlan`; its device is the plan's.
-            masked: bool [windows], those that any local frame's hole touches.
-            count: local frames; the last block's queries are theirs. None: all frames'.
+            token_mask: see `WindowPlan`; the plan is on its device.
+            masked: bool [windows], True where the hole of any local frame touches the window.
+            count: number of local frames, whose tokens the last block computes; None: all frames.
         """
-        device = token_mask.device
+
+        def on_device(index: np.ndarray) -> Tensor:
+            return _to_device(torch.from_numpy(np.ascontiguousarray(index, np.int64)), token_mask.device)
+
         chosen, others = np.flatnonzero(masked), np.flatnonzero(~masked)
         order = np.concatenate([self.near[chosen], self.near[others]]).ravel()
-        place = np.empty(order.size, np.int64)
-        place[order] = np.arange(order.size)
+        index = np.empty(order.size, np.int64)
+        index[order] = np.arange(order.size)
         needed, keys = np.unique(self.seen[chosen], return_inverse=True)
         keys = keys.reshape(len(chosen), self.seen.shape[1])
         pooled = np.broadcast_to(len(needed) + np.arange(self.pooled), (len(chosen), self.pooled))
-        indices = order, place[self.shown], needed, np.concatenate([keys, pooled], axis=1)
         plan = PrecomputedPlan(
             token_mask,
             self.window,
-            len(chosen),
-            *(_to_device(torch.from_numpy(np.ascontiguousarray(index, np.int64)), device) for index in indices),
-            overlap=_to_device(self.overlap, device),
+            masked=len(chosen),
+            order=on_device(order),
+            back=on_device(index[self.shown]),
+            needed=on_device(needed),
+            keys=on_device(np.concatenate([keys, pooled], axis=1)),
+            overlap=_to_device(self.overlap, token_mask.device),
         )
         return plan if count is None else replace(plan, last=replace(plan, queries=count))
 
 
 def _gathered(x: Tensor, index: Tensor) -> Tensor:
-    """Heads [n, tokens, c] at index [w, t, k] -> [w, n, t * k, c]."""
+    """Gather heads [n, tokens, c] at index [w, t, k] -> [w, n, t * k, c]."""
     return rearrange(x.index_select(1, index.flatten()), "n (w k) c -> w n k c", w=len(index))
 
 
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy that the host does not wait for."""
+    """Copy to the device without waiting for the copy."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 class PlannedWindowAttention:
-    """Keys, values and pooled tokens where masked windows need them, at the key frames only; one call of the kernel
-    for all masked windows, or for as many as the bound of a temporary tensor allows, and one for all others.
+    """Window attention by a precomputed plan, with keys, values and pooled tokens only where masked windows need them.
 
-    Implements the interface `WindowAttention` for one clip at a time; the plan is a `PrecomputedPlan`. Tokens come
-    back of the plan's `queries` only.
+    It computes keys and values at the key frames only. Masked windows go through the kernel in batches by the bound of
+    a temporary tensor, all other windows in one call.
+
+    Implements the interface `WindowAttention` for one clip at a time; the plan is a `PrecomputedPlan`. The result has
+    the tokens of the plan's `queries` only.
 
     Args:
-        kernel: the inner kernel; another that is put in its place, to watch it, gets as many windows together.
+        kernel: the inner kernel. The batches stay the same when an observer replaces the attribute later.
     """
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self._holds_scores = materializes_scores(kernel)
 
-    def __call__(
-        self, layers: SparseWindowAttention, tokens: Tensor, plan: PrecomputedPlan, key_frames: slice
-    ) -> Tensor:
-        """tokens [1, T, fh, fw, C] -> [1, queries, fh, fw, C]."""
+    def __call__(self, layers: SparseWindowAttention, tokens: Tensor, plan: WindowPlan, key_frames: slice) -> Tensor:
+        """Attend: tokens [1, T, fh, fw, C] -> [1, queries, fh, fw, C].
+
+        Raises:
+            TypeError: the plan is no `PrecomputedPlan`.
+        """
+        if not isinstance(plan, PrecomputedPlan):
+            raise TypeError(f"the plan is a {type(plan).__name__}; give a PrecomputedPlan, as WindowGrid.plan makes")
         height, width, channels = tokens.shape[2:]
         rows, columns = plan.padding
         grid = F.pad(tokens[0], (0, 0, 0, columns, 0, rows)) if rows or columns else tokens[0]
@@ -146,25 +166,27 @@ class PlannedWindowAttention:
         split = plan.masked * plan.window[0] * plan.window[1]
         parts = []
         if plan.masked:
-            parts.append(self._far(layers, own.index_select(1, plan.order[:split]), grid[key_frames], plan))
+            parts.append(self._attend_globally(layers, own.index_select(1, plan.order[:split]), grid[key_frames], plan))
         if split < len(plan.order):
-            parts.append(self._near(layers, own.index_select(1, plan.order[split:]), plan))
+            parts.append(self._attend_locally(layers, own.index_select(1, plan.order[split:]), plan))
         attended = torch.cat(parts, dim=1).index_select(1, plan.back)
         return layers.proj(attended).view(1, -1, height, width, channels)
 
-    def _far(self, layers: SparseWindowAttention, own: Tensor, grid: Tensor, plan: PrecomputedPlan) -> Tensor:
-        """Masked windows: own tokens [T, masked * 45, C], key frames' grid [K, H, W, C] -> as own."""
+    def _attend_globally(
+        self, layers: SparseWindowAttention, own: Tensor, grid: Tensor, plan: PrecomputedPlan
+    ) -> Tensor:
+        """Attend in masked windows: own tokens [T, masked * 45, C], key frames' grid [K, H, W, C] -> as own."""
         frames = len(grid)
         pooled = layers.pooled(grid[None])[0]
         source = torch.cat([grid.flatten(1, 2).index_select(1, plan.needed), pooled], dim=1)
-        # Every window's keys frame by frame, as published.
+        # Keys of every window frame by frame, as published.
         starts = torch.arange(frames, device=source.device) * source.shape[1]
         index = starts[:, None] + plan.keys[:, None]
         k, v = (
             rearrange(x, "t u (n c) -> n (t u) c", n=layers.heads) for x in (layers.key(source), layers.value(source))
         )
         q = rearrange(layers.query(own), "t (w s) (n c) -> w n (t s) c", w=plan.masked, n=layers.heads)
-        step = self._windows_together(q, index[0].numel())
+        step = self._batch_size(q, index[0].numel())
         attended = torch.cat(
             [
                 self.kernel(some, _gathered(k, keys), _gathered(v, keys))
@@ -173,15 +195,15 @@ class PlannedWindowAttention:
         )
         return rearrange(attended, "w n (t s) c -> t (w s) (n c)", t=len(own))
 
-    def _windows_together(self, q: Tensor, keys: int) -> int:
-        """How many windows go into one call: by their scores, where the kernel holds them, or by their keys."""
+    def _batch_size(self, q: Tensor, keys: int) -> int:
+        """Return the number of windows in one call: by their scores if the kernel holds them, else by their keys."""
         held = q.shape[3] * q.element_size()
         if self._holds_scores:
             held = max(held, q.shape[2] * torch.float32.itemsize)  # autocast takes their softmax in float32
         return batch_size_for(q.device, q.shape[1] * keys * held)
 
-    def _near(self, layers: SparseWindowAttention, own: Tensor, plan: PrecomputedPlan) -> Tensor:
-        """Other windows: each frame's tokens attend to those of the same window and frame. [T, others * 45, C]."""
+    def _attend_locally(self, layers: SparseWindowAttention, own: Tensor, plan: PrecomputedPlan) -> Tensor:
+        """Attend in the other windows, each token to its own window and frame: [T, others * 45, C] -> the same."""
         area = plan.window[0] * plan.window[1]
         q, k, v = (
             rearrange(layer(own), "t (w s) (n c) -> (t w) n s c", s=area, n=layers.heads)
@@ -194,27 +216,32 @@ def run_blocks_once(
     blocks: Sequence[TransformerBlock],
     tokens: Tensor,
     size: tuple[int, int],
-    plan: PrecomputedPlan,
-    window_attention: PlannedWindowAttention,
+    plan: WindowPlan,
+    window_attention: WindowAttention,
 ) -> Tensor:
-    """Through the blocks; the last one computes the local frames' tokens only. Fills the seam `RunBlocks`.
+    """Run the blocks; the last one computes the local frames' tokens only. Implements the interface `RunBlocks`.
 
-    tokens [1, T, fh, fw, C], local frames first -> [1, L, fh, fw, C] (of all frames where the plan has no `last`).
+    tokens [1, T, fh, fw, C], local frames first -> [1, L, fh, fw, C]; of all frames where the plan has no `last`.
+
+    Raises:
+        TypeError: the plan is no `PrecomputedPlan`.
     """
+    if not isinstance(plan, PrecomputedPlan):
+        raise TypeError(f"the plan is a {type(plan).__name__}; give a PrecomputedPlan, as WindowGrid.plan makes")
     # oneDNN's convolutions are faster on the CPU than its matrix products and the copies around them.
-    mix = mixed_by_convolution if tokens.device.type == "cpu" else feed_forward
+    mlp = convolve_feed_forward if tokens.device.type == "cpu" else feed_forward
     for i, block in enumerate(blocks):
         here = plan.last if plan.last and i + 1 == len(blocks) else plan
         attended = window_attention(block.attention, block.norm1(tokens), here, key_frames(i))
         tokens = tokens[:, : here.queries] + attended
-        tokens = tokens + mix(block.mlp, block.norm2(tokens), size, plan.overlap)
+        tokens = tokens + mlp(block.mlp, block.norm2(tokens), size, plan.overlap)
     return tokens
 
 
 def feed_forward(mlp: FusionFeedForward, tokens: Tensor, size: tuple[int, int], overlap: Tensor) -> Tensor:
-    """What `FusionFeedForward` gives, with the fold of ones given.
+    """Compute `FusionFeedForward` with a given fold of ones.
 
-    GELU goes before the patches are cut again: it is the same for each pixel, of which there are five times fewer.
+    GELU runs before the unfold: it is pointwise, and pixels are five times fewer than values of patches.
 
     Args:
         tokens: [1, T, fh, fw, C].
@@ -222,7 +249,7 @@ def feed_forward(mlp: FusionFeedForward, tokens: Tensor, size: tuple[int, int], 
     """
     gelu, linear = mlp.fc2
     frames = tokens[0].flatten(1, 2)
-    patch_numbers = frames.shape[1] * mlp.fc1[0].out_features
+    patch_numbers = frames.shape[1] * cast(nn.Linear, mlp.fc1[0]).out_features
     step = batch_size_for(tokens.device, patch_numbers * tokens.element_size())
     parts = []
     for some in frames.split(step):
@@ -232,22 +259,22 @@ def feed_forward(mlp: FusionFeedForward, tokens: Tensor, size: tuple[int, int], 
     return torch.cat(parts).view_as(tokens)
 
 
-def mixed_by_convolution(mlp: FusionFeedForward, tokens: Tensor, size: tuple[int, int], overlap: Tensor) -> Tensor:
-    """As `feed_forward`, without patches: layer and fold are a transposed convolution, unfold and layer a convolution.
+def convolve_feed_forward(mlp: FusionFeedForward, tokens: Tensor, size: tuple[int, int], overlap: Tensor) -> Tensor:
+    """Compute `feed_forward` without patches.
 
-    The fold adds up the first layer's biases as well, which is done once for all frames.
+    A linear layer and a fold are one transposed convolution; an unfold and a linear layer are one convolution. The fold
+    of the first layer's biases is computed once for all frames.
     """
-    first, (gelu, last) = mlp.fc1[0], mlp.fc2
+    first, gelu, last = cast(nn.Linear, mlp.fc1[0]), mlp.fc2[0], cast(nn.Linear, mlp.fc2[1])
     rows, columns = tokens.shape[2:4]
-    options = dict(stride=STRIDE, padding=PADDING)
     covered = ((count - 1) * STRIDE - 2 * PADDING + PATCH for count in (rows, columns))
     missing = [side - cover for side, cover in zip(size, covered, strict=True)]
     # [1960, C] is [40, 7, 7, C]: channels, and rows and columns of the patch.
     down = first.weight.view(-1, PATCH, PATCH, first.in_features).permute(3, 0, 1, 2).contiguous()
     up = last.weight.view(last.out_features, -1, PATCH, PATCH)
     patches = tokens[0].permute(0, 3, 1, 2)
-    pixels = F.conv_transpose2d(patches, down, output_padding=missing, **options)
+    pixels = F.conv_transpose2d(patches, down, stride=STRIDE, padding=PADDING, output_padding=missing)
     bias = first.bias.to(pixels.dtype).float()  # rounded once, as the layer would, and not in the fold
     bias = fold(bias.expand(1, rows * columns, -1), size)
     pixels = gelu((pixels + bias.to(pixels.dtype)) / overlap.to(pixels.dtype))
-    return F.conv2d(pixels, up, last.bias, **options).permute(0, 2, 3, 1)[None]
+    return F.conv2d(pixels, up, last.bias, stride=STRIDE, padding=PADDING).permute(0, 2, 3, 1)[None]

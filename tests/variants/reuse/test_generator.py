@@ -23,8 +23,8 @@ from variants.reuse.generator import DeviceCompositor, RefCountedFrames
 from variants.reuse.window_attention import (
     PlannedWindowAttention,
     WindowGrid,
+    convolve_feed_forward,
     feed_forward,
-    mixed_by_convolution,
     run_blocks_once,
 )
 
@@ -171,7 +171,7 @@ def test_transformer_compiles_in_one_graph():
     assert torch.allclose(output, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("mix", [feed_forward, mixed_by_convolution])
+@pytest.mark.parametrize("mix", [feed_forward, convolve_feed_forward])
 @pytest.mark.parametrize("size", [(32, 34), (33, 36), (31, 32)])
 def test_mlp_is_the_published(mix, size):
     torch.manual_seed(0)
