@@ -13,6 +13,7 @@ import torch
 
 from experiments.system.git import commit
 from experiments.system.nvml import Gpu, NoNvmlError
+from experiments.system.openmp import openmp_settings
 from propainter import InputError
 
 
@@ -59,8 +60,8 @@ def describe(device: torch.device) -> dict[str, Any]:
     """Return the record's `environment`; what the system does not report is None.
 
     `cuda`, `cudnn` and `driver` are None on a CPU, which uses none of them. `cores` are the logical CPUs that this
-    process may use, `threads` those that torch uses. `commit` is the project's, `dirty` whether tracked files differ
-    from it. Times of records with equal `fingerprint` may be compared.
+    process may use, `threads` those that torch uses, `openmp` the environment variables for these. `commit` is the
+    project's, `dirty` whether tracked files differ from it. Times of records with equal `fingerprint` may be compared.
     """
     committed, dirty = commit()
     described = {
@@ -72,6 +73,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "cpu": device_name(torch.device("cpu")),
         "cores": _cores(),
         "threads": torch.get_num_threads(),
+        "openmp": openmp_settings(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "commit": committed,

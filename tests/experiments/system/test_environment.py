@@ -18,7 +18,7 @@ def test_is_strict_json_with_every_key():
     assert json.loads(json.dumps(described, allow_nan=False)) == described
     assert set(described) == {
         *COMPARABLE,
-        *("torchvision", "cpu", "cores", "python", "platform", "commit", "dirty", "packages", "fingerprint"),
+        *("torchvision", "cpu", "cores", "openmp", "python", "platform", "commit", "dirty", "packages", "fingerprint"),
     }
 
 
@@ -51,7 +51,7 @@ def test_fingerprint_changes_with_what_shapes_times(key):
 
 def test_fingerprint_is_the_same_for_another_commit_and_python():
     described = describe(CPU)
-    other = {**described, "commit": "0", "dirty": True, "python": "3.99", "packages": {}, "cores": 999}
+    other = {**described, "commit": "0", "dirty": True, "python": "3.99", "packages": {}, "cores": 999, "openmp": {}}
     assert fingerprint(other) == described["fingerprint"] == describe(CPU)["fingerprint"]
 
 
