@@ -1,10 +1,9 @@
-"""Floating-point operations of each stage, by dtype, and what share of the device's ceiling they come to.
+"""Floating-point operations of each stage, by dtype, and their share of the device's peak throughput.
 
-Counted are matrix products, convolutions and attention, by torch's own formulas (torch.utils.flop_counter), and
-deformable convolution and grid_sample by those below, operations of this project by the formulas that they register; a
-multiplication with the addition after it counts as two.
-Elementwise operations, norms, softmax and copies are not: their time goes to memory. A kernel that torch does not
-dispatch as one of these operations (Triton's, say) counts nothing.
+Counted: matrix products, convolutions and attention by torch's formulas (torch.utils.flop_counter), deformable
+convolution and grid_sample by those below, operations of this project by formulas that they register. A multiplication
+with an addition counts as two. Not counted: elementwise operations, norms, softmax and copies, which memory bounds, and
+kernels outside these operations (of Triton, for example).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ Formula = Callable[..., int]
 Flops = dict[str, dict[str, int]]
 
 aten = torch.ops.aten
+_cudnn: Any = torch.backends.cudnn  # torch makes its attribute `conv` at run time
 
 _CONVOLUTIONS = frozenset(packet for packet in flop_registry if "conv" in str(packet))
 _SAMPLING = frozenset({aten.grid_sampler_2d, aten._grid_sampler_2d_cpu_fallback, aten.cudnn_grid_sampler})
@@ -30,16 +30,15 @@ _SAMPLING = frozenset({aten.grid_sampler_2d, aten._grid_sampler_2d_cpu_fallback,
 
 @contextmanager
 def counting(pipeline: Pipeline, counter: "Counter | None" = None) -> Iterator[Flops]:
-    """Count what the pipeline computes inside the block: stage -> dtype -> operations.
+    """Count the operations inside the block: stage -> dtype -> operations.
 
-    The dtype is that of an operation's first tensor as it is really computed with, under autocast too; "tf32" stands
-    for float32 in matrix products and convolutions of CUDA where TF32 is allowed. What is compiled runs eagerly inside
-    the block, where every operation can be seen. Counting costs microseconds an operation: for a run that is not timed.
-    Stages that ran several times (chunks) add up.
+    The dtype is that of an operation's first tensor, after autocast; "tf32" is float32 in CUDA's matrix products and
+    convolutions where TF32 is allowed. Compiled code runs eagerly inside the block: each operation must be dispatched.
+    Counting costs microseconds per operation: do not time the run. Repeated stages (chunks) add up.
 
     Args:
-        pipeline: whose stages are told apart.
-        counter: another one than `Counter`, to see more of the operations.
+        pipeline: its observer names the stages.
+        counter: instead of `Counter`, to see more of the operations.
     """
     counter = counter or Counter()
     observer = pipeline.observer
@@ -52,7 +51,7 @@ def counting(pipeline: Pipeline, counter: "Counter | None" = None) -> Iterator[F
 
 
 def fraction_of_peak(flops: Mapping[str, int], seconds: float, ceilings: Mapping[str, Any]) -> float | None:
-    """The time that the operations would take at the device's ceilings, over the time they took.
+    """Return the time that the operations take at the device's peak, divided by the time they took.
 
     Args:
         flops: dtype -> operations, of one stage.
@@ -60,8 +59,8 @@ def fraction_of_peak(flops: Mapping[str, int], seconds: float, ceilings: Mapping
         ceilings: from `experiments.measure.peak_throughput.ceilings`.
 
     Returns:
-        0 to about 1; over 1 where a convolution beats the matrix product that the ceiling is measured by. None where
-        a dtype has no ceiling here, or nothing was counted.
+        0 to about 1; above 1 where a convolution is faster than the matrix product that measures the peak. None where
+        a dtype has no measured peak, or nothing was counted.
     """
     peaks = ceilings["flops_per_s"]
     needed = {dtype: count for dtype, count in flops.items() if count}
@@ -71,48 +70,50 @@ def fraction_of_peak(flops: Mapping[str, int], seconds: float, ceilings: Mapping
 
 
 def deform_conv2d_flops(x: Tensor, weight: Tensor, offset: Tensor, *options: Any, out_val: Tensor) -> int:
-    """A convolution, and before it the sampling of what the convolution multiplies.
+    """Return the operations of a convolution and of the bilinear sampling before it.
 
-    Each sampled value is a bilinear mix of 4 (8 operations) times its mask (1, where there is one); each place sampled
-    at costs 10: the offset added to x and y (2), distances to the 4 neighbours' edges (4), their products (4).
+    Each sampled value is a mix of 4 (8 operations) times its mask (1, where there is one). Each position costs 10: the
+    offset added to x and y (2), distances to the 4 neighbours' edges (4), their products (4).
 
     Args:
         x: [N, C, H, W]; weight [O, C / groups, kh, kw]; offset [N, 2 x offset groups x kh x kw, Ho, Wo].
-        options: torchvision's others, of which the last is whether there is a mask.
+        options: torchvision's other arguments; the last is whether there is a mask.
         out_val: [N, O, Ho, Wo].
     """
     values = x.shape[0] * x.shape[1] * weight.shape[2] * weight.shape[3] * out_val.shape[2] * out_val.shape[3]
-    places = offset.numel() // 2
+    positions = offset.numel() // 2
     product = conv_flop_count(list(x.shape), list(weight.shape), list(out_val.shape))
-    return product + values * (9 if options[-1] else 8) + places * 10
+    return product + values * (9 if options[-1] else 8) + positions * 10
 
 
 def grid_sample_flops(x: Tensor, grid: Tensor, mode: int = 0, *_: Any, out_val: Tensor, **__: Any) -> int:
-    """Bilinear (mode 0): 8 for each value (a mix of 4), and 14 for each place: grid to pixels (6), distances to the 4
-    neighbours' edges (4), their products (4). Nearest (mode 1): grid to pixels alone. Bicubic (mode 2): a mix of 16,
-    32 for each value, and 6 + 2 x 20 for each place.
+    """Return the operations of grid_sample.
+
+    Bilinear (mode 0): 8 for each value (a mix of 4), and 14 for each position: grid to pixels (6), distances to the 4
+    neighbours' edges (4), their products (4). Nearest (mode 1): grid to pixels only. Bicubic (mode 2): 32 for each
+    value (a mix of 16), and 6 + 2 x 20 for each position.
 
     Args:
         x: [N, C, H, W]; grid [N, Ho, Wo, 2].
         out_val: [N, C, Ho, Wo].
     """
-    places = grid.numel() // 2
-    per_value, per_place = {0: (8, 14), 1: (0, 6), 2: (32, 46)}[mode]
-    return out_val.numel() * per_value + places * per_place
+    positions = grid.numel() // 2
+    per_value, per_position = {0: (8, 14), 1: (0, 6), 2: (32, 46)}[mode]
+    return out_val.numel() * per_value + positions * per_position
 
 
 def cudnn_grid_sample_flops(x: Tensor, grid: Tensor, *, out_val: Tensor) -> int:
-    """cuDNN's grid_sample, which is bilinear."""
+    """Return the operations of cuDNN's grid_sample, which is bilinear."""
     return grid_sample_flops(x, grid, out_val=out_val)
 
 
 def mv_flops(matrix: Tensor, vector: Tensor, *, out_val: Tensor) -> int:
-    """[m, k] times [k], which torch's own table lacks."""
+    """Return the operations of [m, k] times [k], which torch's registry lacks."""
     return 2 * matrix.numel()
 
 
 def _formulas() -> dict[Any, Formula]:
-    """By operation. torchvision's are known to torch once it is imported, as `propainter` does."""
+    """Return the formulas by operation; torchvision's operations exist once `propainter` has imported it."""
     return {
         **flop_registry,
         # torch 2.11's registry lacks the CPU kernel of SDPA, whose first arguments are those of the CUDA kernel.
@@ -125,11 +126,11 @@ def _formulas() -> dict[Any, Formula]:
 
 
 class Counter(TorchDispatchMode):
-    """Adds up the operations inside it under the name of the stage.
+    """Sum up the operations dispatched inside it, by stage.
 
     Attributes:
         counts: stage -> dtype -> operations.
-        stage: the present one; None where nothing is counted.
+        stage: the present one; None outside every stage, where nothing counts.
     """
 
     def __init__(self) -> None:
@@ -139,12 +140,12 @@ class Counter(TorchDispatchMode):
         self._formulas = _formulas()
         self._composite: dict[Any, bool] = {}
 
-    def saw(self, func: Any, args: Any, output: Any, operations: int, dtype: str | None) -> None:
-        """Called after each operation of a stage that torch does not take apart; for counters that count more.
+    def on_operation(self, func: Any, args: Any, output: Any, operations: int, dtype: str | None) -> None:
+        """Handle an operation of a stage that torch does not decompose; a subclass can count more.
 
         Args:
             func, args, output: the operation.
-            operations: that it counts for, in `dtype`; 0 and None where none.
+            operations, dtype: what it counts; 0 and None if nothing.
         """
 
     @classmethod
@@ -153,13 +154,13 @@ class Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func.namespace == "prim":  # asks what a tensor is, and computes nothing
+        if func.namespace == "prim":  # a query of metadata
             return func(*args, **kwargs)
         formula = self._formulas.get(func.overloadpacket)
-        # Under inference mode an operation arrives here before torch has taken it apart.
+        # Under inference mode an operation arrives here before torch decomposes it.
         if func not in self._composite:
             composite = func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
-            # Interpolation is one kernel, which torch would take apart into indexing.
+            # Interpolation is one kernel, which torch would decompose into indexing.
             self._composite[func] = composite and not func.overloadpacket.__name__.startswith("upsample")
         if formula is None and self._composite[func]:
             with self:
@@ -167,32 +168,35 @@ class Counter(TorchDispatchMode):
         output = func(*args, **kwargs)
         if self.stage is not None:
             operations = formula(*args, **kwargs, out_val=output) if formula else 0
-            self.saw(func, args, output, operations, self._add(func.overloadpacket, args, operations))
+            dtype = self._add(self.stage, func.overloadpacket, args, operations) if operations else None
+            self.on_operation(func, args, output, operations, dtype)
         return output
 
-    def _add(self, packet: Any, args: Any, operations: int) -> str | None:
-        """Add to the stage's counts; the dtype that the operation counts as, None where it counts nothing."""
-        if not operations:
-            return None
+    def _add(self, stage: str, packet: Any, args: Any, operations: int) -> str:
+        """Add to the stage's counts, and return the dtype that the operation counts as."""
         tensor = next(x for x in args if isinstance(x, Tensor))
         name = str(tensor.dtype).removeprefix("torch.")
         if tensor.is_cuda and tensor.dtype == torch.float32 and packet not in _SAMPLING:
-            backend = torch.backends.cudnn.conv if packet in _CONVOLUTIONS else torch.backends.cuda.matmul
+            backend = _cudnn.conv if packet in _CONVOLUTIONS else torch.backends.cuda.matmul
             if backend.fp32_precision == "tf32":
                 name = "tf32"
-        of_stage = self.counts.setdefault(self.stage, {})
+        of_stage = self.counts.setdefault(stage, {})
         of_stage[name] = of_stage.get(name, 0) + operations
         return name
 
 
 class _StageNames(Observer):
-    """Hands everything on, and tells the counter which stage it is."""
+    """Forward everything to another observer, and set the counter's stage."""
 
     def __init__(self, inner: Observer, counter: Counter) -> None:
         self.inner = inner
         self.counter = counter
-        self.progress = inner.progress
-        self.tensors = inner.tensors
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        self.inner.progress(stage, done, total)
+
+    def tensors(self, stage: str, **tensors: Tensor) -> None:
+        self.inner.tensors(stage, **tensors)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

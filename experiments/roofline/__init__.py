@@ -1,1 +1,1 @@
-"""Predict a run on a GPU from its operations, without a GPU."""
+"""Predict the time and memory of a run on a GPU from its operations, without a GPU (a roofline model)."""

@@ -1,7 +1,11 @@
-"""A CUDA device that is not there: shapes, dtypes and lifetimes of a run's tensors as on a GPU, and no numbers.
+"""Run the pipeline on fake CUDA tensors: shapes, dtypes and lifetimes as on a GPU, no values, no GPU.
 
-torch's fake tensors say what each operation would give; none is computed. What shapes depend on (which windows the
-hole touches, the rectangle it lies in) follows from the masks alone, so that theirs are carried along.
+torch's fake tensors (`torch._subclasses.fake_tensor`) give each operation's output shape and dtype without computing
+it. Some shapes depend on values: which windows the hole touches, and its bounding box. These follow from the masks
+alone, so the values of masks, and of all that is computed from masks alone, are computed as well.
+
+What differs from a real GPU: the masks that propagation leaves count as empty (`KnownMasks`), SDPA always takes its
+flash or memory-efficient kernel, and the result is zeros.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,24 +25,28 @@ from torch.utils._pytree import tree_flatten, tree_map
 from propainter import InputError, Networks, Observer, build_networks
 
 DEVICE = torch.device("cuda")
+_VALUE = "known_value"  # the attribute of a fake tensor with its values on the host
 CAPABILITY = (9, 0)
-"""An H100's."""
+"""Compute capability that the fake device reports: an H100's."""
 
 
 @contextmanager
 def fake_cuda_device() -> Iterator[Networks]:
-    """Inside the block tensors on CUDA have no numbers; gives networks that are there.
+    """Make CUDA tensors fake inside the block, and give networks on the fake device.
 
-    `KnownMasks` has to watch the run. A value that is asked for and does not follow from the masks is zeros where an
-    array is wanted (the result), and an error where a shape depends on it.
+    The pipeline's observer must be `KnownMasks`. A value that does not follow from the masks is zeros in an array (the
+    result).
+
+    Raises:
+        InputError: in the block, where a shape depends on such a value.
     """
     with ExitStack() as stack:
-        # Without a GPU torch would turn CUDA's autocast off.
+        # Without a GPU torch disables CUDA's autocast.
         stack.enter_context(mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False))
         stack.enter_context(mock.patch("torch.cuda.get_device_capability", lambda device=None: CAPABILITY))
         stack.enter_context(mock.patch("torch.nn.Module.half", _half))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        stack.enter_context(_CallsOfTorch())
+        stack.enter_context(_UnsupportedCalls())
         networks = build_networks()
         for network in (networks.raft, networks.flow_completion, networks.generator):
             convert(network, lambda x: x.to(DEVICE))
@@ -47,7 +55,7 @@ def fake_cuda_device() -> Iterator[Networks]:
 
 
 def convert(module: torch.nn.Module, change: Callable[[Tensor], Tensor]) -> None:
-    """What `module.to(...)` does, where torch would swap the parameters, which fake ones do not allow."""
+    """Apply `change` to each parameter and buffer, as `module.to` does; fake ones do not allow torch's swap."""
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):
             part._parameters[name] = torch.nn.Parameter(change(parameter), requires_grad=parameter.requires_grad)
@@ -56,13 +64,14 @@ def convert(module: torch.nn.Module, change: Callable[[Tensor], Tensor]) -> None
 
 
 class KnownMasks(Observer):
-    """Takes the masks that propagation leaves, whose values are unknown, for empty: no shape depends on them."""
+    """Set the masks that propagation leaves to empty: their values are unknown, and no shape depends on them."""
 
     def tensors(self, stage: str, **tensors: Tensor) -> None:
         remaining = tensors.get("remaining_masks")
         if remaining is not None:
             with unset_fake_temporarily():
-                remaining.known_value = torch.zeros(remaining.shape, dtype=remaining.dtype)
+                zeros = torch.zeros(remaining.shape, dtype=remaining.dtype)
+            _remember(remaining, zeros)
 
 
 def _half(module: torch.nn.Module) -> torch.nn.Module:
@@ -71,40 +80,42 @@ def _half(module: torch.nn.Module) -> torch.nn.Module:
 
 
 class _KnownValues(TorchDispatchMode):
-    """Carries the values of what is made of masks alone beside the tensors that have none."""
+    """Compute the values of what is made from masks alone, and attach them to the fake tensors."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-        values = [_known(x) for x in given]
+        inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+        values = [_known(x) for x in inputs]
         if func is torch.ops.aten._local_scalar_dense.default:
             return _needed(func, values[0]).item()
         if func is torch.ops.aten.nonzero.default:
             with unset_fake_temporarily():
                 value = _needed(func, values[0]).nonzero()
-            output = torch.empty(value.shape, dtype=value.dtype, device=given[0].device)
-            output.known_value = value
+            output = torch.empty(value.shape, dtype=value.dtype, device=inputs[0].device)
+            _remember(output, value)
             return output
-        if func is torch.ops.aten.cudnn_grid_sampler.default:  # says nothing of its output's shape
+        if func is torch.ops.aten.cudnn_grid_sampler.default:  # has no rule for its output's shape
             output = torch.ops.aten.grid_sampler_2d.default(*args, 0, 0, True)
         else:
             output = func(*args, **kwargs)
-        made = [x for x in tree_flatten(output)[0] if isinstance(x, FakeTensor)]
-        if not given or not made or any(value is None for value in values):
-            for x in made:
-                x.known_value = None  # written to, perhaps
+        outputs = [x for x in tree_flatten(output)[0] if isinstance(x, FakeTensor)]
+        if not inputs or not outputs or any(value is None for value in values):
+            for x in outputs:
+                _remember(x, None)  # an operation in place may have changed it
             return output
         with unset_fake_temporarily():
             plain = tree_map(lambda x: _known(x) if isinstance(x, Tensor) else _on_host(x), (args, dict(kwargs)))
             computed = [x for x in tree_flatten(func(*plain[0], **plain[1]))[0] if isinstance(x, Tensor)]
-        for x, value in zip(made, computed, strict=True):
-            x.known_value = value
+        for x, value in zip(outputs, computed, strict=True):
+            _remember(x, value)
         return output
 
 
-class _CallsOfTorch(TorchFunctionMode):
-    """What leaves torch: arrays of the known values, or of zeros; nothing is pinned. SDPA by the kernels that torch has
-    for CUDA, which it does not choose where there is none."""
+class _UnsupportedCalls(TorchFunctionMode):
+    """Replace what fake tensors do not allow: conversion to an array, pinning, and SDPA's choice of a CUDA kernel.
+
+    An array has the known values, or zeros.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -121,7 +132,7 @@ class _CallsOfTorch(TorchFunctionMode):
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Flash attention in half precision, else the memory-efficient kernel; [N, heads, tokens, d] each."""
+    """Run flash attention in half precision, else the memory-efficient kernel: [N, heads, tokens, d] each."""
     if torch.is_autocast_enabled(DEVICE.type):
         q, k, v = (x.to(torch.get_autocast_dtype(DEVICE.type)) for x in (q, k, v))
     if q.dtype == torch.float32:
@@ -130,10 +141,14 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _known(x: Tensor) -> Tensor | None:
-    """The values of a tensor: those it carries, or its own where it comes from the host and is no picture."""
+    """Return a tensor's values: those attached to a fake one, a host tensor itself, None for frames (uint8, 4 axes)."""
     if isinstance(x, FakeTensor):
-        return getattr(x, "known_value", None)
+        return getattr(x, _VALUE, None)
     return None if x.dtype == torch.uint8 and x.ndim == 4 else x
+
+
+def _remember(x: Tensor, value: Tensor | None) -> None:
+    setattr(x, _VALUE, value)
 
 
 def _needed(func: Any, value: Tensor | None) -> Tensor:

@@ -1,4 +1,14 @@
-"""What the operations of a run cost a device: arithmetic, bytes, launches and memory (for `predict`)."""
+"""Cost of a run's operations on a GPU: floating-point operations, bytes moved, kernel launches, memory in use.
+
+Counted for each operation that torch gives to the device (views and empty tensors are free):
+- floating-point operations by dtype, as `experiments.measure.flops` counts them;
+- bytes of the tensors that it reads and writes, as if no cache held anything between two operations;
+- one kernel launch, whatever number of kernels it has;
+- all tensors that are alive at the same time, by their storage.
+
+Not in the model: workspaces of cuBLAS and cuDNN, fragmentation of the allocator, shapes that fill a GPU badly, copies
+between host and device, and what two streams could do at once. `Ceilings.reached` stands for part of that: a guess.
+"""
 
 import weakref
 from collections import defaultdict
@@ -23,9 +33,11 @@ _NO_KERNEL = frozenset({aten.empty, aten.empty_like, aten.new_empty, aten.empty_
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What a device does at most, by its data sheet; `launch_s` is the host's time for one operation of eager torch.
+    """A device's peak throughput by its data sheet.
 
-    `reached` is what share of each ceiling ("bytes" for memory) networks of this size are taken to come to: a guess.
+    Attributes:
+        launch_s: the host's time for one operation of eager torch.
+        reached: by dtype, and "bytes" for memory: the assumed share of the peak that networks of this size reach.
     """
 
     name: str = "H100 SXM"
@@ -41,10 +53,14 @@ class Ceilings:
 
 @dataclass
 class Cost:
-    """Of one stage: sums over its operations.
+    """Sums over the operations of one stage.
 
-    `busy_s` sums, by operation, the longer of computing and moving; `compute_s` and `traffic_s` each alone; `likely_s`
-    is `busy_s` at the shares of the ceilings that are likely reached.
+    Attributes:
+        flops: by dtype.
+        compute_s, traffic_s: time for the floating-point operations, and for the bytes, at the peaks.
+        busy_s: sum of the longer of the two for each operation.
+        likely_s: `busy_s` at the assumed shares of the peaks (`Ceilings.reached`).
+        peak_bytes: largest sum of the sizes of tensors alive at once.
     """
 
     flops: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -57,30 +73,31 @@ class Cost:
     peak_bytes: int = 0
 
     def bound_s(self, launch_s: float) -> float:
-        """The stage takes at least this long."""
+        """Return the least time of the stage: the longer of its operations and its launches."""
         return max(self.busy_s, self.launches * launch_s)
 
     def expected_s(self, launch_s: float) -> float:
-        """As `bound_s`, at the shares of the ceilings that are likely reached."""
+        """Return `bound_s` at the assumed shares of the peaks."""
         return max(self.likely_s, self.launches * launch_s)
 
     def binds(self, launch_s: float) -> str:
-        """What the bound comes from."""
+        """Return what the bound comes from: "launches", "operations" or "bytes"."""
         if self.launches * launch_s >= self.busy_s:
             return "launches"
         return "operations" if self.compute_s >= self.traffic_s else "bytes"
 
 
-class Ledger(Counter):
-    """Counts what `Cost` has, by stage.
+class CostCounter(Counter):
+    """Sum up each stage's `Cost`.
 
     Args:
         ceilings: of the device.
+        live_bytes: of tensors that are on the device before the run: the weights.
 
     Attributes:
         costs: by stage.
-        fused: whether elementwise operations and copies are taken to be part of their neighbours (compiled code).
-        recorded: whether operations are taken to be part of a CUDA graph, which the host launches as one: `launch`.
+        fused: whether elementwise operations and copies count as part of their neighbours (compiled code).
+        recorded: whether operations count as part of a CUDA graph, which the host launches at once with `launch`.
         live_bytes: of tensors on the device now.
     """
 
@@ -93,8 +110,10 @@ class Ledger(Counter):
         self.live_bytes = live_bytes
         self._storages: weakref.WeakSet[Any] = weakref.WeakSet()
 
-    def saw(self, func: Any, args: Any, output: Any, operations: int, dtype: str | None) -> None:
-        """See `Counter.saw`."""
+    def on_operation(self, func: Any, args: Any, output: Any, operations: int, dtype: str | None) -> None:
+        """Add an operation to its stage's cost; see `Counter.on_operation`."""
+        if self.stage is None:
+            return
         cost, packet = self.costs[self.stage], func.overloadpacket
         outputs = [x for x in tree_flatten(output)[0] if isinstance(x, Tensor)]
         inputs = [x for x in tree_flatten(args)[0] if isinstance(x, Tensor)]
@@ -105,9 +124,11 @@ class Ledger(Counter):
             return
         if packet in _NO_KERNEL or is_view(func):
             return
-        compute_s = operations / self.ceilings.flops_per_s[dtype] if operations else 0.0
-        if operations:
+        reached, compute_s, likely_compute_s = self.ceilings.reached, 0.0, 0.0
+        if dtype is not None:
             cost.flops[dtype] += operations
+            compute_s = operations / self.ceilings.flops_per_s[dtype]
+            likely_compute_s = compute_s / reached[dtype]
         if self.fused and (torch.Tag.pointwise in func.tags or packet in _MOVES):
             return
         moved = moved_bytes(packet, inputs, outputs)
@@ -117,11 +138,10 @@ class Ledger(Counter):
         cost.compute_s += compute_s
         cost.traffic_s += traffic_s
         cost.busy_s += max(compute_s, traffic_s)
-        reached = self.ceilings.reached
-        cost.likely_s += max(compute_s / reached[dtype] if dtype else 0.0, traffic_s / reached["bytes"])
+        cost.likely_s += max(likely_compute_s, traffic_s / reached["bytes"])
 
     def launch(self) -> None:
-        """One launch more in the present stage."""
+        """Count one launch in the present stage."""
         if self.stage is not None:
             self.costs[self.stage].launches += 1
 
@@ -132,23 +152,22 @@ class Ledger(Counter):
                 continue
             self._storages.add(storage)
             self.live_bytes += storage.nbytes()
-            weakref.finalize(storage, self._let_go, storage.nbytes())
+            weakref.finalize(storage, self._free, storage.nbytes())
 
-    def _let_go(self, count: int) -> None:
+    def _free(self, count: int) -> None:
         self.live_bytes -= count
 
 
 def is_view(func: Any) -> bool:
-    """Whether the operation gives another view of its input and computes nothing."""
+    """Whether the operation returns a view of its input and computes nothing."""
     returns = func._schema.returns
     return bool(returns) and all(x.alias_info is not None and not x.alias_info.is_write for x in returns)
 
 
 def moved_bytes(packet: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> int:
-    """Bytes read and written by an operation that keeps nothing in a cache between its tensors.
+    """Return the bytes that an operation reads and writes, each of its tensors once.
 
-    What is picked out of a tensor is counted as often as it is picked (four neighbours for a sampled value), and no
-    more than the whole tensor; so are values put into one.
+    A gather reads as many values as it returns, a bilinear sample four times as many, but at most the whole tensor.
     """
     sizes = [x.numel() * x.element_size() for x in inputs]
     written = sum(x.numel() * x.element_size() for x in outputs)
@@ -164,7 +183,7 @@ def moved_bytes(packet: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
 
 
 def columns_bytes(func: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> int:
-    """The sampled values that torchvision's deformable convolution keeps beside its output, of up to 32 images."""
+    """Return the bytes of torchvision's buffer of sampled values in a deformable convolution, of up to 32 images."""
     if func.overloadpacket is not torch.ops.torchvision.deform_conv2d:
         return 0
     (batch, channels, *_), weight, (*_, height, width) = inputs[0].shape, inputs[1], outputs[0].shape

@@ -1,4 +1,4 @@
-"""Where a run took place."""
+"""The device, versions and settings of a run."""
 
 import hashlib
 import os
@@ -13,14 +13,15 @@ import torch
 
 from experiments.system.git import commit
 from experiments.system.nvml import Gpu, NoNvmlError
+from experiments.system.openmp import openmp_settings
 from propainter import InputError
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N` as a device.
+    """Return the device that `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N` names.
 
     Raises:
-        InputError: an unknown name, or a GPU that is not there.
+        InputError: an unknown name, or a GPU that torch does not see.
     """
     kind, _, index = name.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
@@ -38,7 +39,7 @@ def choose_device(name: str) -> torch.device:
 
 @cache
 def device_name(device: torch.device) -> str:
-    """The device's own name: "NVIDIA H100 80GB HBM3", "Intel(R) Xeon(R) ..."."""
+    """Return the device's own name: "NVIDIA H100 80GB HBM3", "Intel(R) Xeon(R) ..."."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -52,15 +53,15 @@ PACKAGES = (
     *("numpy", "scipy", "pillow", "torchvision", "triton", "numba", "scikit-image", "lpips", "stlpips-pytorch", "av"),
     "hydra-core",
 )
-"""Packages that shape results or times, beside torch."""
+"""Packages other than torch that shape results or times."""
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """The record's `environment`; None where the system does not tell.
+    """Return the record's `environment`; what the system does not report is None.
 
-    `cuda`, `cudnn` and `driver` are None on a CPU, where none of them does anything. `cores` are the logical CPUs that
-    this process may use, `threads` those that torch uses. `commit` is the project's, `dirty` whether tracked files
-    differ from it. Times of records with equal `fingerprint` may be compared.
+    `cuda`, `cudnn` and `driver` are None on a CPU, which uses none of them. `cores` are the logical CPUs that this
+    process may use, `threads` those that torch uses, `openmp` the environment variables for these. `commit` is the
+    project's, `dirty` whether tracked files differ from it. Times of records with equal `fingerprint` may be compared.
     """
     committed, dirty = commit()
     described = {
@@ -72,6 +73,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "cpu": device_name(torch.device("cpu")),
         "cores": _cores(),
         "threads": torch.get_num_threads(),
+        "openmp": openmp_settings(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "commit": committed,
@@ -82,7 +84,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def fingerprint(described: Mapping[str, Any]) -> str:
-    """16 hex digits over what makes times comparable: device, threads, torch, CUDA, cuDNN and driver."""
+    """Hash what makes times comparable to 16 hex digits: device, threads, torch, CUDA, cuDNN and driver."""
     keys = ("device", "device_type", "threads", "torch", "cuda", "cudnn", "driver")
     return hashlib.sha256(repr([described[key] for key in keys]).encode()).hexdigest()[:16]
 
@@ -98,7 +100,7 @@ def _cuda(device: torch.device) -> dict[str, str | int | None]:
 
 
 def _cores() -> int | None:
-    allowed = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    allowed = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(allowed(0)) if allowed else os.cpu_count()
 
 

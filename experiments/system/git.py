@@ -1,4 +1,4 @@
-"""The git commit that the project's files are of."""
+"""The git commit of the project's files."""
 
 import subprocess
 from functools import cache
@@ -10,12 +10,12 @@ _DIRTY = "-dirty"
 
 @cache
 def commit() -> tuple[str | None, bool | None]:
-    """The project's commit, 12 digits, and whether tracked files differ from it; None and None outside a checkout."""
+    """Return the project's commit, 12 hex digits, and whether tracked files differ; None and None without git."""
     if not (ROOT / ".git").exists():  # an installed package, perhaps inside the checkout of another project
         return None, None
     command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", f"--dirty={_DIRTY}", "--match="]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        described = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None, None
-    return told.removesuffix(_DIRTY), told.endswith(_DIRTY)
+    return described.removesuffix(_DIRTY), described.endswith(_DIRTY)

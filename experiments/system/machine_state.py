@@ -1,4 +1,4 @@
-"""The state of the machine before and after timing, and what in it makes times doubtful."""
+"""The state of the machine before and after timing, and which disturbances make times unreliable."""
 
 import time
 import warnings
@@ -11,59 +11,62 @@ import torch
 
 from experiments.system.nvml import FIGURES, Gpu, NoNvmlError
 
-LOOK_S = 0.15  # for how long `snapshot` looks at what other processes do, at least
+SAMPLE_S = 0.15
+"""How long `snapshot` watches other processes, at least."""
 
-CPU_TICKS_S = 0.05  # a few ticks of a system's CPU counters, which grow by 0.01 s each
+CPU_TICKS_S = 0.05
+"""A few ticks of the system's CPU counters, which grow by 0.01 s each."""
 
 OTHER_LOAD = 0.05
 LEAST_OTHER_CORES = 0.2
-"""Others may use this share of all cores, or this many cores where that is more."""
+"""Other processes can use this share of all cores, or this many cores where that is more, without disturbing."""
 
 STOLEN_SHARE = 0.02
-"""The share of all cores that a hypervisor may give to other machines."""
+"""A hypervisor can give this share of all cores to other machines without disturbing."""
 
 THROTTLED_SHARE = 0.01
-"""The share of the time for which clocks or a CPU quota may be held back."""
+"""Clocks or a CPU quota can be held back for this share of the time without disturbing."""
 
 SWAP_GROWTH_BYTES = 16 * 2**20
-"""Swap that may come into use between two snapshots."""
+"""Swap in use can grow by this between two snapshots without disturbing."""
 
 NEAR_LIMIT_C = 5
 """A temperature this close below its limit counts as near."""
 
 HOT_C = 15
-"""A device this close below its limit is hot: low clocks are then the heat's doing."""
+"""A device this close below its limit is hot: heat is then the cause of low clocks."""
 
-FALLEN_CLOCK = 0.85
-"""Clocks below this share of the highest are fallen."""
+LOW_CLOCK = 0.85
+"""Clocks below this share of the highest are low."""
 
 HARMLESS_REASONS = frozenset({"gpu_idle", "application_clocks", "display_clocks"})
-"""Reasons of lower clocks that are settings or rest."""
+"""Reasons for low clocks that are a setting or an idle GPU."""
 
 _SYSFS = Path("/sys")
 
 
 def snapshot(device: torch.device, since: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What the machine is doing now, in strict JSON; None for what it does not tell.
+    """Return the machine's state as JSON values; what the system does not report is None.
 
-    Host: `load_per_core` (1-minute load, own threads included), `other_cpu_cores` (cores that other processes kept busy
-    since `since`, an earlier snapshot or `cpu_counters()`; without one, during `LOOK_S`, which it then takes),
-    `cpu_count`, `cpu_clock_mhz`, `max_cpu_clock_mhz`, `cpu_temperature_c`, `cpu_temperature_limit_c`,
-    `available_host_bytes`, `swap_used_bytes`. Counters that mean something by their growth between two snapshots:
-    `monotonic_s`, `cpu_busy_s`, `cpu_own_s` (this process and its children), `cpu_stolen_s` (by a hypervisor),
-    `quota_throttled_s` (by a container's CPU quota), `cpu_throttle_count` (for heat).
-    GPU: the keys of `experiments.system.nvml.FIGURES`; `nvml` says in one sentence why they are None, and is None
-    otherwise.
+    Host: `load_per_core` (1-minute load, with own threads), `other_cpu_cores` (cores that other processes kept busy
+    since `since`), `cpu_count`, `cpu_clock_mhz`, `max_cpu_clock_mhz`, `cpu_temperature_c`, `cpu_temperature_limit_c`,
+    `available_host_bytes`, `swap_used_bytes`. Counters, whose growth between two snapshots counts: `monotonic_s`,
+    `cpu_busy_s`, `cpu_own_s` (this process and its children), `cpu_stolen_s` (by a hypervisor), `quota_throttled_s` (by
+    a container's CPU quota), `cpu_throttle_count` (for heat). GPU: the keys of `experiments.system.nvml.FIGURES`;
+    `nvml` is one sentence of why they are None, else None.
+
+    Args:
+        since: an earlier snapshot or `cpu_counters()`; without one this call takes `SAMPLE_S`.
     """
-    start = cpu_counters() if since is None else since
-    time.sleep(max(0.0, LOOK_S - (time.monotonic() - start["monotonic_s"])))
+    start: dict[str, Any] = cpu_counters() if since is None else since
+    time.sleep(max(0.0, SAMPLE_S - (time.monotonic() - start["monotonic_s"])))
     now = cpu_counters()
     memory, swap = psutil.virtual_memory(), _swap_used_bytes()
     temperature, limit = _cpu_temperature()
     clock, highest = _cpu_clock()
     count = psutil.cpu_count() or 1
     return {
-        "load_per_core": _told(lambda: psutil.getloadavg()[0] / count),
+        "load_per_core": _or_none(lambda: psutil.getloadavg()[0] / count),
         "other_cpu_cores": other_cores(start, now),
         "cpu_count": count,
         "cpu_clock_mhz": clock,
@@ -80,9 +83,9 @@ def snapshot(device: torch.device, since: dict[str, Any] | None = None) -> dict[
 
 
 def disturbances(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """One sentence for each thing that makes what was timed between two snapshots doubtful; empty on a quiet machine.
+    """Return one sentence per disturbance between two snapshots; empty on a quiet machine.
 
-    Own load never counts. Figures that are missing or None are passed over.
+    The load of this process never counts. Figures that are missing or None are skipped.
     """
     found = [*_cpu_disturbances(before, after), *_counter_disturbances(before, after)]
     for when, state in (("before", before), ("after", after)):
@@ -93,7 +96,7 @@ def disturbances(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def process_vram_bytes(device: torch.device) -> int | None:
-    """GPU memory of this process by NVML, with what torch does not see; None on a CPU and where NVML does not tell."""
+    """Return the GPU memory of this process by NVML, with that outside torch; None on a CPU and without NVML."""
     try:
         return Gpu(device).process_bytes()
     except NoNvmlError:
@@ -101,9 +104,9 @@ def process_vram_bytes(device: torch.device) -> int | None:
 
 
 class Energy:
-    """A counter of energy: the GPU board's by NVML, or the CPU packages' by RAPL where Linux lets it be read.
+    """An energy counter: the GPU board's by NVML, or the CPU packages' by RAPL where Linux lets it be read.
 
-    Both count all that goes on in the device, by whomever; take the difference of two readings.
+    Both count the whole device, with other processes. Take the difference of two readings.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -121,15 +124,16 @@ class Energy:
             return
 
     def joules(self) -> float | None:
-        """The counter in joules; None where there is none."""
+        """Return the counter in joules; None without one."""
         if self._gpu is not None:
             return self._gpu.energy_joules()
         readings = [package.joules() for package in self._packages]
-        return sum(readings) if readings and None not in readings else None
+        known = [reading for reading in readings if reading is not None]
+        return sum(known) if known and len(known) == len(readings) else None
 
 
 class _RaplPackage:
-    """One CPU package's energy counter, which begins again at 0 when it is full."""
+    """One CPU package's energy counter, which wraps around to 0."""
 
     def __init__(self, zone: Path) -> None:
         self._zone = zone
@@ -148,19 +152,19 @@ class _RaplPackage:
 
 
 def other_cores(start: dict[str, Any], end: dict[str, Any]) -> float | None:
-    """How many cores other processes kept busy between two readings of the counters; None where they do not tell."""
+    """Return how many cores other processes kept busy between two readings; None where a counter is missing."""
     needed = ("monotonic_s", "cpu_busy_s", "cpu_own_s")
     if any(reading.get(key) is None for reading in (start, end) for key in needed):
         return None
     elapsed, busy, own = (end[key] - start[key] for key in needed)
-    # Where CPU time is not counted it stands still even while this process works; at 0 s of both nobody did.
+    # Without CPU accounting the busy counter stands still although this process worked.
     if elapsed <= 0 or busy < 0 or (busy == 0 and own > CPU_TICKS_S):
         return None
     return max(0.0, (busy - own) / elapsed)
 
 
 def cpu_counters() -> dict[str, float | None]:
-    """The counters of a snapshot that say what keeps the CPU busy, in seconds; None for what is not told."""
+    """Return a snapshot's counters of the CPU's use, in seconds; None for a missing one."""
     times = psutil.cpu_times()._asdict()
     # Linux counts a guest's time in user time too.
     resting = ("idle", "iowait", "steal", "guest", "guest_nice")
@@ -173,7 +177,7 @@ def cpu_counters() -> dict[str, float | None]:
 
 
 def _own_cpu_s() -> float:
-    """CPU seconds of this process and of its children, those that ended included."""
+    """Return the CPU seconds of this process and its children, ended ones included."""
     own = psutil.Process()
     total = 0.0
     for process in (own, *own.children(recursive=True)):
@@ -190,8 +194,8 @@ def _cpu_disturbances(before: dict[str, Any], after: dict[str, Any]) -> list[str
     cores = after.get("cpu_count") or before.get("cpu_count") or 1
     others = other_cores(before, after)
     if others is None:
-        looks = [state["other_cpu_cores"] for state in (before, after) if state.get("other_cpu_cores") is not None]
-        others = max(looks, default=0.0)
+        sampled = [state["other_cpu_cores"] for state in (before, after) if state.get("other_cpu_cores") is not None]
+        others = max(sampled, default=0.0)
     allowed = max(LEAST_OTHER_CORES, OTHER_LOAD * cores)
     if others > allowed:
         return [f"other processes kept {others:.1f} of {cores} cores busy, more than {allowed:.1f}"]
@@ -199,7 +203,7 @@ def _cpu_disturbances(before: dict[str, Any], after: dict[str, Any]) -> list[str
 
 
 def _counter_disturbances(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What shows in counters that grew from one snapshot to the other."""
+    """Return the disturbances that show in the growth of counters."""
 
     def growth(key: str) -> float:
         start, end = before.get(key), after.get(key)
@@ -234,11 +238,11 @@ def _gpu_disturbances(when: str, state: dict[str, Any]) -> list[str]:
     reasons = state.get("throttle_reasons") or []
     if slowed := [reason for reason in reasons if reason not in HARMLESS_REASONS]:
         found.append(f"the GPU held its clocks back {when} the run: {', '.join(slowed)}")
-    if "gpu_idle" not in reasons:
-        clock, highest = state.get("sm_clock_mhz"), state.get("max_sm_clock_mhz")
-        degrees, limit = state.get("temperature_c"), state.get("temperature_limit_c")
-        known = None not in (clock, highest, degrees, limit)
-        if known and clock < FALLEN_CLOCK * highest and degrees >= limit - HOT_C:
+    keys = ("sm_clock_mhz", "max_sm_clock_mhz", "temperature_c", "temperature_limit_c")
+    figures: list[Any] = [state.get(key) for key in keys]
+    if "gpu_idle" not in reasons and None not in figures:
+        clock, highest, degrees, limit = figures
+        if clock < LOW_CLOCK * highest and degrees >= limit - HOT_C:
             found.append(f"the GPU's clock was {clock} of {highest} MHz at {degrees} C {when} the run")
     return found
 
@@ -257,20 +261,20 @@ def _gpu_state(device: torch.device) -> dict[str, Any]:
 
 
 def _cpu_clock() -> tuple[float | None, float | None]:
-    frequency = _told(psutil.cpu_freq) if hasattr(psutil, "cpu_freq") else None
+    frequency = _or_none(psutil.cpu_freq) if hasattr(psutil, "cpu_freq") else None
     return (None, None) if frequency is None else (frequency.current or None, frequency.max or None)
 
 
 def _cpu_temperature() -> tuple[float | None, float | None]:
-    """The hottest of the CPU's sensors and its limit, in degrees Celsius."""
-    chips = (_told(psutil.sensors_temperatures) if hasattr(psutil, "sensors_temperatures") else None) or {}
+    """Return the temperature of the hottest CPU sensor and its limit, in degrees Celsius."""
+    chips = (_or_none(psutil.sensors_temperatures) if hasattr(psutil, "sensors_temperatures") else None) or {}
     sensors = [sensor for chip in ("coretemp", "k10temp", "zenpower", "cpu_thermal") for sensor in chips.get(chip, ())]
     if sensors:
         hottest = max(sensors, key=lambda sensor: sensor.current)
         return hottest.current, hottest.critical or hottest.high
     for zone in sorted(_SYSFS.glob("class/thermal/thermal_zone*")):
-        kind = _told(lambda zone=zone: (zone / "type").read_text().strip()) or ""
-        if kind == "x86_pkg_temp" or kind.startswith("cpu"):
+        kind = _or_none((zone / "type").read_text) or ""
+        if kind.strip() == "x86_pkg_temp" or kind.startswith("cpu"):
             millidegrees = _number(zone / "temp")
             return (None if millidegrees is None else millidegrees / 1000), None
     return None, None
@@ -278,28 +282,28 @@ def _cpu_temperature() -> tuple[float | None, float | None]:
 
 def _cpu_throttle_count() -> int | None:
     counts = [_number(path) for path in _SYSFS.glob("devices/system/cpu/cpu0/thermal_throttle/*_throttle_count")]
-    told = [int(count) for count in counts if count is not None]
-    return sum(told) if told else None
+    known = [int(count) for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def _quota_throttled_s() -> float | None:
-    lines = _told(lambda: (_SYSFS / "fs/cgroup/cpu.stat").read_text().splitlines()) or []
+    lines = _or_none(lambda: (_SYSFS / "fs/cgroup/cpu.stat").read_text().splitlines()) or []
     return next((int(line.split()[1]) / 1e6 for line in lines if line.startswith("throttled_usec ")), None)
 
 
 def _swap_used_bytes() -> int | None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # psutil warns where the system counts no swapping
-        swap = _told(psutil.swap_memory)
+        warnings.simplefilter("ignore")  # psutil warns where the system has no count of swapping
+        swap = _or_none(psutil.swap_memory)
     return None if swap is None else swap.used
 
 
 def _number(path: Path) -> float | None:
-    return _told(lambda: float(path.read_text()))
+    return _or_none(lambda: float(path.read_text()))
 
 
-def _told(read: Callable[[], Any]) -> Any:
-    """What `read` gives; None on a system that has no such figure or does not show it."""
+def _or_none(read: Callable[[], Any]) -> Any:
+    """Return the result of `read`; None where the system does not have or show that figure."""
     try:
         return read()
     except (OSError, ValueError, RuntimeError, NotImplementedError):

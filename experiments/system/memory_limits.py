@@ -1,4 +1,4 @@
-"""Limits on the memory of this process: an 80 GB card answers for an 8 GB one, and a run can't fill the host."""
+"""Limits on the memory of this process: a large GPU stands in for a small one, and a run can't fill the host."""
 
 import sys
 from functools import cache
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 def apply_limits(cfg: DictConfig, device: "torch.device") -> int | None:
     """Set `limits.vram_gb` and `limits.host_gb` (GiB each, null for none) on this process.
 
-    Call it before the networks are built. It holds until it is called again; null gives back what was there at first.
-    What goes over a limit fails as an allocation does: `torch.OutOfMemoryError` on the GPU, on the host `MemoryError`
-    or torch's RuntimeError for it.
+    Call it before the networks are built. The limits hold until the next call; null restores the process's first ones.
+    An allocation over a limit fails: with `torch.OutOfMemoryError` on the GPU, with `MemoryError` or torch's
+    RuntimeError on the host.
 
     Returns:
-        The limit in bytes of the memory that the record's `memory` speaks of: the GPU's on CUDA, else the host's.
+        The limit in bytes of the memory that the record's `memory` reports: the GPU's on CUDA, else the host's.
 
     Raises:
-        InputError: a limit that is no number over 0, or that can't be kept here.
+        InputError: a limit is no number above 0, or can't be set here.
     """
     vram_bytes, host_bytes = _bytes(cfg, "vram_gb"), _bytes(cfg, "host_gb")
     _limit_vram(vram_bytes, device)
@@ -50,9 +50,9 @@ def _limit_vram(size: int | None, device: "torch.device") -> None:
 
     total = torch.cuda.get_device_properties(device).total_memory
     if size is not None and size > total:
-        gigabytes = f"{size / 2**30:.1f}"
-        raise InputError(f"limits.vram_gb is {gigabytes}, but the GPU has {total / 2**30:.1f} GiB; give less, or null")
-    # It bounds torch's own allocator; the CUDA context and libraries' own memory (some 500 MB) come on top.
+        have = f"{total / 2**30:.1f} GiB"
+        raise InputError(f"limits.vram_gb is {size / 2**30:.1f}, but the GPU has {have}; give less, or null")
+    # This bounds torch's allocator. The CUDA context and memory of libraries (some 500 MB) are not in it.
     torch.cuda.set_per_process_memory_fraction(1.0 if size is None else size / total, device)
 
 
@@ -70,8 +70,8 @@ def _limit_host(size: int | None) -> None:
             have = f"{used / 2**30:.2f} GiB before any network is built"
             raise InputError(f"limits.host_gb is {size / 2**30:.2f}, but the process has {have}; give more")
         soft = size if hard == resource.RLIM_INFINITY else min(size, hard)
-    # Not RLIMIT_AS: CUDA reserves address space by the hundred GB without using it, and libraries map more of their
-    # files than they read. RLIMIT_DATA counts the memory that only this process can write to: what is allocated.
+    # RLIMIT_DATA counts private writable memory: what is allocated. RLIMIT_AS would count address space, of which CUDA
+    # reserves hundreds of GB unused, and all of each mapped file.
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
@@ -83,6 +83,6 @@ def _limit_at_first() -> tuple[int, int]:
 
 
 def _data_bytes() -> int:
-    """What RLIMIT_DATA counts of this process now."""
+    """Return the bytes that RLIMIT_DATA counts of this process now."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))

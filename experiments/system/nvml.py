@@ -1,4 +1,4 @@
-"""What NVIDIA's management library (NVML) says of a GPU."""
+"""A GPU's clocks, temperature, power and processes by NVIDIA's management library (NVML)."""
 
 import os
 from collections.abc import Iterator
@@ -33,17 +33,17 @@ FIGURES = (
 
 
 class NoNvmlError(RuntimeError):
-    """NVML has nothing to say of this device; the message is one sentence of why."""
+    """NVML does not know this device; the message is one sentence of why."""
 
 
 class Gpu:
-    """One GPU as NVML sees it. A figure that this board or driver does not give is None.
+    """One GPU as NVML sees it. A figure that this board or driver does not have is None.
 
-    The GPU is found by its UUID or its place on the PCI bus: NVML counts all GPUs of the machine, torch those that
-    CUDA_VISIBLE_DEVICES leaves.
+    The GPU is found by its UUID or PCI address: NVML numbers all GPUs of the machine, torch those in
+    CUDA_VISIBLE_DEVICES.
 
     Raises:
-        NoNvmlError: no GPU of NVIDIA, or no package nvidia-ml-py, or no NVML on this machine.
+        NoNvmlError: no NVIDIA GPU, no package nvidia-ml-py, or no NVML on this machine.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -62,8 +62,11 @@ class Gpu:
         self._handle = self._find()
 
     def state(self) -> dict[str, Any]:
-        """The figures of `FIGURES`: MHz, degrees Celsius, watts; `gpu_utilization` in 0..1 over NVML's last moment;
-        `*_throttled_s` are counters of seconds; `throttle_reasons` are names."""
+        """Return the figures of `FIGURES`, in MHz, degrees Celsius and watts.
+
+        `gpu_utilization` is 0 to 1 over NVML's last sampling period, `*_throttled_s` are counters of seconds,
+        `throttle_reasons` names.
+        """
         others = self._others()
         limit = self._ask("nvmlDeviceGetTemperatureThreshold", _SLOWDOWN_THRESHOLD)
         milliwatts = self._ask("nvmlDeviceGetPowerUsage")
@@ -84,17 +87,17 @@ class Gpu:
         }
 
     def process_bytes(self) -> int | None:
-        """GPU memory of this process, CUDA's own share included."""
+        """Return the GPU memory of this process in bytes, with that of the CUDA context."""
         own, _ = self._own_and_others()
         return own
 
     def energy_joules(self) -> float | None:
-        """The board's energy counter: since the driver was loaded, of all processes."""
+        """Return the board's energy counter: of all processes, since the driver was loaded."""
         millijoules = self._ask("nvmlDeviceGetTotalEnergyConsumption")
         return None if millijoules is None else millijoules / 1000
 
     def driver(self) -> str | None:
-        """The driver's version."""
+        """Return the driver's version."""
         try:
             version = self._nvml.nvmlSystemGetDriverVersion()
         except self._nvml.NVMLError:
@@ -133,10 +136,10 @@ class Gpu:
         return self._own_and_others()[1]
 
     def _own_and_others(self) -> tuple[int | None, list[int | None] | None]:
-        """Bytes of this process and of each other one that computes; None where NVML does not tell.
+        """Return the bytes of this process and of each other one that computes; None where NVML does not list them.
 
-        In a container NVML may number processes as the host does. Then none has our number although one is ours: the
-        one whose memory is nearest above what torch holds.
+        In a container NVML can list the host's process ids, and none is ours. The process whose memory is nearest above
+        what torch has reserved then counts as ours.
         """
         listed = self._ask("nvmlDeviceGetComputeRunningProcesses")
         if listed is None:
@@ -152,11 +155,11 @@ class Gpu:
 
 
 def _names(properties: Any) -> Iterator[tuple[str, str]]:
-    """NVML's look-up functions, each with what it takes, the surest first."""
+    """Yield NVML's look-up functions, each with its argument, the most reliable first."""
     if uuid := getattr(properties, "uuid", None):
         bare = str(uuid).removeprefix("GPU-")
         yield "nvmlDeviceGetHandleByUUID", f"GPU-{bare}"
         yield "nvmlDeviceGetHandleByUUID", f"MIG-{bare}"
     if hasattr(properties, "pci_bus_id"):
-        place = properties.pci_domain_id, properties.pci_bus_id, properties.pci_device_id
-        yield "nvmlDeviceGetHandleByPciBusId", "{:08x}:{:02x}:{:02x}.0".format(*place)
+        address = properties.pci_domain_id, properties.pci_bus_id, properties.pci_device_id
+        yield "nvmlDeviceGetHandleByPciBusId", "{:08x}:{:02x}:{:02x}.0".format(*address)

@@ -1,0 +1,58 @@
+"""Costs of operations, counted by hand."""
+
+import pytest
+import torch
+from support.fake_cuda import counted, on_cuda
+from torch import nn
+
+from experiments.roofline.op_costs import Cost, moved_bytes
+from variants.precision import tf32_flags
+
+
+def test_a_convolution():
+    def run():
+        x, conv = on_cuda(2, 4, 8, 8), nn.Conv2d(4, 6, 3, padding=1, bias=False, device="cuda")
+        with tf32_flags(False):
+            conv(x)
+
+    counter = counted(run)
+    cost = counter.costs["flow"]
+    operations, numbers = 2 * 2 * 64 * 6 * 4 * 9, 2 * 4 * 64 + 6 * 4 * 9 + 2 * 6 * 64
+    assert cost.flops == {"float32": operations}
+    # Its weight is drawn in the same stage: one more operation, which reads and writes it.
+    assert cost.launches == 2
+    assert cost.moved_bytes == 4 * numbers + 2 * 4 * (6 * 4 * 9)
+    assert cost.compute_s == pytest.approx(operations / 1e6)
+    assert cost.busy_s == pytest.approx(operations / 1e6 + 2 * 4 * (6 * 4 * 9) / 1e6)
+    assert cost.likely_s == pytest.approx(2 * cost.busy_s)
+    assert cost.peak_bytes == 4 * numbers and counter.live_bytes == 0
+
+
+def test_views_cost_nothing_and_copies_their_bytes():
+    def run():
+        x = on_cuda(10, 10)
+        x.view(100).unsqueeze(0)[:, 5:].expand(3, -1)
+        x.t().contiguous()
+
+    cost = counted(run).costs["flow"]
+    assert (cost.launches, cost.moved_bytes, cost.peak_bytes) == (1, 800, 800)
+
+
+def test_what_is_let_go_does_not_count_towards_the_peak():
+    def run():
+        for _ in range(5):
+            on_cuda(1000)
+
+    assert counted(run).costs["flow"].peak_bytes == 4000
+
+
+def test_picked_values_are_read_not_the_whole_tensor():
+    table_of_rows, index, output = torch.empty(1000, 4), torch.empty(2, dtype=torch.int64), torch.empty(2, 4)
+    assert moved_bytes(torch.ops.aten.index_select, [table_of_rows, index], [output]) == 2 * 32 + 16
+
+
+def test_the_longer_of_work_and_launches():
+    cost = Cost(launches=10, compute_s=3.0, traffic_s=1.0, busy_s=3.5)
+    assert (cost.bound_s(0.1), cost.binds(0.1)) == (3.5, "operations")
+    assert (cost.bound_s(1.0), cost.binds(1.0)) == (10.0, "launches")
+    assert Cost(compute_s=1.0, traffic_s=2.0, busy_s=2.0).binds(0.1) == "bytes"
