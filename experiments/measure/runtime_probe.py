@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from experiments.data import LoadedClip
+from propainter import Clip as Inputs
 from propainter import Observer, Pipeline
 from variants.components import COMPONENTS, modules_of
 from variants.precision import TF32_BACKENDS
@@ -53,10 +53,10 @@ def collecting(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
         seen.update(pipeline.effective)
 
 
-def look_eagerly(pipeline: Pipeline, clip: LoadedClip, frames: int = 3) -> dict[str, Any]:
-    """What a compiled pipeline does, seen on its first frames with compilation held back.
+def probe_eagerly(pipeline: Pipeline, clip: Inputs, frames: int = 3) -> dict[str, Any]:
+    """Watch a compiled pipeline on its first frames with compilation held back.
 
-    Watching from inside compiled code would change it. What compilation itself did is said by the variant.
+    Watching compiled code from inside would change it. The variant itself reports what was compiled.
     """
     masks = clip.masks[:frames] if clip.masks[:frames].any() else np.broadcast_to(clip.masks.max(0), clip.masks.shape)
     flow_masks = None if clip.flow_masks is None else clip.flow_masks[:frames]
