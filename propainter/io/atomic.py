@@ -68,7 +68,7 @@ class DiskLRUCache:
             path.touch()
         return value
 
-    def write(self, key: str, save: Callable[[Path], None]) -> None:
+    def write(self, key: str, save: Callable[[Path], object]) -> None:
         """Keep what `save` writes to the path it is given, and drop the oldest entries where the folder is too large.
 
         Raises:
