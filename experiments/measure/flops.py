@@ -17,7 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 from experiments.measure.runtime_probe import eagerly
+from experiments.measure.timing import ForwardingObserver, observed
 from propainter import Observer, Pipeline
+from variants.precision import TF32_BACKENDS
 
 Formula = Callable[..., int]
 Flops = dict[str, dict[str, int]]
@@ -42,13 +44,8 @@ def counting(pipeline: Pipeline, counter: "Counter | None" = None) -> Iterator[F
         counter: another one than `Counter`, to see more of the operations.
     """
     counter = counter or Counter()
-    observer = pipeline.observer
-    pipeline.observer = _StageNames(observer, counter)
-    try:
-        with eagerly(), counter:
-            yield counter.counts
-    finally:
-        pipeline.observer = observer
+    with observed(pipeline, _StageNames(pipeline.observer, counter)), eagerly(), counter:
+        yield counter.counts
 
 
 def fraction_of_peak(flops: Mapping[str, int], seconds: float, ceilings: Mapping[str, Any]) -> float | None:
@@ -167,36 +164,34 @@ class Counter(TorchDispatchMode):
         output = func(*args, **kwargs)
         if self.stage is not None:
             operations = formula(*args, **kwargs, out_val=output) if formula else 0
-            self.saw(func, args, output, operations, self._add(func.overloadpacket, args, operations))
+            self.saw(func, args, output, operations, self._add(self.stage, func.overloadpacket, args, operations))
         return output
 
-    def _add(self, packet: Any, args: Any, operations: int) -> str | None:
-        """Add to the stage's counts; the dtype that the operation counts as, None where it counts nothing."""
+    def _add(self, stage: str, packet: Any, args: Any, operations: int) -> str | None:
+        """Add to the stage's counts; return the dtype that the operation counts as, None where it counts nothing."""
         if not operations:
             return None
         tensor = next(x for x in args if isinstance(x, Tensor))
         name = str(tensor.dtype).removeprefix("torch.")
         if tensor.is_cuda and tensor.dtype == torch.float32 and packet not in _SAMPLING:
-            backend = torch.backends.cudnn.conv if packet in _CONVOLUTIONS else torch.backends.cuda.matmul
-            if backend.fp32_precision == "tf32":
+            matmul, conv, _ = TF32_BACKENDS
+            if (conv if packet in _CONVOLUTIONS else matmul).fp32_precision == "tf32":
                 name = "tf32"
-        of_stage = self.counts.setdefault(self.stage, {})
+        of_stage = self.counts.setdefault(stage, {})
         of_stage[name] = of_stage.get(name, 0) + operations
         return name
 
 
-class _StageNames(Observer):
-    """Hands everything on, and tells the counter which stage it is."""
+class _StageNames(ForwardingObserver):
+    """Sets the counter's stage."""
 
     def __init__(self, inner: Observer, counter: Counter) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.counter = counter
-        self.progress = inner.progress
-        self.tensors = inner.tensors
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        with self.inner.stage(name):
+        with super().stage(name):
             before, self.counter.stage = self.counter.stage, name
             try:
                 yield

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from experiments.data import LoadedClip
 from propainter import Clip as Inputs
@@ -52,6 +53,22 @@ class StageTimer(Observer):
         stopped = time.perf_counter()
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         self.harness_s += time.perf_counter() - stopped
+
+
+class ForwardingObserver(Observer):
+    """Hands everything on to another observer: the base of one that watches something more."""
+
+    def __init__(self, inner: Observer) -> None:
+        self.inner = inner
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        return self.inner.stage(name)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        self.inner.progress(stage, done, total)
+
+    def tensors(self, stage: str, **tensors: Tensor) -> None:
+        self.inner.tensors(stage, **tensors)
 
 
 def start_clock(device: torch.device) -> Callable[[], float]:
