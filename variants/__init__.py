@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from propainter.renamed import warn_renamed
 
 if TYPE_CHECKING:
-    from propainter.inference.pipeline import Pipeline
+    from propainter import Networks, Pipeline, Schedule
 
 GROUPS = {
     "attention": "manual",
@@ -78,6 +78,23 @@ needs_cuda = Mark()
 def as_published(pipeline: "Pipeline") -> "Pipeline":
     """Leave the pipeline as it is: the published behaviour of a group that changes nothing."""
     return pipeline
+
+
+def build_pipeline(networks: "Networks", schedule: "Schedule", groups: Mapping[str, Any]) -> "Pipeline":
+    """Return a pipeline over the networks with the option of each group in a config.
+
+    Args:
+        networks: on their device. Options change them, so that another pipeline needs networks of its own.
+        groups: the settings of each group in `GROUPS`: a Hydra config, to whose other settings they may refer.
+
+    Raises:
+        UnsupportedError: an option can't run on this device or dtype.
+    """
+    from hydra.utils import instantiate
+
+    from propainter import Pipeline
+
+    return apply(Pipeline(networks, schedule), {group: instantiate(groups[group]) for group in GROUPS})
 
 
 def apply(pipeline: "Pipeline", variants: Mapping[str, Callable[["Pipeline"], "Pipeline"]]) -> "Pipeline":

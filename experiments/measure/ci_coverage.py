@@ -9,6 +9,7 @@ import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -87,9 +88,9 @@ class Clock:
         return self.now
 
 
-def limits(preset: str) -> dict[str, float]:
-    """What a preset gives to `Sampling`."""
-    settings = OmegaConf.load(CONF / "measure" / f"{preset}.yaml")
+def limits(preset: str) -> dict[str, Any]:
+    """Return the settings of a preset that `Sampling` takes."""
+    settings: Any = OmegaConf.load(CONF / "measure" / f"{preset}.yaml")
     return {key: settings[key] for key in ("target_relative_ci", "min_samples", "max_samples", "max_seconds")}
 
 

@@ -127,7 +127,7 @@ class Sampling:
         if self.target is not None and count in self._counts:
             self.looks.append(count)
             interval = log_t_interval(self.samples, look_level(count, first=len(self.looks) == 1))
-            if interval.relative <= self.target:
+            if interval is not None and interval.relative <= self.target:
                 self._narrow, self._reason = interval, "target_relative_ci"
                 return
         if self._clock() - self._start >= self.max_seconds:

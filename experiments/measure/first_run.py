@@ -1,19 +1,27 @@
-"""The first run of a process: memory by stage, values that are not finite or saturated, a progress bar, debug lines."""
+"""The first run of a process: its result, memory by stage, a check for values that are not finite, a progress bar.
+
+Memory is this variant's alone, since nothing has run before.
+"""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from experiments.data import LoadedClip
 from experiments.errors import NonFiniteError
-from experiments.measure.timing import StageTimer
+from experiments.measure.runtime_probe import collecting, probe_eagerly
+from experiments.measure.timing import StageTimer, inputs_of, observed, timed
 from experiments.quality.metrics import saturation
 from experiments.system.machine_state import process_vram_bytes
-from propainter import STAGES
+from propainter import STAGES, Pipeline
+from propainter import Clip as Inputs
 from propainter.memory_tracker import MemoryPeak, VramPeak, host_peak, memory_peak
 
 log = logging.getLogger(__name__)
@@ -37,12 +45,64 @@ class Memory:
     host_peak_bytes: int = 0
     process_bytes: int | None = None
 
-    def ordered(self, figures: dict[str, int]) -> dict[str, int]:
-        """The figures in the order of the stages."""
-        return {stage: figures[stage] for stage in STAGES if stage in figures}
+
+@dataclass(frozen=True)
+class FirstRun:
+    """What the first run gave.
+
+    Attributes:
+        result: uint8 [T, H, W, 3].
+        seconds: of the run; it is not among the timed ones.
+        saturated: by stage, the largest share of saturated values in its output (see `quality.metrics.saturation`).
+        effective: what really ran (see `experiments.measure.runtime_probe`).
+    """
+
+    result: np.ndarray
+    seconds: float
+    memory: Memory
+    saturated: dict[str, float]
+    effective: dict[str, Any]
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that ran, in order."""
+        return tuple(stage for stage in STAGES if stage in self.memory.peak_bytes)
 
 
-class FirstRun(StageTimer):
+def first_run(pipeline: Pipeline, clip: LoadedClip) -> FirstRun:
+    """Run the pipeline on a clip in memory; see `watched_run`."""
+    inputs = inputs_of(clip)
+    return watched_run(pipeline, lambda: timed(pipeline, inputs), lambda: inputs)
+
+
+def watched_run(
+    pipeline: Pipeline, work: Callable[[], tuple[float, np.ndarray]], frames: Callable[[], Inputs]
+) -> FirstRun:
+    """Do the first run, and watch its memory, its values and what really runs.
+
+    Args:
+        work: runs the pipeline, and returns the seconds and the result.
+        frames: returns some of the clip's frames. A compiled pipeline is probed on these, before the run.
+
+    Raises:
+        NonFiniteError: naming the first stage whose output is not finite.
+    """
+    watch = FirstRunObserver(pipeline.networks.device)
+    try:
+        if pipeline.compiled_components:
+            effective = probe_eagerly(pipeline, frames())
+            with observed(pipeline, watch):
+                seconds, result = work()
+            effective |= pipeline.effective
+        else:
+            with observed(pipeline, watch), collecting(pipeline) as effective:
+                seconds, result = work()
+    finally:
+        watch.close()
+    return FirstRun(result, seconds, watch.memory, watch.saturated, effective)
+
+
+class FirstRunObserver(StageTimer):
     """Watches the first run of a process; `close` it when the run is over."""
 
     def __init__(self, device: torch.device) -> None:

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 from experiments.measure.runtime_probe import eagerly
+from experiments.measure.timing import ForwardingObserver, observed
 from propainter import Observer, Pipeline
 
 Formula = Callable[..., int]
@@ -41,13 +42,8 @@ def counting(pipeline: Pipeline, counter: "Counter | None" = None) -> Iterator[F
         counter: instead of `Counter`, to see more of the operations.
     """
     counter = counter or Counter()
-    observer = pipeline.observer
-    pipeline.observer = _StageNames(observer, counter)
-    try:
-        with eagerly(), counter:
-            yield counter.counts
-    finally:
-        pipeline.observer = observer
+    with observed(pipeline, _StageNames(pipeline.observer, counter)), eagerly(), counter:
+        yield counter.counts
 
 
 def fraction_of_peak(flops: Mapping[str, int], seconds: float, ceilings: Mapping[str, Any]) -> float | None:
@@ -185,22 +181,16 @@ class Counter(TorchDispatchMode):
         return name
 
 
-class _StageNames(Observer):
+class _StageNames(ForwardingObserver):
     """Forward everything to another observer, and set the counter's stage."""
 
     def __init__(self, inner: Observer, counter: Counter) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.counter = counter
-
-    def progress(self, stage: str, done: int, total: int) -> None:
-        self.inner.progress(stage, done, total)
-
-    def tensors(self, stage: str, **tensors: Tensor) -> None:
-        self.inner.tensors(stage, **tensors)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        with self.inner.stage(name):
+        with super().stage(name):
             before, self.counter.stage = self.counter.stage, name
             try:
                 yield

@@ -1,15 +1,15 @@
-"""Two pipelines in turn, A B B A ...: what slows the machine down slows both, and their ratio stays."""
+"""Two pipelines in turn, A B B A ...: a slower machine slows both, and their ratio stays."""
 
 import logging
-import statistics
 from dataclasses import dataclass
-from typing import Any
 
 from tqdm import tqdm
 
-from experiments.measure.confidence import Interval, Sampling, log_t_interval
+from experiments.measure.confidence import Interval, Sampling
+from experiments.measure.options import Options
 from experiments.measure.timing import TimedRun, timed_run
-from propainter import STAGES, Pipeline
+from propainter import Clip as Inputs
+from propainter import Pipeline
 
 log = logging.getLogger(__name__)
 
@@ -30,40 +30,22 @@ class Paired:
     of_variant: Sampling
 
     def stage_ratios(self, stage: str) -> list[float]:
-        """The pairs' ratios in one stage; empty where either side did not run it."""
+        """Return the pairs' ratios in one stage; empty where either side did not run it."""
         pairs = zip(self.baseline_runs, self.runs, strict=True)
         seconds = [(a.stage_seconds.get(stage), b.stage_seconds.get(stage)) for a, b in pairs]
         return [a / b for a, b in seconds if a and b]
 
-    def describe(self) -> dict[str, Any]:
-        """The record's `speedup`, but for which baseline it was."""
-        stages = {stage: self.stage_ratios(stage) for stage in STAGES}
-        return {
-            "pairs": len(self.runs),
-            "median": statistics.median(self.ratios.samples),
-            "ci95": bounds(self.ratios.interval),
-            "stopped_by": self.ratios.stopped_by,
-            "baseline_samples_s": [run.seconds for run in self.baseline_runs],
-            "variant_samples_s": [run.seconds for run in self.runs],
-            "stages": {
-                stage: {"median": statistics.median(ratios), "ci95": bounds(log_t_interval(ratios))}
-                for stage, ratios in stages.items()
-                if ratios
-            },
-        }
-
 
 def bounds(interval: Interval | None) -> list[float] | None:
-    """Low and high as a record has them."""
+    """Return low and high as a record has them."""
     return None if interval is None else [interval.low, interval.high]
 
 
-def run_interleaved(baseline: Pipeline, variant: Pipeline, inputs: tuple, options: Any) -> Paired:
+def run_interleaved(baseline: Pipeline, variant: Pipeline, inputs: Inputs, options: Options) -> Paired:
     """Time pairs of runs, each pair in the other order than the one before, until the ratio's interval is narrow.
 
     Args:
-        options: `target_relative_ci`, `min_pairs`, `max_samples` and `max_seconds` of a `measure.Options`. The time
-            limit holds once `min_pairs` are made.
+        options: the time limit holds once `min_pairs` are made.
     """
     most = max(options.max_samples, options.min_pairs)
     ratios = Sampling(options.target_relative_ci, options.min_pairs, most, options.max_seconds)

@@ -22,7 +22,7 @@ def compose_baseline(cfg: DictConfig) -> tuple[DictConfig, dict[str, Any]]:
     Raises:
         InputError: an unknown preset, group or option.
     """
-    asked = OmegaConf.to_container(cfg.measure, resolve=True)["baseline"]
+    asked = cfg.measure.baseline
     if isinstance(asked, str):
         overrides = [f"preset={asked}"]
     elif isinstance(asked, Mapping):

@@ -199,9 +199,9 @@ def _seconds(run: Callable[[], Any], device: torch.device) -> float:
         run()
         return time.perf_counter() - start
     with torch.cuda.device(device):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
         run()
         end.record()
         end.synchronize()
-    return start.elapsed_time(end) / 1000
+    return begin.elapsed_time(end) / 1000

@@ -1,19 +1,21 @@
-"""What is looked at in runs of their own, between the first run and the timed ones."""
+"""Extra passes between the first run and the timed ones: FLOPs, peak throughput, profiler."""
 
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 import variants
 from experiments.data import LoadedClip
-from experiments.measure.flops import counting
+from experiments.measure.flops import Flops, counting
 from experiments.measure.peak_throughput import ceilings
 from experiments.measure.profiler import make_artifacts
+from experiments.measure.timing import inputs_of
 from experiments.quality.reference import code_fingerprint
 from propainter import Pipeline
 from propainter.io.atomic import DiskLRUCache
@@ -23,57 +25,79 @@ log = logging.getLogger(__name__)
 _MAX_BYTES = 64 * 2**20
 
 
-class Looks:
-    """Call it after the first run: it fills `flops` (or `flops_reason`), `ceilings` and `artifacts`.
+@dataclass(frozen=True)
+class Profile:
+    """What the extra passes gave.
 
-    FLOPs are counted once for a variant and a clip's shape, and kept on disk: they depend on nothing else but the code
-    and torch.
-
-    Args:
-        variant_id: the record's.
-        folder: the run folder, for the artifacts.
+    Attributes:
+        flops: stage -> dtype -> operations of one run; None where they were not counted.
+        flops_reason: why they could not be counted.
+        ceilings: of the device (see `peak_throughput.ceilings`).
+        artifacts: name -> file in the run folder, or the reason why there is none.
     """
 
-    def __init__(self, cfg: DictConfig, pipeline: Pipeline, clip: LoadedClip, variant_id: str, folder: Path) -> None:
-        self.cfg, self.pipeline, self.clip, self.variant_id, self.folder = cfg, pipeline, clip, variant_id, folder
-        self.flops: dict[str, dict[str, int]] | None = None
-        self.flops_reason: str | None = None
-        self.ceilings: dict[str, Any] | None = None
-        self.artifacts: dict[str, Any] = {}
+    flops: Flops | None = None
+    flops_reason: str | None = None
+    ceilings: dict[str, Any] | None = None
+    artifacts: dict[str, Any] = field(default_factory=dict)
 
-    def __call__(self) -> None:
-        kept = Path(self.cfg.cache.dir).expanduser()
-        if self.cfg.measure.flops:
-            self.ceilings = ceilings(self.pipeline.networks.device, kept / "ceilings")
-            self.flops = self._flops(DiskLRUCache(kept / "flops", _MAX_BYTES, ".json"))
-        inputs = self.clip.frames, self.clip.masks, self.clip.flow_masks
-        self.artifacts = make_artifacts(list(self.cfg.measure.artifacts), self.pipeline, inputs, self.folder)
 
-    def _flops(self, folder: DiskLRUCache) -> dict[str, dict[str, int]] | None:
-        key = self._key()
-        if not self.pipeline.caches_flow:  # where it counts what hits leave to be done
-            flops = folder.read(key, lambda path: json.loads(path.read_text()), damage=(ValueError,))
-            if flops is not None:
-                return flops
-        try:
-            with counting(self.pipeline) as counted:
-                self.pipeline(self.clip.frames, self.clip.masks, self.clip.flow_masks)
-        except Exception as error:
-            self.flops_reason = f"{type(error).__name__}: {error}".split("\n")[0]
-            log.warning("FLOPs could not be counted: %s", self.flops_reason)
-            return None
-        flops = {stage: dict(by_dtype) for stage, by_dtype in counted.items()}
-        try:
-            folder.write(key, lambda path: path.write_text(json.dumps(flops)))
-        except OSError as error:
-            log.warning("the FLOPs could not be kept in %s (%s); the next run counts them again", folder.folder, error)
-        return flops
+def profile(
+    pipeline: Pipeline,
+    clip: LoadedClip,
+    variant_id: str,
+    *,
+    flops: bool,
+    artifacts: Sequence[str],
+    cache: Path,
+    folder: Path,
+) -> Profile:
+    """Count the FLOPs, measure the device's ceilings, and run the pipeline once for each artifact.
 
-    def _key(self) -> str:
-        """The hole is part of it: attention works where it is."""
-        device = str(self.pipeline.networks.device.type)
-        parts = [self.variant_id, self.clip.fingerprint, device, torch.__version__, code_fingerprint()]
-        digest = hashlib.sha256(repr(parts).encode())
-        for path in sorted(Path(variants.__file__).parent.rglob("*.py")):
-            digest.update(path.read_bytes())
-        return digest.hexdigest()[:24]
+    Args:
+        variant_id: of the record.
+        flops: false leaves FLOPs and ceilings out.
+        artifacts: see `profiler.ARTIFACTS`.
+        cache: folder that keeps FLOPs and ceilings for later runs.
+        folder: the run folder, for the artifacts.
+    """
+    counted, reason, peaks = None, None, None
+    if flops:
+        peaks = ceilings(pipeline.networks.device, cache / "ceilings")
+        counted, reason = _flops(pipeline, clip, variant_id, DiskLRUCache(cache / "flops", _MAX_BYTES, ".json"))
+    return Profile(counted, reason, peaks, make_artifacts(artifacts, pipeline, inputs_of(clip), folder))
+
+
+def _flops(
+    pipeline: Pipeline, clip: LoadedClip, variant_id: str, kept: DiskLRUCache
+) -> tuple[Flops | None, str | None]:
+    """Return the FLOPs of a run, counted once for a variant and a clip, or the reason why they can't be counted."""
+    key = _key(pipeline, clip, variant_id)
+    if not pipeline.caches_flow:  # a cached flow leaves less to count
+        flops = kept.read(key, lambda path: json.loads(path.read_text()), damage=(ValueError,))
+        if flops is not None:
+            return flops, None
+    try:
+        with counting(pipeline) as counted:
+            pipeline(*inputs_of(clip))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        log.warning("FLOPs could not be counted: %s", reason)
+        return None, reason
+    flops = {stage: dict(by_dtype) for stage, by_dtype in counted.items()}
+    try:
+        kept.write(key, lambda path: path.write_text(json.dumps(flops)))
+    except OSError as error:
+        log.warning("the FLOPs could not be kept in %s (%s); the next run counts them again", kept.folder, error)
+    return flops, None
+
+
+def _key(pipeline: Pipeline, clip: LoadedClip, variant_id: str) -> str:
+    """Hash what FLOPs depend on; the clip's hole too, since attention works where it is."""
+    device = str(pipeline.networks.device.type)
+    digest = hashlib.sha256(
+        repr([variant_id, clip.fingerprint, device, torch.__version__, code_fingerprint()]).encode()
+    )
+    for path in sorted(Path(variants.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:24]

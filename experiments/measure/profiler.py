@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from propainter import InputError, Observer, Pipeline
+from experiments.measure.timing import ForwardingObserver, observed
+from propainter import InputError, Pipeline
 from propainter.errors import is_out_of_memory
 from propainter.io.atomic import atomic_write
 
@@ -68,7 +69,7 @@ def make_artifacts(
         try:
             if name == "memory_snapshot" and pipeline.networks.device.type != "cuda":
                 raise _Impossible("torch keeps a history of allocations on CUDA only")
-            with _stages_named(pipeline), atomic_write(folder / file) as partial:
+            with observed(pipeline, _StagesRecorded(pipeline.observer)), atomic_write(folder / file) as partial:
                 write(pipeline, inputs, partial)
             made[name] = file
         except Exception as error:
@@ -147,24 +148,10 @@ def _activities(pipeline: Pipeline) -> list[ProfilerActivity]:
     return [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
 
 
-@contextmanager
-def _stages_named(pipeline: Pipeline) -> Iterator[None]:
-    """The stages' names in what the profiler records inside the block."""
-    observer = pipeline.observer
-    pipeline.observer = _Recorded(observer)
-    try:
-        yield
-    finally:
-        pipeline.observer = observer
-
-
-class _Recorded(Observer):
-    def __init__(self, inner: Observer) -> None:
-        self.inner = inner
-        self.progress = inner.progress
-        self.tensors = inner.tensors
+class _StagesRecorded(ForwardingObserver):
+    """Names the stages in what the profiler records."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        with self.inner.stage(name), record_function(name):
+        with super().stage(name), record_function(name):
             yield

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from experiments.data import LoadedClip
+from experiments.measure.timing import ForwardingObserver, observed
+from propainter import Clip as Inputs
 from propainter import Observer, Pipeline
 from variants.components import COMPONENTS, modules_of
 from variants.precision import TF32_BACKENDS
@@ -38,14 +39,13 @@ def collecting(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
     attention = pipeline.window_attention
     kernel = getattr(attention, "kernel", None)
     if kernel is not None:
-        pipeline.window_attention = copy(attention)
-        pipeline.window_attention.kernel = _noting_operations(seen["attention"]["ops"], kernel)
-    observer = pipeline.observer
-    pipeline.observer = _FlagWatcher(observer, seen["tf32"])
+        watched: Any = copy(attention)
+        watched.kernel = _noting_operations(seen["attention"]["ops"], kernel)
+        pipeline.window_attention = watched
     try:
-        yield seen
+        with observed(pipeline, _FlagWatcher(pipeline.observer, seen["tf32"])):
+            yield seen
     finally:
-        pipeline.observer = observer
         pipeline.window_attention = attention
         for hook in hooks:
             hook.remove()
@@ -53,10 +53,10 @@ def collecting(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
         seen.update(pipeline.effective)
 
 
-def look_eagerly(pipeline: Pipeline, clip: LoadedClip, frames: int = 3) -> dict[str, Any]:
-    """What a compiled pipeline does, seen on its first frames with compilation held back.
+def probe_eagerly(pipeline: Pipeline, clip: Inputs, frames: int = 3) -> dict[str, Any]:
+    """Watch a compiled pipeline on its first frames with compilation held back.
 
-    Watching from inside compiled code would change it. What compilation itself did is said by the variant.
+    Watching compiled code from inside would change it. The variant itself reports what was compiled.
     """
     masks = clip.masks[:frames] if clip.masks[:frames].any() else np.broadcast_to(clip.masks.max(0), clip.masks.shape)
     flow_masks = None if clip.flow_masks is None else clip.flow_masks[:frames]
@@ -130,16 +130,14 @@ def _taken_apart(func: Any, args: Any, kwargs: Any) -> Any:
     return func.decompose(*args, **kwargs)
 
 
-class _FlagWatcher(Observer):
-    """Hands everything on, and notes torch's TF32 flags once a stage's contexts are entered."""
+class _FlagWatcher(ForwardingObserver):
+    """Notes torch's TF32 flags once a stage's contexts are entered."""
 
     def __init__(self, inner: Observer, seen: dict[str, bool]) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.seen = seen
-        self.stage = inner.stage
-        self.tensors = inner.tensors
 
     def progress(self, stage: str, done: int, total: int) -> None:
         flags = [backend.fp32_precision for backend in TF32_BACKENDS]
         self.seen.setdefault(stage, "tf32" in flags)
-        self.inner.progress(stage, done, total)
+        super().progress(stage, done, total)

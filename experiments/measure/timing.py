@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from experiments.data import LoadedClip
+from propainter import Clip as Inputs
 from propainter import Observer, Pipeline
 
 
@@ -19,7 +22,7 @@ class TimedRun:
         result: uint8 [T, H, W, 3].
         seconds: from frames in host memory to result in host memory.
         stage_seconds: by stage.
-        harness_s: seconds of `seconds` in which the harness itself kept its books.
+        harness_s: seconds of `seconds` that the harness's own clocks took.
     """
 
     result: np.ndarray
@@ -28,12 +31,12 @@ class TimedRun:
     harness_s: float
 
     def without_result(self) -> "TimedRun":
-        """The figures alone: a result that is kept holds memory."""
+        """Return the figures alone, since a kept result holds memory."""
         return replace(self, result=np.empty(0, np.uint8))
 
 
 class StageTimer(Observer):
-    """Adds up each stage's seconds; on a GPU it waits for the device once, at a stage's end."""
+    """Adds up each stage's seconds; on a GPU it waits for the device at each stage's end."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -52,8 +55,24 @@ class StageTimer(Observer):
         self.harness_s += time.perf_counter() - stopped
 
 
+class ForwardingObserver(Observer):
+    """Hands everything on to another observer: the base of one that watches something more."""
+
+    def __init__(self, inner: Observer) -> None:
+        self.inner = inner
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        return self.inner.stage(name)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        self.inner.progress(stage, done, total)
+
+    def tensors(self, stage: str, **tensors: Tensor) -> None:
+        self.inner.tensors(stage, **tensors)
+
+
 def start_clock(device: torch.device) -> Callable[[], float]:
-    """Starts a clock; what it returns waits for the device and gives the seconds since."""
+    """Start a clock; return a function that waits for the device and returns the seconds since."""
     if device.type != "cuda":
         start = time.perf_counter()
         return lambda: time.perf_counter() - start
@@ -69,7 +88,12 @@ def start_clock(device: torch.device) -> Callable[[], float]:
     return stop
 
 
-def timed_run(pipeline: Pipeline, inputs: tuple) -> TimedRun:
+def inputs_of(clip: LoadedClip) -> Inputs:
+    """Return what a pipeline is called with: `pipeline(*inputs)`."""
+    return Inputs(clip.frames, clip.masks, clip.flow_masks)
+
+
+def timed_run(pipeline: Pipeline, inputs: Inputs) -> TimedRun:
     """Run the pipeline once under the clock and nothing else."""
     timer = StageTimer(pipeline.networks.device)
     with observed(pipeline, timer):
@@ -77,8 +101,8 @@ def timed_run(pipeline: Pipeline, inputs: tuple) -> TimedRun:
     return TimedRun(result, seconds, timer.seconds, timer.harness_s)
 
 
-def timed(pipeline: Pipeline, inputs: tuple) -> tuple[float, np.ndarray]:
-    """Seconds of one run, and its result; whoever observes the pipeline goes on observing."""
+def timed(pipeline: Pipeline, inputs: Inputs) -> tuple[float, np.ndarray]:
+    """Return the seconds of one run and its result; the pipeline keeps its observer."""
     wait_for(pipeline.networks.device)
     start = time.perf_counter()
     result = pipeline(*inputs)
@@ -97,6 +121,6 @@ def observed(pipeline: Pipeline, observer: Observer) -> Iterator[None]:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

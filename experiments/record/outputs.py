@@ -1,5 +1,6 @@
 """What a run leaves to look at: the video, frames on request, and a preview of a few frames."""
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -45,6 +46,13 @@ def write_result(folder: Path, result: np.ndarray, fps: float, *, frames: bool) 
     if frames:
         for number, image in enumerate(result):
             write_frame(folder, number, image)
+
+
+def write_timed(folder: Path, result: np.ndarray, fps: float, *, frames: bool) -> float:
+    """Write as `write_result` does; return the seconds that it took."""
+    start = time.perf_counter()
+    write_result(folder, result, fps, frames=frames)
+    return time.perf_counter() - start
 
 
 def write_growing_result(

@@ -6,55 +6,91 @@ import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.record.types import (
+    Cost,
+    Data,
+    Energy,
+    Latency,
+    MemoryUse,
+    ReferenceUsed,
+    Run,
+    Speedup,
+    Stage,
+    Variant,
+    WeightsUsed,
+)
 from propainter import InputError
 from propainter.io.atomic import atomic_write
 from variants import GROUPS
 
 if TYPE_CHECKING:
     from experiments.data import LoadedClip
+    from experiments.data.weights import Weights
 
 SCHEMA = 2
 STATUSES = ("ok", "out_of_memory", "unsupported", "non_finite", "timed_out", "failed")
 
 
+@dataclass
+class Record:
+    """What one run was and gave: failed, and None where nothing is known, until a section is filled in.
+
+    analysis/records/record.schema.json says what stands where.
+    """
+
+    schema: int = SCHEMA
+    status: str = "failed"
+    reason: str | None = None
+    run: Run | None = None
+    variant: Variant | None = None
+    data: Data | None = None
+    weights: WeightsUsed | None = None
+    latency: Latency | None = None
+    speedup: Speedup | None = None
+    memory: MemoryUse | None = None
+    stages: dict[str, Stage] | None = None
+    energy: Energy | None = None
+    quality: dict[str, Any] | None = None
+    reference: ReferenceUsed | None = None
+    effective: dict[str, Any] = field(default_factory=dict)
+    disturbed: list[str] = field(default_factory=list)
+    machine: dict[str, Any] | None = None
+    artifacts: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] | None = None
+    quality_reason: str | None = None
+
+    def add_cost(self, cost: Cost) -> None:
+        """Fill in the sections on cost."""
+        for section, content in cost.items():
+            setattr(self, section, content)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the record as strict JSON: values that are not finite become null."""
+        content = {item.name: strict(getattr(self, item.name)) for item in fields(self)}
+        if self.quality_reason is None:
+            del content["quality_reason"]
+        return content
+
+
 def empty_record() -> dict[str, Any]:
-    """A record that has not come to anything yet: status failed, and null where nothing is known."""
-    return {
-        "schema": SCHEMA,
-        "status": "failed",
-        "reason": None,
-        "run": None,
-        "variant": None,
-        "data": None,
-        "weights": None,
-        "latency": None,
-        "speedup": None,
-        "memory": None,
-        "stages": None,
-        "energy": None,
-        "quality": None,
-        "reference": None,
-        "effective": {},
-        "disturbed": [],
-        "machine": None,
-        "artifacts": {},
-        "environment": None,
-    }
+    """Return a record that has not come to anything yet, as JSON."""
+    return Record().as_json()
 
 
 _PLACES = ("folder",)
 """Options that say where a cache is, and not what a variant does: not part of its id."""
 
 
-def variant(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) -> dict[str, Any]:
-    """Which variant this is: `id`, one key per group with the option's name, and every resolved `options`.
+def variant(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) -> Variant:
+    """Return the record's `variant`: `id`, one key per group with the option's name, and all resolved `options`.
 
     The id is the same for the same groups, options, implementations and schedule, however they are measured and
     wherever they run.
@@ -72,7 +108,7 @@ def variant(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) ->
             usual = GROUPS.get(group, "published")
             raise InputError(f"the config has no {group}; choose one of its options, as published: {group}={usual}")
     # Each is resolved where it is, since it may refer to settings outside the groups (${cache.dir}).
-    settings = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in groups}
+    settings = {group: _resolved(cfg[group]) for group in groups}
     shaping = {
         group: {key: value for key, value in options.items() if key not in _PLACES}
         for group, options in settings.items()
@@ -87,18 +123,22 @@ def variant(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) ->
     return {"id": f"{name}#{hashlib.sha256(text.encode()).hexdigest()[:8]}", **groups, "options": options}
 
 
+def _resolved(node: DictConfig) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
+
+
 _NOT_SHAPING = ("isolate", "resume", "report", "output", "cache")
 """Settings that change neither what a run does nor what it measures."""
 
 
-def run_section(cfg: DictConfig) -> dict[str, Any]:
-    """The record's `run`: which run this is, and what command makes it again.
+def run_section(cfg: DictConfig) -> Run:
+    """Return the record's `run`: which run this is, and the command that makes it again.
 
     `id` is a hash of all resolved settings that shape the run: variant, data, weights, device, measure, limits,
     repeat, task. Two runs with the same id measure the same thing in the same way.
     """
     hydra = HydraConfig.get()
-    settings = OmegaConf.to_container(cfg, resolve=True)
+    settings = _resolved(cfg)
     shaping = {key: value for key, value in settings.items() if key not in _NOT_SHAPING}
     task, function = task_of(str(cfg.task.get("_target_", "")))
     shaping["task"] = {**settings["task"], "_target_": function}
@@ -108,8 +148,8 @@ def run_section(cfg: DictConfig) -> dict[str, Any]:
         "command": command(hydra.overrides.task),
         "task": task,
         "repeat": cfg.get("repeat", 0),
-        "measure": OmegaConf.to_container(cfg.measure, resolve=True),
-        "limits": OmegaConf.to_container(cfg.limits, resolve=True),
+        "measure": settings["measure"],
+        "limits": settings["limits"],
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "isolated": False,
         "pid": os.getpid(),
@@ -135,13 +175,19 @@ def task_of(target: str) -> tuple[str, str]:
 
 
 def command(overrides: Sequence[str]) -> str:
-    """What to type for a run with these overrides."""
+    """Return what to type for a run with these overrides."""
     kept = [item for item in overrides if item.split("=", 1)[0] not in _NOT_SHAPING]
     return shlex.join(["python", "run.py", *kept])
 
 
-def describe_data(clip: "LoadedClip") -> dict[str, Any]:
-    """The record's `data`."""
+def describe_weights(weights: "Weights") -> WeightsUsed:
+    """Return the record's `weights`; `reason` only where seeded weights stand in."""
+    described: WeightsUsed = {"source": weights.source, "fingerprint": weights.fingerprint}
+    return described if weights.reason is None else {**described, "reason": weights.reason}
+
+
+def describe_data(clip: "LoadedClip") -> Data:
+    """Return the record's `data`."""
     frames, height, width, _ = clip.frames.shape
     return {
         "name": clip.name,
@@ -154,20 +200,26 @@ def describe_data(clip: "LoadedClip") -> dict[str, Any]:
     }
 
 
-def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Write the record whole, under a temporary name first. Values that are not finite become null.
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record whole, under a temporary name first. Values that are not finite become null.
 
     Raises:
         OSError: the folder can't be written to, or the disk is full; no part of the record is left behind then.
     """
-    text = json.dumps(_strict(record), indent=2, allow_nan=False) + "\n"
+    write_json(path, record)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write strict JSON as `write_record` does."""
+    text = json.dumps(strict(content), indent=2, allow_nan=False) + "\n"
     with atomic_write(path) as partial:
         partial.write_text(text)
 
 
-def _strict(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
+def strict(value: Any) -> Any:
+    """Return a value that JSON has a word for: numbers that are not finite become None, tuples lists."""
+    if isinstance(value, Mapping):
+        return {key: strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
+        return [strict(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

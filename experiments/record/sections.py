@@ -1,64 +1,72 @@
-"""A measurement as the record's sections: latency, speedup, memory, stages, energy."""
+"""Measurements as the record's sections: latency, speedup, memory, stages, energy, machine."""
 
 import statistics
 from collections.abc import Mapping
 from typing import Any
 
 from experiments.measure.confidence import count_outliers, log_t_interval
+from experiments.measure.first_run import FirstRun, Memory
 from experiments.measure.flops import fraction_of_peak
 from experiments.measure.paired import bounds
-from experiments.measure.protocol import Measurement
+from experiments.measure.profile_passes import Profile
+from experiments.measure.protocol import Timings
+from experiments.record.types import Cost, Latency, MemoryUse, Speedup, Stage, Variant
 from propainter import STAGES
 
 
 def describe_cost(
-    measured: Measurement,
+    first: FirstRun,
     num_frames: int,
-    flops: Mapping[str, Mapping[str, int]] | None = None,
-    ceilings: Mapping[str, Any] | None = None,
+    timings: Timings | None = None,
+    profile: Profile | None = None,
+    *,
+    baseline: Variant | None = None,
     limit_bytes: int | None = None,
-) -> dict[str, Any]:
-    """The record's sections on cost.
+) -> Cost:
+    """Return the record's sections on cost.
 
     Args:
         num_frames: of the clip.
-        flops: by stage and dtype, of one run (see `flops.counting`).
-        ceilings: of the device (see `ceilings.ceilings`).
-        limit_bytes: what the run was held to.
+        timings: None where nothing was timed.
+        profile: None where no extra pass was asked for.
+        baseline: the variant that the timed runs were paired with.
+        limit_bytes: the memory that the run was held to.
     """
+    timings, passes = timings or Timings(), profile or Profile()
+    machine = {**timings.machine, "ceilings": passes.ceilings}
     return {
-        "latency": describe_latency(measured, num_frames),
-        "speedup": measured.paired.describe() if measured.paired else None,
-        "memory": describe_memory(measured, limit_bytes),
-        "stages": {stage: describe_stage(measured, stage, flops, ceilings) for stage in STAGES},
-        "energy": {"joules_per_run": measured.joules},
-        "effective": measured.effective,
-        "disturbed": list(measured.disturbed),
-        "machine": {**measured.machine, "ceilings": ceilings},
+        "latency": describe_latency(first, timings, num_frames),
+        "speedup": describe_speedup(timings, baseline),
+        "memory": describe_memory(first.memory, limit_bytes),
+        "stages": {stage: describe_stage(stage, first, timings, passes) for stage in STAGES},
+        "energy": {"joules_per_run": timings.joules},
+        "effective": first.effective,
+        "disturbed": list(timings.disturbed),
+        "machine": machine if profile is None else {**machine, "flops_reason": profile.flops_reason},
+        "artifacts": passes.artifacts,
     }
 
 
-def describe_latency(measured: Measurement, num_frames: int) -> dict[str, Any]:
-    """The record's `latency`, but for what writing the files took."""
-    sampling, median = measured.sampling, measured.median_s
+def describe_latency(first: FirstRun, timings: Timings, num_frames: int) -> Latency:
+    """Return the record's `latency` without `end_to_end_s`."""
+    sampling, median, runs = timings.sampling, timings.median_s, timings.runs
     interval = sampling.interval if sampling else None
-    compiling = [told["compile_s"] for told in _compiled(measured.effective).values()]
+    compiling = [component["compile_s"] for component in _compiled(first.effective).values()]
     gap = None
     if median:
-        stages = [sum(run.stage_seconds.values()) / run.seconds for run in measured.runs]
-        gap = abs(1 - statistics.median(stages))
+        gap = abs(1 - statistics.median(sum(run.stage_seconds.values()) / run.seconds for run in runs))
     return {
         "median_s": median,
         "ci95_s": bounds(interval),
         "relative_ci": interval.relative if interval else None,
-        "samples_s": measured.samples_s,
-        "outliers": count_outliers(measured.samples_s),
+        "samples_s": timings.samples_s,
+        "outliers": count_outliers(timings.samples_s),
         "stopped_by": sampling.stopped_by if sampling else None,
-        "warmup_s": measured.warmup_s,
-        "first_s": measured.first_s,
+        "warmup_s": timings.warmup_s,
+        "first_s": first.seconds,
         "compile_s": sum(compiling) if compiling else None,
         "frames_per_s": num_frames / median if median else None,
-        "harness_s": statistics.median(run.harness_s for run in measured.runs) if measured.runs else None,
+        "harness_s": statistics.median(run.harness_s for run in runs) if runs else None,
         "stage_gap": gap,
     }
 
@@ -67,9 +75,31 @@ def _compiled(effective: Mapping[str, Any]) -> Mapping[str, Any]:
     return effective.get("compile", {}).get("components", {})
 
 
-def describe_memory(measured: Measurement, limit_bytes: int | None) -> dict[str, Any]:
-    """The record's `memory`."""
-    memory = measured.memory
+def describe_speedup(timings: Timings, baseline: Variant | None) -> Speedup | None:
+    """Return the record's `speedup`; None without a baseline."""
+    if timings.paired is None or baseline is None:
+        return None
+    paired = timings.paired
+    stages = {stage: paired.stage_ratios(stage) for stage in STAGES}
+    return {
+        "baseline": baseline["id"],
+        "baseline_variant": baseline,
+        "pairs": len(paired.runs),
+        "median": statistics.median(paired.ratios.samples),
+        "ci95": bounds(paired.ratios.interval),
+        "stopped_by": paired.ratios.stopped_by,
+        "baseline_samples_s": [run.seconds for run in paired.baseline_runs],
+        "variant_samples_s": [run.seconds for run in paired.runs],
+        "stages": {
+            stage: {"median": statistics.median(ratios), "ci95": bounds(log_t_interval(ratios))}
+            for stage, ratios in stages.items()
+            if ratios
+        },
+    }
+
+
+def describe_memory(memory: Memory, limit_bytes: int | None) -> MemoryUse:
+    """Return the record's `memory`."""
     return {
         "kind": memory.kind,
         "peak_bytes": max(memory.peak_bytes.values(), default=0),
@@ -80,22 +110,17 @@ def describe_memory(measured: Measurement, limit_bytes: int | None) -> dict[str,
     }
 
 
-def describe_stage(
-    measured: Measurement,
-    stage: str,
-    flops: Mapping[str, Mapping[str, int]] | None,
-    ceilings: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """One entry of the record's `stages`; nulls for a stage that did not run."""
-    samples = measured.stage_samples_s(stage) if stage in measured.stages else []
+def describe_stage(stage: str, first: FirstRun, timings: Timings, profile: Profile) -> Stage:
+    """Return one entry of the record's `stages`; nulls for a stage that did not run."""
+    samples = timings.stage_samples_s(stage) if stage in first.stages else []
     median = statistics.median(samples) if samples else None
-    counted = dict((flops or {}).get(stage, {})) or None
+    counted, ceilings = dict((profile.flops or {}).get(stage, {})) or None, profile.ceilings
     return {
         "median_s": median,
         "ci95_s": bounds(log_t_interval(samples)) if samples else None,
-        "peak_bytes": measured.memory.peak_bytes.get(stage),
-        "reserved_bytes": measured.memory.reserved_bytes.get(stage),
+        "peak_bytes": first.memory.peak_bytes.get(stage),
+        "reserved_bytes": first.memory.reserved_bytes.get(stage),
         "flops": counted,
         "fraction_of_peak": fraction_of_peak(counted, median, ceilings) if counted and median and ceilings else None,
-        "saturated_fraction": measured.saturated.get(stage),
+        "saturated_fraction": first.saturated.get(stage),
     }

@@ -4,82 +4,56 @@ A against A, many times: the 95% interval of the ratio should hold 1.0. Then A a
 stage: the interval should lie above 1.0, and the stage should be named.
 """
 
-import json
-import logging
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from experiments.data import load
-from experiments.errors import log_failure
+from experiments.measure.options import Options
 from experiments.measure.paired import Paired, bounds, run_interleaved
-from experiments.measure.protocol import Options, warm_up
-from experiments.measure.timing import timed_run
-from experiments.system.environment import choose_device, describe
+from experiments.measure.protocol import warm_up
+from experiments.measure.timing import inputs_of, timed_run
+from experiments.system.environment import describe
 from experiments.system.machine_state import disturbances, snapshot
-from experiments.tasks.inpaint import load_networks
+from experiments.tasks.base import Findings, Setup, run_task
 from propainter import STAGES, Pipeline
-from propainter.io.atomic import atomic_write
-from variants import GROUPS, apply
-
-log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig, times: int, delay: float, stage: str) -> str:
-    """Compare equal pipelines, then one of them delayed, `times` times each; returns a status.
+    """Compare equal pipelines, then one of them delayed, `times` times each; return a status.
 
-    Writes `trust.json` and `trust.md` into the run folder and prints the table.
+    See `run_task`; the files are `trust`.
 
     Args:
         times: comparisons of each kind.
         delay: planted in the baseline, as a share of a run.
         stage: where the delay is planted.
     """
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    try:
-        told = _told(cfg, times, delay, stage)
-        with atomic_write(folder / "trust.json") as partial:
-            partial.write_text(json.dumps(told, indent=2) + "\n")
-        with atomic_write(folder / "trust.md") as partial:
-            partial.write_text(table(told) + "\n")
-    except Exception as error:
-        return log_failure(error)[0]
-    print(table(told))
-    print(f"run folder: {folder}")
-    return "ok"
+    return run_task("trust", lambda: _findings(cfg, times, delay, stage))
 
 
-def _told(cfg: DictConfig, times: int, delay: float, stage: str) -> dict[str, Any]:
-    device, schedule, clip = choose_device(str(cfg.device)), instantiate(cfg.schedule), load(instantiate(cfg.data))
-    options, inputs = Options.of(cfg.measure), (clip.frames, clip.masks, clip.flow_masks)
-
-    def pipeline() -> Pipeline:
-        fresh = Pipeline(load_networks(cfg.weights)[0].to(device), schedule)
-        return apply(fresh, {group: instantiate(cfg[group]) for group in GROUPS})
-
-    baseline, variant = pipeline(), pipeline()
+def _findings(cfg: DictConfig, times: int, delay: float, stage: str) -> Findings:
+    setup, options = Setup.of(cfg), Options.of(cfg.measure)
+    device, inputs = setup.device, inputs_of(setup.clip)
+    baseline, variant = setup.pipeline(), setup.pipeline()
     for side in (baseline, variant):
         side(*inputs)
         warm_up(side, inputs, options)
     before = snapshot(device)
     equal = [
-        told(run_interleaved(baseline, variant, inputs, options))
+        figures(run_interleaved(baseline, variant, inputs, options))
         for _ in tqdm(range(times), "A against A", disable=None)
     ]
     whole_s = statistics.median(timed_run(variant, inputs).seconds for _ in range(3))
     delayed = []
     for _ in tqdm(range(times), "delayed", disable=None):
         with planted(baseline, sleeping(stage, delay * whole_s)):
-            delayed.append(told(run_interleaved(baseline, variant, inputs, options)))
-    return {
+            delayed.append(figures(run_interleaved(baseline, variant, inputs, options)))
+    document = {
         "run_s": whole_s,
         "delay": delay,
         "stage": stage,
@@ -88,10 +62,11 @@ def _told(cfg: DictConfig, times: int, delay: float, stage: str) -> dict[str, An
         "disturbed": disturbances(before, snapshot(device)),
         "environment": describe(device),
     }
+    return Findings(document, table(document))
 
 
-def told(paired: Paired) -> dict[str, Any]:
-    """One comparison in figures: its pairs, ratio, interval, and the stage that differs most."""
+def figures(paired: Paired) -> dict[str, Any]:
+    """Return one comparison in figures: its pairs, ratio, interval, and the stage that differs most."""
     return {
         "pairs": len(paired.runs),
         "ratio": statistics.median(paired.ratios.samples),
@@ -103,7 +78,7 @@ def told(paired: Paired) -> dict[str, Any]:
 
 
 def slower_stage(paired: Paired) -> str:
-    """The stage in which the baseline spends most seconds more than the variant, by the median of the pairs."""
+    """Return the stage in which the baseline loses most seconds to the variant, by the median of the pairs."""
 
     def seconds(stage: str) -> float:
         pairs = zip(paired.baseline_runs, paired.runs, strict=True)
@@ -113,7 +88,7 @@ def slower_stage(paired: Paired) -> str:
 
 
 def sleeping(stage: str, seconds: float) -> Callable[[str], AbstractContextManager[None]]:
-    """A pipeline context that adds that time to one stage."""
+    """Return a pipeline context that adds that time to one stage."""
 
     @contextmanager
     def context(name: str) -> Iterator[None]:
@@ -126,7 +101,7 @@ def sleeping(stage: str, seconds: float) -> Callable[[str], AbstractContextManag
 
 @contextmanager
 def planted(pipeline: Pipeline, context: Callable[[str], AbstractContextManager[None]]) -> Iterator[None]:
-    """The context in the pipeline, inside the block."""
+    """Put the context into the pipeline inside the block."""
     pipeline.contexts.append(context)
     try:
         yield
@@ -134,19 +109,20 @@ def planted(pipeline: Pipeline, context: Callable[[str], AbstractContextManager[
         pipeline.contexts.remove(context)
 
 
-def table(told: dict[str, Any]) -> str:
-    """Both series as Markdown, each with its count."""
-    equal, delayed = told["equal"], told["delayed"]
+def table(document: dict[str, Any]) -> str:
+    """Return both series as Markdown, each with its count."""
+    equal, delayed = document["equal"], document["delayed"]
     holds = sum(row["ci95"][0] <= 1 <= row["ci95"][1] for row in equal)
-    found = sum(row["ci95"][0] > 1 and row["slower_stage"] == told["stage"] for row in delayed)
+    found = sum(row["ci95"][0] > 1 and row["slower_stage"] == document["stage"] for row in delayed)
     harness = max(row["harness_share"] for row in equal + delayed)
     lines = [
-        f"Runs of {told['run_s']:.2f} s on {told['environment']['device']}; the harness took {harness:.4%} of them.",
+        f"Runs of {document['run_s']:.2f} s on {document['environment']['device']}; "
+        f"the harness took {harness:.4%} of them.",
         "",
         f"- A against A: the interval holds 1.0 in {holds} of {len(equal)}.",
-        f"- A delay of {told['delay']:.0%} in {told['stage']}: the interval lies above 1.0, and the stage is named, in "
-        f"{found} of {len(delayed)}.",
-        *(f"- Disturbed: {sentence}" for sentence in told["disturbed"]),
+        f"- A delay of {document['delay']:.0%} in {document['stage']}: the interval lies above 1.0, and the stage is "
+        f"named, in {found} of {len(delayed)}.",
+        *(f"- Disturbed: {sentence}" for sentence in document["disturbed"]),
         "",
         "| | pairs | ratio | 95% interval | stopped by | slower stage |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -5,31 +5,27 @@ transformer block): one as it is, in which errors add up (`accumulated`), and on
 reference's input, so that what it gives holds its own error alone (`own`).
 """
 
-import json
 import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from experiments.data import LoadedClip, load
-from experiments.errors import log_failure
-from experiments.record.record import variant
-from experiments.system.environment import choose_device, describe
+from experiments.data import LoadedClip
+from experiments.data.weights import load_networks
+from experiments.record.record import describe_weights, variant
+from experiments.system.environment import describe
+from experiments.tasks.base import Findings, Setup, run_task
 from experiments.tasks.divergence_plot import draw
 from experiments.tasks.divergence_probe import ReferenceRun, follow, units_of
-from experiments.tasks.inpaint import load_networks
 from propainter import InputError, Pipeline
 from propainter.inference.streaming import Streaming
-from propainter.io.atomic import atomic_write
-from variants import GROUPS, UnsupportedError, apply, precision
+from variants import UnsupportedError, build_pipeline, precision
 
 log = logging.getLogger(__name__)
 
@@ -103,42 +99,29 @@ class Report:
 
 
 def run(cfg: DictConfig, bound: float) -> str:
-    """Measure the drift of the configured variant; returns a status.
+    """Measure the drift of the configured variant; return a status.
 
-    Writes `drift.json`, `drift.md` and `drift.png` into the run folder, and prints the table.
+    See `run_task`; the files are `drift`, and a picture `drift.png`.
 
     Args:
         bound: relative error above which a unit is named.
     """
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    try:
-        about, report = _measure(cfg, bound)
-        with atomic_write(folder / "drift.json") as partial:
-            partial.write_text(json.dumps(about | report.as_json(), indent=2, allow_nan=False) + "\n")
-        with atomic_write(folder / "drift.md") as partial:
-            partial.write_text(markdown(report) + "\n")
-        with atomic_write(folder / "drift.png") as partial:
-            draw(report.as_json(), about["variant"]["id"], partial)
-    except Exception as error:
-        return log_failure(error)[0]
-    print(markdown(report))
-    print(f"run folder: {folder}")
-    return "ok"
+    return run_task("drift", lambda: _findings(cfg, bound))
 
 
-def _measure(cfg: DictConfig, bound: float) -> tuple[dict[str, Any], Report]:
+def _findings(cfg: DictConfig, bound: float) -> Findings:
     if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not 0 < bound < math.inf:
         raise InputError(f"task.bound is {bound!r}; give a relative error above 0, such as 0.008")
-    about = {"variant": variant(cfg)}
-    device, schedule, clip = choose_device(str(cfg.device)), instantiate(cfg.schedule), load(instantiate(cfg.data))
-    if not clip.masks.any():
+    described, setup = variant(cfg), Setup.of(cfg)
+    if not setup.clip.masks.any():
         raise InputError("the masks have no hole, and nothing is computed that could drift; give masks with a hole")
     networks, weights = load_networks(cfg.weights)
-    same_weights = {**cfg.weights, "source": weights["source"]}
-    reference = precision.fp32(Pipeline(load_networks(same_weights)[0].to(device), schedule))
-    changed = apply(Pipeline(networks.to(device), schedule), {group: instantiate(cfg[group]) for group in GROUPS})
-    report = measure_drift(reference, changed, clip, bound)
-    return about | {"weights": weights, "environment": describe(device), "effective": changed.effective}, report
+    reference = precision.fp32(setup.published(weights))
+    changed = build_pipeline(networks.to(setup.device), setup.schedule, cfg)
+    report = measure_drift(reference, changed, setup.clip, bound)
+    about = {"variant": described, "weights": describe_weights(weights), "environment": describe(setup.device)}
+    document = {**about, "effective": changed.effective, **report.as_json()}
+    return Findings(document, markdown(report), draw=partial(draw, report.as_json(), described["id"]))
 
 
 def measure_drift(reference: Pipeline, variant: Pipeline, clip: LoadedClip, bound: float) -> Report:

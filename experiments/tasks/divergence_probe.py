@@ -19,6 +19,7 @@ from experiments.data import LoadedClip
 from experiments.errors import NonFiniteError
 from propainter import DeviceStorage, Observer, Pipeline, Scene, Window
 from propainter.inference.pipeline import FeatureProvider
+from propainter.models.generator import Generator
 from variants import UnsupportedError
 
 Note = Callable[[str, Sequence[Tensor], Sequence[Tensor]], None]
@@ -78,7 +79,7 @@ class ReferenceRun(Observer):
             pipeline,
             observer=self,
             storage=lambda device: _Storage(pipeline.storage(device), self._keep),
-            feature_provider=_seen(pipeline.feature_provider, self._encoded),
+            feature_provider=_with_features(pipeline.feature_provider, self._encoded),
             window_loop=self._no_windows,
             compositor=lambda frames, holes: SimpleNamespace(result=lambda: frames),
         )
@@ -142,7 +143,7 @@ def follow(reference: ReferenceRun, variant: Pipeline, clip: LoadedClip, note: N
         variant,
         observer=follower,
         storage=lambda device: _Storage(variant.storage(device), follower.put),
-        feature_provider=_seen(variant.feature_provider, follower.encoded),
+        feature_provider=_with_features(variant.feature_provider, follower.encoded),
         window_loop=lambda windows, predict, compositor: variant.window_loop(
             windows, follower.watched(predict), compositor
         ),
@@ -213,24 +214,30 @@ def _shapes(values: Sequence[Any]) -> list[list[int] | None]:
     return [list(value.shape) if isinstance(value, Tensor) else None for value in values]
 
 
-class _Storage:
-    """A run's storage with a look at what is put into it, which may be replaced there."""
+class _Storage(DeviceStorage):
+    """Another storage, with a function that sees each tensor put into it, and may replace it."""
 
-    def __init__(self, inner: DeviceStorage, put: Callable[[str, Tensor], Tensor]) -> None:
-        self.inner, self.device = inner, inner.device
-        self.get, self.drop = inner.get, inner.drop
-        self._put = put
+    def __init__(self, inner: DeviceStorage, replaced: Callable[[str, Tensor], Tensor]) -> None:
+        super().__init__(inner.device)
+        self.inner = inner
+        self._replaced = replaced
 
     def put(self, name: str, tensor: Tensor) -> None:
-        self.inner.put(name, self._put(name, tensor))
+        self.inner.put(name, self._replaced(name, tensor))
+
+    def get(self, name: str, entries: slice | Sequence[int] = slice(None)) -> Tensor:
+        return self.inner.get(name, entries)
+
+    def drop(self, *names: str) -> None:
+        self.inner.drop(*names)
 
 
-def _seen(provider: FeatureProvider, look: Callable[[Tensor], Tensor]) -> FeatureProvider:
-    """The feature provider, each window's features looked at."""
+def _with_features(provider: FeatureProvider, call: Callable[[Tensor], Tensor]) -> FeatureProvider:
+    """Return the feature provider with a function called on each window's features."""
 
-    def watched(generator: nn.Module, scene: Scene) -> Callable[[Window], Tensor]:
+    def watched(generator: Generator, scene: Scene) -> Callable[[Window], Tensor]:
         features = provider(generator, scene)
-        return lambda window: look(features(window))
+        return lambda window: call(features(window))
 
     return watched
 

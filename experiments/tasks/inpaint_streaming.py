@@ -1,6 +1,6 @@
-"""The job of inpainting a video that is never in memory as a whole: frames decoded, inpainted and encoded as they come.
+"""Inpaint a clip once and write the video, as `measure=none` asks: frame by frame where the variant can.
 
-Nothing is measured but the one run; that is what `measure=none` asks for.
+Frames are then decoded, inpainted and encoded as they come, and the video is never in memory as a whole.
 """
 
 import logging
@@ -10,37 +10,81 @@ from contextlib import closing
 from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import DictConfig
 
-from experiments.data import Clip, Fingerprint, Survey
+from experiments.data import Clip, Fingerprint, Survey, load, survey
 from experiments.data.background_io import ReadAhead, WriteBehind
-from experiments.measure.first_run import FirstRun
-from experiments.measure.protocol import Measurement
-from experiments.measure.runtime_probe import collecting, look_eagerly
-from experiments.measure.timing import observed, wait_for
-from experiments.record.outputs import VIDEO, write_growing_result
+from experiments.data.weights import load_networks
+from experiments.measure.first_run import first_run, watched_run
+from experiments.measure.timing import wait_for
+from experiments.record.outputs import VIDEO, write_growing_result, write_timed
+from experiments.record.record import Record, describe_data, describe_weights
 from experiments.record.sections import describe_cost
-from propainter import Clip as Frames
-from propainter import Pipeline
+from experiments.record.types import Cost, Data
+from propainter import Clip as Inputs
+from propainter import Pipeline, Schedule
 from propainter.inference.streaming import Part, Streaming
 from propainter.io.fragmented_writer import partial_path
+from variants import build_pipeline
+from variants.residency import frame_by_frame
 
 log = logging.getLogger(__name__)
+
+NO_HOLE = "the masks have no hole: the output is the input, and nothing was run or measured"
+NO_REFERENCE = "left out by measure.reference=false"
 
 QUEUED_FRAMES = 8
 """As many frames are decoded before they are asked for, and as many wait to be encoded."""
 
 
 def is_inpaint_only(measure: DictConfig) -> bool:
-    """Whether the config group `measure` asks for one run and its video, and no comparison."""
+    """Return whether the config group `measure` asks for one run and its video, and no comparison."""
     return not measure.max_samples and not measure.reference and measure.baseline is None
 
 
+def inpaint_once(
+    record: Record,
+    cfg: DictConfig,
+    folder: Path,
+    source: Clip,
+    device: torch.device,
+    schedule: Schedule,
+    limit_bytes: int | None,
+) -> None:
+    """Write the video and fill in what the one run cost; with the whole clip in memory where the variant needs it."""
+    known = survey(source)
+    record.data = describe_clip(source, known)
+    if known.first_hole is None:
+        record.data["fingerprint"] = copy_frames(source, folder, frames=cfg.output.frames)
+        record.reason = NO_HOLE
+        return
+    networks, weights = load_networks(cfg.weights)
+    record.weights = describe_weights(weights)
+    pipeline = build_pipeline(networks.to(device), schedule, cfg)
+    record.quality_reason = NO_REFERENCE
+    streaming, why_not = frame_by_frame(pipeline)
+    if streaming is not None:
+        record.data, cost = stream(
+            source, known, pipeline, streaming, folder, frames=cfg.output.frames, limit_bytes=limit_bytes
+        )
+        record.add_cost(cost)
+        return
+    if why_not is not None:
+        log.warning("the whole clip is read into memory: %s", why_not)
+    clip = load(source)
+    record.data = describe_data(clip)
+    first = first_run(pipeline, clip)
+    cost = describe_cost(first, len(clip.frames), limit_bytes=limit_bytes)
+    record.add_cost(cost)
+    written_s = write_timed(folder, first.result, clip.fps, frames=cfg.output.frames)
+    cost["latency"]["end_to_end_s"] = clip.read_s + first.seconds + written_s
+
+
 def copy_frames(clip: Clip, folder: Path, *, frames: bool) -> str:
-    """The video of a clip without a hole, which is the clip itself; returns its fingerprint."""
+    """Write the video of a clip without a hole, which is the clip itself; return its fingerprint."""
     fingerprint = Fingerprint((clip.num_frames, clip.height, clip.width, 3))
 
     def images() -> Iterator[np.ndarray]:
@@ -61,50 +105,44 @@ def stream(
     *,
     frames: bool,
     limit_bytes: int | None,
-) -> dict[str, Any]:
+) -> tuple[Data, Cost]:
     """Inpaint a clip frame by frame into `folder`; an error leaves the frames so far in `inpainted.partial.mp4`.
 
     Args:
         known: of its masks.
         frames: whether every frame is written as a picture too.
-        limit_bytes: what the run is held to.
+        limit_bytes: the memory that the run is held to.
 
     Returns:
-        The record's sections `data`, and on cost.
+        The record's `data`, and its sections on cost.
 
     Raises:
         NonFiniteError: naming the first stage whose output is not finite.
     """
-    watch = FirstRun(pipeline.networks.device)
     fingerprint = Fingerprint((clip.num_frames, clip.height, clip.width, 3))
-    start = time.perf_counter()
+    whole_s = known.read_s
+
+    def work() -> tuple[float, np.ndarray]:
+        nonlocal whole_s
+        start = time.perf_counter()
+        seconds = _run(clip, fingerprint, pipeline, streaming, folder, frames)
+        whole_s += time.perf_counter() - start
+        return seconds, np.empty((0, clip.height, clip.width, 3), np.uint8)
+
     try:
-        if pipeline.compiled_components:
-            effective = look_eagerly(pipeline, _beginning(clip, known))
-            start = time.perf_counter()
-            with observed(pipeline, watch):
-                seconds = _run(clip, fingerprint, pipeline, streaming, folder, frames)
-            effective |= pipeline.effective
-        else:
-            with observed(pipeline, watch), collecting(pipeline) as effective:
-                seconds = _run(clip, fingerprint, pipeline, streaming, folder, frames)
+        first = watched_run(pipeline, work, lambda: _beginning(clip, known))
     except BaseException:
         left = partial_path(folder / VIDEO)
         if left.exists():
             log.warning("the frames finished so far are in %s", left)
         raise
-    finally:
-        watch.close()
-    end_to_end_s = known.read_s + time.perf_counter() - start
-    nothing = np.empty((0, clip.height, clip.width, 3), np.uint8)
-    measured = Measurement(nothing, seconds, watch.memory, watch.saturated, effective)
-    sections = describe_cost(measured, clip.num_frames, limit_bytes=limit_bytes)
-    sections["latency"]["end_to_end_s"] = end_to_end_s
-    return {"data": describe_clip(clip, known, _with_masks(fingerprint, clip)), **sections}
+    cost = describe_cost(first, clip.num_frames, limit_bytes=limit_bytes)
+    cost["latency"]["end_to_end_s"] = whole_s
+    return describe_clip(clip, known, _with_masks(fingerprint, clip)), cost
 
 
-def describe_clip(clip: Clip, known: Survey, fingerprint: str | None = None) -> dict[str, Any]:
-    """The record's `data` of a clip that is not in memory."""
+def describe_clip(clip: Clip, known: Survey, fingerprint: str | None = None) -> Data:
+    """Return the record's `data` of a clip that is not in memory."""
     return {
         "name": clip.name,
         "frames": clip.num_frames,
@@ -119,7 +157,7 @@ def describe_clip(clip: Clip, known: Survey, fingerprint: str | None = None) -> 
 def _run(
     clip: Clip, fingerprint: Fingerprint, pipeline: Pipeline, streaming: Streaming, folder: Path, frames: bool
 ) -> float:
-    """Seconds until the last frame is inpainted; it is written when this returns."""
+    """Return the seconds until the last frame was inpainted; all frames are written by then."""
     size = clip.height, clip.width
     write = partial(write_growing_result, folder, fps=clip.fps, height=clip.height, width=clip.width, frames=frames)
     start = time.perf_counter()
@@ -150,7 +188,8 @@ def _with_masks(fingerprint: Fingerprint, clip: Clip) -> str:
     return str(fingerprint)
 
 
-def _beginning(clip: Clip, known: Survey, count: int = 3) -> Frames:
-    """The first frames, with a hole to look at."""
+def _beginning(clip: Clip, known: Survey, count: int = 3) -> Inputs:
+    """Return the first frames, all with the first mask that has a hole."""
     images = np.stack([frame for _, frame in zip(range(count), clip.frames())])  # noqa: B905
-    return Frames(images, np.broadcast_to(known.first_hole, images.shape[:3]))
+    assert known.first_hole is not None
+    return Inputs(images, np.broadcast_to(known.first_hole, images.shape[:3]))

@@ -1,15 +1,12 @@
 """`experiment=micro`: single operations at the shapes of a real run, the alternatives of each timed in turn."""
 
-import json
 import logging
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
@@ -18,10 +15,11 @@ from tqdm import tqdm
 
 from experiments.errors import log_failure
 from experiments.measure.confidence import log_t_interval
+from experiments.measure.paired import bounds
 from experiments.system.environment import choose_device, describe
+from experiments.tasks.base import Findings, run_task
 from experiments.tasks.microbench_ops import ALTERNATIVES, Shapes, shapes_of
 from propainter import InputError, Pipeline, build_networks
-from propainter.io.atomic import atomic_write
 from propainter.memory_tracker import memory_peak
 from variants import UnsupportedError
 
@@ -37,43 +35,37 @@ def run(
     min_seconds: float,
     masked_share: float,
 ) -> str:
-    """Time each option of each group in turn with the others of its group; returns a status.
+    """Time each option of each group in turn with the others of its group; return a status.
 
-    Writes `micro.json` and `micro.md` into the run folder and prints the table. An option that can't run is a row with
-    its reason.
+    See `run_task`; the files are `micro`. An option that can't run is a row with its reason.
 
     Args:
-        size: a key of `operations.SIZES`.
-        groups: keys of `operations.ALTERNATIVES`.
+        size: a key of `microbench_ops.SIZES`.
+        groups: keys of `microbench_ops.ALTERNATIVES`.
         dtypes: names of torch's dtypes; None for those that the device computes in.
         rounds: turns of each option.
         min_seconds: of one turn.
         masked_share: share of the windows that touch the hole and attend globally.
     """
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    try:
+
+    def work() -> Findings:
         device = choose_device(str(cfg.device))
         if unknown := [group for group in groups if group not in ALTERNATIVES]:
             raise InputError(f"task.groups has {unknown[0]!r}; give some of {', '.join(ALTERNATIVES)}")
         pipeline = Pipeline(build_networks(), instantiate(cfg.schedule))
         shapes = shapes_of(pipeline.networks, size, masked_share)
         rows = _rows(pipeline, shapes, groups, dtypes_of(dtypes, device), rounds, min_seconds, device)
-        document = {"kind": "micro", "schema": 1, "environment": describe(device), "size": size, "shapes": shapes}
+        environment = describe(device)
+        document = {"kind": "micro", "schema": 1, "environment": environment, "size": size, "shapes": shapes}
         document |= {"raft_iterations": pipeline.schedule.raft_iterations, "rounds": rounds, "rows": rows}
-        text = f"{size} on {document['environment']['device']}, torch {torch.__version__}\n\n{table(rows)}"
-        with atomic_write(folder / "micro.json") as unfinished:
-            unfinished.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
-        with atomic_write(folder / "micro.md") as unfinished:
-            unfinished.write_text(text + "\n")
-    except Exception as error:
-        return log_failure(error)[0]
-    print(text)
-    print(f"run folder: {folder}")
-    return "failed" if any(row["status"] == "failed" for row in rows) else "ok"
+        text = f"{size} on {environment['device']}, torch {torch.__version__}\n\n{table(rows)}"
+        return Findings(document, text, "failed" if any(row["status"] == "failed" for row in rows) else "ok")
+
+    return run_task("micro", work)
 
 
 def dtypes_of(names: Sequence[str] | None, device: torch.device) -> list[torch.dtype]:
-    """The dtypes of these names; for None those that the device computes in.
+    """Return the dtypes of these names; for None those that the device computes in.
 
     Raises:
         InputError: a name that is no floating dtype of torch.
@@ -83,10 +75,12 @@ def dtypes_of(names: Sequence[str] | None, device: torch.device) -> list[torch.d
             return [torch.float32, torch.bfloat16]
         bfloat16 = [torch.bfloat16] if torch.cuda.get_device_capability(device) >= (8, 0) else []
         return [torch.float32, *bfloat16, torch.float16]
-    dtypes = [getattr(torch, name, None) for name in names]
-    for name, dtype in zip(names, dtypes, strict=True):
+    dtypes = []
+    for name in names:
+        dtype = getattr(torch, name, None)
         if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise InputError(f"task.dtypes has {name!r}; give names such as float32, bfloat16 and float16")
+        dtypes.append(dtype)
     return dtypes
 
 
@@ -120,18 +114,18 @@ def _rows(
 
 
 def compare(
-    operations: dict[str, Callable[[], Any]],
+    operations: Mapping[str, Callable[[], Any]],
     rounds: int,
     min_seconds: float,
     device: torch.device,
     tick: Callable[[], Any],
 ) -> dict[str, dict[str, Any]]:
-    """By option its figures; `ratio` is its seconds over those of the first option in the same round."""
+    """Return the figures of each option; `ratio` is its seconds over those of the first option in the same round."""
     rows: dict[str, dict[str, Any]] = {name: {"status": "ok", "reason": None} for name in operations}
     seconds: dict[str, list[float]] = {name: [] for name in operations}
 
     def attempt(name: str, work: Callable[[], Any]) -> Any:
-        """What the work gives; nothing where this option can't run, now or before."""
+        """Return what the work returns; None where this option can't run, now or before."""
         row = rows[name]
         if row["status"] != "ok":
             return None
@@ -157,12 +151,12 @@ def compare(
     for name, row in rows.items():
         good = row["status"] == "ok"
         row["median_s"] = statistics.median(seconds[name]) if good else None
-        row["ci95_s"] = _bounds(seconds[name]) if good else None
+        row["ci95_s"] = bounds(log_t_interval(seconds[name])) if good else None
         row["samples_s"] = seconds[name]
         row["ratio"] = None
         if good and name != first and rows[first]["status"] == "ok":
             ratios = [one / other for one, other in zip(seconds[name], seconds[first], strict=True)]
-            row["ratio"] = {"median": statistics.median(ratios), "ci95": _bounds(ratios)}
+            row["ratio"] = {"median": statistics.median(ratios), "ci95": bounds(log_t_interval(ratios))}
         row["peak_bytes"] = peaks[name] if good else None
     return rows
 
@@ -178,7 +172,7 @@ def _both_ways(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> t
 
 
 def _peak_bytes(operation: Callable[[], Any], device: torch.device) -> int:
-    """Most memory in use during the operation, above the level before it; the first time does not count."""
+    """Return the most memory in use during the operation's second run, above the level before it."""
     operation()
     memory = memory_peak(device)
     try:
@@ -196,13 +190,8 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _bounds(samples: Sequence[float]) -> list[float] | None:
-    interval = log_t_interval(samples)
-    return None if interval is None else [interval.low, interval.high]
-
-
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as a Markdown table; intervals are 95%, over the rounds."""
+    """Return the rows as a Markdown table; intervals are 95%, over the rounds."""
     lines = [
         "| group | dtype | pass | option | time [ms] | time to the group's first | peak memory [MiB] |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,8 @@ def shapes_of(networks: Networks, size: str, masked_share: float) -> Shapes:
     if not 0 < masked_share <= 1:
         raise InputError(f"task.masked_share is {masked_share}; give a share over 0 and up to 1")
     height, width = SIZES[size]
-    layers = networks.generator.transformers.transformer[0].attention
+    generator: Any = networks.generator
+    layers = generator.transformers.transformer[0].attention
     channels, heads, pool = layers.query.in_features, layers.heads, layers.pool_layer.stride[0]
     # The grid of tokens is padded until windows tile it.
     grid = grid_size((height // 4, width // 4))
@@ -65,7 +67,7 @@ def shapes_of(networks: Networks, size: str, masked_share: float) -> Shapes:
         "key": [windows, heads, math.ceil(frames / DILATION) * (near + far), channels // heads],
         "tokens": [1, frames, rows, columns, channels],
         "window": list(layers.window),
-        "features": [len(fullest.local), networks.generator.decoder[0].conv.in_channels, height // 4, width // 4],
+        "features": [len(fullest.local), generator.decoder[0].conv.in_channels, height // 4, width // 4],
         "feature_maps": [clip_length(width), 2 * networks.raft.update_block.hidden_state_size, height // 8, width // 8],
     }
 
@@ -108,6 +110,7 @@ def resample(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: tor
     """The decoder's features doubled in size by bilinear interpolation."""
     double = partial(F.interpolate, mode="bilinear", align_corners=True)
     size = tuple(2 * side for side in shapes["features"][-2:])
+    options: dict[str, Callable[..., Tensor]]
     options = {"scale_factor": partial(double, scale_factor=2), "size": partial(double, size=size)}
     return (_noise(shapes["features"], dtype, device),), options
 
@@ -117,7 +120,7 @@ def correlation(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: 
     published, iterations = pipeline.networks.raft.corr_block, pipeline.schedule.raft_iterations
     levels, radius = published.num_levels, published.radius
 
-    def looked_up(make: Callable[[], torch.nn.Module], first: Tensor, second: Tensor, coords: Tensor) -> Tensor:
+    def look_up(make: Callable[[], Any], first: Tensor, second: Tensor, coords: Tensor) -> Tensor:
         block = make()
         block.build_pyramid(first, second)
         for _ in range(iterations):
@@ -128,11 +131,11 @@ def correlation(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: 
     coords = make_coords_grid(pairs, height, width, device=device)
     coords = coords + 4 * _noise(list(coords.shape), dtype, device)
     first, second = _noise([2, *shapes["feature_maps"]], dtype, device)
-    options = {
+    options: dict[str, Callable[[], Any]] = {
         "all_pairs": partial(AllPairs, num_levels=levels, radius=radius, note=lambda used: None),
         "on_demand": partial(OnDemand, levels, radius),
     }
-    return (first, second, coords), {name: partial(looked_up, make) for name, make in options.items()}
+    return (first, second, coords), {name: partial(look_up, make) for name, make in options.items()}
 
 
 ALTERNATIVES: dict[str, Callable[[Pipeline, Shapes, torch.dtype, torch.device], Alternatives]] = {

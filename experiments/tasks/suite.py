@@ -105,7 +105,7 @@ def tiny_overrides(tiny: bool | str | Sequence[str] | None) -> list[str]:
     Raises:
         InputError: anything else, or an override without "=".
     """
-    if tiny in (None, False, True):
+    if tiny is None or isinstance(tiny, bool):
         return list(TINY) if tiny else []
     items = tiny.split() if isinstance(tiny, str) else [str(item) for item in tiny]
     if any("=" not in item for item in items):
@@ -148,7 +148,8 @@ def with_overrides(entry: Entry, common: Sequence[str], tiny: Sequence[str]) -> 
 
 def fitting(entries: Sequence[Entry], seconds: float) -> list[Entry]:
     """The first entries that fit into the time together; at least one."""
-    chosen, left = [], seconds
+    chosen: list[Entry] = []
+    left = seconds
     for entry in entries:
         if chosen and entry.seconds > left:
             break
@@ -257,7 +258,7 @@ def waterfall(cfg: DictConfig, chain: Sequence[Mapping[str, Any]], **settings: A
     Args:
         chain: see `entries_of`.
     """
-    steps = OmegaConf.to_container(chain, resolve=True) if OmegaConf.is_config(chain) else chain
+    steps: Any = OmegaConf.to_container(chain, resolve=True) if OmegaConf.is_config(chain) else chain
     return run(cfg, entries_of(steps), **settings)
 
 

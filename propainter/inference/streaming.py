@@ -5,7 +5,7 @@ schedule's sub-videos and windows bound the memory, not the length of the video.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,7 @@ class Streaming:
     @torch.inference_mode()
     def frames(
         self, pipeline: "Pipeline", num_frames: int, size: tuple[int, int], parts: Iterable[Part]
-    ) -> Iterator[np.ndarray]:
+    ) -> Generator[np.ndarray, None, None]:
         """Yield the finished frames in order, uint8 [H, W, 3], each as soon as no later window fills it.
 
         Args:

@@ -74,7 +74,7 @@ class DiskLRUCache:
             path.touch()
         return value
 
-    def write(self, key: str, save: Callable[[Path], None]) -> None:
+    def write(self, key: str, save: Callable[[Path], object]) -> None:
         """Write an entry by `save`, called with a path, then remove the oldest entries over the bound.
 
         Raises:

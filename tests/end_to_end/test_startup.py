@@ -21,8 +21,8 @@ def test_a_run_loads_no_compiler():
     """Nor does it in the first run, whose memory that would be counted as."""
     code = """
         from experiments.data import load, sample_clip
-        from experiments.tasks.inpaint import load_networks
-        from experiments.measure.protocol import first_run
+        from experiments.data.weights import load_networks
+        from experiments.measure.first_run import first_run
         from propainter import Pipeline, Schedule
         networks, _ = load_networks({"source": "seeded", "salt": "golden", "flow_scale": 1.0})
         clip = load(sample_clip(num_frames=2, height=128, width=128))

@@ -54,7 +54,8 @@ class TestJob:
 
     def run(self, pipeline, folder, clip=clip, **options):
         options = {"frames": True, "limit_bytes": None, **options}
-        return stream(clip, survey(clip), pipeline, Streaming({}), folder, **options)
+        data, cost = stream(clip, survey(clip), pipeline, Streaming({}), folder, **options)
+        return {"data": data, **cost}
 
     def test_same_frames_and_record_as_in_memory(self, pipeline, tmp_path):
         sections = self.run(pipeline, tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from experiments.data import load, sample_clip
-from experiments.measure.protocol import Options, measure
+from experiments.measure.first_run import first_run
 from experiments.tasks.compile_report import table
 from propainter import InputError, Pipeline, Schedule
 from variants.compile import compiled, cuda_graphs, graphs_recorded
@@ -33,7 +33,7 @@ def _forget_what_was_compiled():
 def test_a_compiled_component_is_compiled_and_near(networks, clip):
     reference = Pipeline(networks, QUICK)(clip.frames, clip.masks)
     pipeline = compiled(Pipeline(copy.deepcopy(networks), QUICK), "reduce-overhead", ["decoder"])
-    measured = measure(pipeline, clip, Options(None, 1, 1, 1000, 0))
+    measured = first_run(pipeline, clip)
     told = measured.effective["compile"]
     assert told["mode"] == "reduce-overhead"
     assert told["cuda_graphs"] == "no: cpu has no CUDA graphs"

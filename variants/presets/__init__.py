@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from propainter.errors import InputError
-from variants import GROUPS, apply
+from variants import build_pipeline
 from variants.conf import CONF
 from variants.presets.by_device import composing_for
 
@@ -48,10 +47,9 @@ def preset(networks: "Networks", name: str, schedule: "Schedule | None" = None) 
         InputError: there is no such preset.
         UnsupportedError: an option of the preset can't run on this device.
     """
-    from propainter import Pipeline, Schedule
+    from propainter import Schedule
 
-    cfg = composed([f"preset={name}"], networks.device)
-    return apply(Pipeline(networks, schedule or Schedule()), {group: instantiate(cfg[group]) for group in GROUPS})
+    return build_pipeline(networks, schedule or Schedule(), composed([f"preset={name}"], networks.device))
 
 
 def composed(overrides: list[str], device: "str | torch.device" = "auto") -> DictConfig:

@@ -9,21 +9,22 @@ from support.command_line import SMALLEST
 
 from experiments.data import load, sample_clip
 from experiments.errors import NonFiniteError
-from experiments.measure import first_run
+from experiments.measure import first_run as first_runs
 from experiments.measure import paired as pairing
 from experiments.measure import protocol as measuring
-from experiments.measure.first_run import FirstRun
+from experiments.measure.first_run import FirstRun, FirstRunObserver, first_run
+from experiments.measure.options import Options
 from experiments.measure.paired import run_interleaved
-from experiments.measure.protocol import Measurement, Options, measure, warm_up
-from experiments.measure.timing import TimedRun
-from experiments.record.sections import describe_cost
+from experiments.measure.profile_passes import Profile
+from experiments.measure.protocol import Timings, time_runs, warm_up
+from experiments.measure.timing import TimedRun, inputs_of
+from experiments.record.sections import describe_cost, describe_speedup
 from experiments.record.summary import gap_note
 from experiments.tasks.aa_test import planted
 from propainter import STAGES, Observer, Pipeline, Schedule
 from propainter.memory_tracker import RssPeak
 
 QUICK = Schedule(raft_iterations=1)
-ONCE = Options(None, 1, 1, 100, 0)
 
 
 @pytest.fixture(scope="module")
@@ -32,72 +33,81 @@ def clip():
 
 
 @pytest.fixture(scope="module")
-def measured(networks, clip) -> Measurement:
-    return measure(Pipeline(networks, QUICK), clip, Options(None, 2, 2, 100, 1))
+def first(networks, clip) -> FirstRun:
+    return first_run(Pipeline(networks, QUICK), clip)
+
+
+@pytest.fixture(scope="module")
+def timings(networks, clip) -> Timings:
+    return time_runs(Pipeline(networks, QUICK), inputs_of(clip), Options(None, 2, 2, 100, 1))
 
 
 class TestOnePipeline:
-    def test_stages_add_up(self, measured):
-        assert len(measured.runs) == len(measured.samples_s) == 2
-        assert measured.stages == STAGES
-        for run in measured.runs:
+    def test_stages_add_up(self, first, timings):
+        assert len(timings.runs) == len(timings.samples_s) == 2
+        assert first.stages == STAGES
+        for run in timings.runs:
             assert 0.9 * run.seconds < sum(run.stage_seconds.values()) <= run.seconds
             assert run.result.size == 0
 
-    def test_memory_is_the_first_runs(self, measured):
-        assert list(measured.memory.ordered(measured.memory.peak_bytes)) == list(STAGES)
-        assert max(measured.memory.peak_bytes.values()) == measured.memory.host_peak_bytes > 1e6
+    def test_memory_is_the_first_runs(self, first):
+        assert list(first.memory.peak_bytes) == list(STAGES)
+        assert max(first.memory.peak_bytes.values()) == first.memory.host_peak_bytes > 1e6
 
     def test_one_reading_gives_the_stage_and_the_whole(self, monkeypatch):
         readings = count(4096, 4096)
         monkeypatch.setattr(RssPeak, "peak_bytes", lambda self: next(readings))
         monkeypatch.setattr(RssPeak, "reset", lambda self: None)
-        monkeypatch.setattr(first_run, "memory_peak", lambda device: RssPeak())
-        watch = FirstRun(torch.device("cpu"))
+        monkeypatch.setattr(first_runs, "memory_peak", lambda device: RssPeak())
+        watch = FirstRunObserver(torch.device("cpu"))
         for stage in ("flow", "generation"):
             with watch.stage(stage):
                 pass
         assert watch.memory.host_peak_bytes == max(watch.memory.peak_bytes.values()), "reading it takes memory too"
 
-    def test_the_harness_takes_next_to_nothing_of_it(self, measured):
-        assert all(0 < run.harness_s < 0.01 * run.seconds for run in measured.runs)
+    def test_the_harness_takes_next_to_nothing_of_it(self, timings):
+        assert all(0 < run.harness_s < 0.01 * run.seconds for run in timings.runs)
 
-    def test_the_record_has_it_all(self, measured):
+    def test_the_record_has_it_all(self, first, timings):
         flops = {stage: {"float32": 10**9} for stage in STAGES}
-        told = describe_cost(measured, 2, flops, {"flops_per_s": {"float32": 1e11}, "copy_bytes_per_s": 1e10}, 123)
-        latency = told["latency"]
-        assert latency["median_s"] == np.median(measured.samples_s)
+        profile = Profile(flops, ceilings={"flops_per_s": {"float32": 1e11}, "copy_bytes_per_s": 1e10})
+        cost = describe_cost(first, 2, timings, profile, limit_bytes=123)
+        latency = cost["latency"]
+        assert latency["median_s"] == np.median(timings.samples_s)
         assert latency["ci95_s"][0] < latency["median_s"] < latency["ci95_s"][1]
         assert (latency["stopped_by"], latency["compile_s"], len(latency["warmup_s"])) == ("fixed", None, 1)
-        assert told["memory"]["limit_bytes"] == 123
+        assert cost["memory"]["limit_bytes"] == 123
         for stage in STAGES:
-            row = told["stages"][stage]
+            row = cost["stages"][stage]
             assert row["fraction_of_peak"] == pytest.approx(0.01 / row["median_s"])
             assert row["saturated_fraction"] is not None
-        assert told["speedup"] is None
+        assert cost["speedup"] is None
+        assert (cost["machine"]["before"], cost["machine"]["flops_reason"]) == (timings.machine["before"], None)
 
-    def test_stages_that_miss_the_whole_are_told(self, measured):
+    def test_stages_that_miss_the_whole_are_noted(self, first):
         gap = TimedRun(np.empty(0), 2.0, {"flow": 1.0}, 0.0)
-        told = describe_cost(Measurement(measured.result, 1, measured.memory, {}, {}, runs=[gap]), 2)
-        assert told["latency"]["stage_gap"] == 0.5
-        assert any("miss the whole by 50.0%" in line for line in gap_note(told["latency"]["stage_gap"]))
-        assert told["disturbed"] == [], "slow work outside the stages is the run's own, and the gate has to see it"
+        cost = describe_cost(first, 2, Timings(runs=[gap]))
+        assert cost["latency"]["stage_gap"] == 0.5
+        assert any("miss the whole by 50.0%" in line for line in gap_note(cost["latency"]["stage_gap"]))
+        assert cost["disturbed"] == [], "slow work outside the stages is the run's own, and the gate has to see it"
 
-    def test_nothing_is_timed_where_nothing_is_asked(self, networks, clip):
-        measured = measure(Pipeline(networks, QUICK), clip, Options(None, 0, 0, 0, 0, 0))
-        assert (measured.runs, measured.sampling, measured.median_s) == ([], None, None)
-        assert measured.result.shape == clip.frames.shape
-        assert describe_cost(measured, 2)["latency"]["median_s"] is None
+    def test_nothing_is_timed_where_nothing_is_asked(self, networks, clip, first):
+        timings = time_runs(Pipeline(networks, QUICK), inputs_of(clip), Options(None, 0, 0, 0, 0, 0))
+        assert (timings.runs, timings.sampling, timings.median_s) == ([], None, None)
+        assert first.result.shape == clip.frames.shape
+        cost = describe_cost(first, 2, timings)
+        assert (cost["latency"]["median_s"], cost["machine"]) == (None, {"ceilings": None})
 
     def test_long_runs_are_timed_once(self, networks, clip):
-        measured = measure(Pipeline(networks, QUICK), clip, Options(0.1, 3, 30, 0.01, 0))
-        assert len(measured.runs) == 1
-        assert measured.sampling.stopped_by == "max_seconds"
+        timings = time_runs(Pipeline(networks, QUICK), inputs_of(clip), Options(0.1, 3, 30, 0.01, 0))
+        assert len(timings.runs) == 1
+        assert timings.sampling.stopped_by == "max_seconds"
 
     def test_the_observer_is_put_back(self, networks, clip):
         mine = Observer()
         pipeline = Pipeline(networks, QUICK, observer=mine)
-        measure(pipeline, clip, ONCE)
+        first_run(pipeline, clip)
+        time_runs(pipeline, inputs_of(clip), Options(None, 1, 1, 100, 0))
         assert pipeline.observer is mine
 
     @pytest.mark.parametrize("stage", STAGES)
@@ -120,7 +130,7 @@ class TestOnePipeline:
             hook = module.register_forward_hook(poisoned)
         try:
             with pytest.raises(NonFiniteError, match=f"stage {stage} "):
-                measure(pipeline, clip, ONCE)
+                first_run(pipeline, clip)
         finally:
             if hook:
                 hook.remove()
@@ -138,10 +148,10 @@ class TestOnePipeline:
             def __exit__(self, *error):
                 del self.kept
 
-        plain = measure(Pipeline(networks, QUICK), clip, ONCE).memory.peak_bytes
+        plain = first_run(Pipeline(networks, QUICK), clip).memory.peak_bytes
         pipeline = Pipeline(networks, QUICK)
         with planted(pipeline, Keeping):
-            found = measure(pipeline, clip, ONCE).memory.peak_bytes
+            found = first_run(pipeline, clip).memory.peak_bytes
         assert found["completion"] - plain["completion"] == pytest.approx(size, rel=0.1)
         assert found["flow"] - plain["flow"] < 0.2 * size
 
@@ -178,33 +188,30 @@ class TestPaired:
         monkeypatch.setattr(pairing, "timed_run", scripted)
         paired = run_interleaved("a", "b", (), self.OPTIONS)
         assert "".join(scripted.ran) == "abbaabbaabba"
-        told = paired.describe()
-        assert (told["pairs"], told["median"]) == (6, 2.0)
-        assert told["stages"]["flow"]["median"] == told["stages"]["generation"]["median"] == 2.0
-        assert "completion" not in told["stages"]
-        assert (told["baseline_samples_s"], told["variant_samples_s"]) == ([2.0] * 6, [1.0] * 6)
+        speedup = describe_speedup(Timings(paired=paired), {"id": "published#0"})
+        assert (speedup["baseline"], speedup["pairs"], speedup["median"]) == ("published#0", 6, 2.0)
+        assert speedup["stages"]["flow"]["median"] == speedup["stages"]["generation"]["median"] == 2.0
+        assert "completion" not in speedup["stages"]
+        assert (speedup["baseline_samples_s"], speedup["variant_samples_s"]) == ([2.0] * 6, [1.0] * 6)
         assert all(run.result.size == 0 for run in paired.runs)
 
     def test_a_machine_that_slows_down_slows_both(self, monkeypatch):
         drift = [1.2**n for n in range(12)]
         monkeypatch.setattr(pairing, "timed_run", Scripted(a=drift, b=drift))
-        low, high = run_interleaved("a", "b", (), self.OPTIONS).describe()["ci95"]
-        assert low <= 1 <= high
+        interval = run_interleaved("a", "b", (), self.OPTIONS).ratios.interval
+        assert interval.low <= 1 <= interval.high
 
-    def test_the_variant_is_measured_alone_before_the_baseline_is_made(self, networks, clip):
+    def test_both_warm_up_and_then_take_turns(self, networks, clip):
         events = []
         pipeline, baseline = Pipeline(networks, QUICK), Pipeline(networks, QUICK)
         pipeline.contexts.append(lambda stage: events.append("variant") or torch.no_grad())
         baseline.contexts.append(lambda stage: events.append("baseline") or torch.no_grad())
 
-        def make():
-            events.append("made")
-            return baseline
-
-        measured = measure(pipeline, clip, Options(None, 1, 2, 0, 0, min_pairs=2), make)
-        assert events[:5] == ["variant"] * 4 + ["made"]
-        assert events[5:] == ["baseline"] * 4 + ["variant"] * 8 + ["baseline"] * 4
-        assert len(measured.runs) == len(measured.paired.baseline_runs) == 2
+        options = Options(None, 1, 2, 0, 1, min_pairs=2)
+        timings = time_runs(pipeline, inputs_of(clip), options, baseline=baseline)
+        pairs = ["baseline"] * 4 + ["variant"] * 8 + ["baseline"] * 4
+        assert events == ["baseline"] * 4 + ["variant"] * 4 + pairs
+        assert len(timings.runs) == len(timings.paired.baseline_runs) == 2
 
 
 @pytest.mark.slow

@@ -1,0 +1,130 @@
+"""The sections of a record, typed. analysis/records/record.schema.json says what each key means.
+
+Only sections that say `total=False` may lack keys.
+"""
+
+from typing import Any, TypedDict
+
+Interval = list[float]
+"""Lower and upper end of a 95% interval."""
+
+Variant = dict[str, Any]
+"""Which variant a run is: `id`, by config group the name of its option, `options` (group -> settings)."""
+
+
+class Run(TypedDict, total=False):
+    """Which run this is."""
+
+    id: str
+    command: str
+    task: str
+    repeat: int
+    measure: dict[str, Any]
+    limits: dict[str, float | None]
+    started: str
+    isolated: bool
+    pid: int
+    wall_s: float
+
+
+class Data(TypedDict):
+    """The clip."""
+
+    name: str
+    frames: int
+    height: int
+    width: int
+    hole_fraction: float
+    fingerprint: str | None
+    truth: bool
+
+
+class WeightsUsed(TypedDict, total=False):
+    """Where the weights came from."""
+
+    source: str
+    fingerprint: str
+    reason: str
+
+
+class Latency(TypedDict, total=False):
+    """Seconds from frames in host memory to result frames in host memory."""
+
+    median_s: float | None
+    ci95_s: Interval | None
+    relative_ci: float | None
+    samples_s: list[float]
+    outliers: int
+    stopped_by: str | None
+    warmup_s: list[float]
+    first_s: float
+    compile_s: float | None
+    frames_per_s: float | None
+    harness_s: float | None
+    stage_gap: float | None
+    end_to_end_s: float
+
+
+class Speedup(TypedDict):
+    """Pairs of runs with a baseline."""
+
+    baseline: str
+    baseline_variant: Variant
+    pairs: int
+    median: float
+    ci95: Interval | None
+    stopped_by: str
+    baseline_samples_s: list[float]
+    variant_samples_s: list[float]
+    stages: dict[str, dict[str, Any]]
+
+
+class MemoryUse(TypedDict):
+    """Bytes, in the first run."""
+
+    kind: str
+    peak_bytes: int
+    reserved_bytes: int | None
+    process_bytes: int | None
+    host_peak_bytes: int
+    limit_bytes: int | None
+
+
+class Stage(TypedDict):
+    """One stage of the pipeline; nulls for one that did not run."""
+
+    median_s: float | None
+    ci95_s: Interval | None
+    peak_bytes: int | None
+    reserved_bytes: int | None
+    flops: dict[str, int] | None
+    fraction_of_peak: float | None
+    saturated_fraction: float | None
+
+
+class Energy(TypedDict):
+    """What the device drew."""
+
+    joules_per_run: float | None
+
+
+class Cost(TypedDict):
+    """The sections that say what a run cost."""
+
+    latency: Latency
+    speedup: Speedup | None
+    memory: MemoryUse
+    stages: dict[str, Stage]
+    energy: Energy
+    effective: dict[str, Any]
+    disturbed: list[str]
+    machine: dict[str, Any]
+    artifacts: dict[str, Any]
+
+
+class ReferenceUsed(TypedDict):
+    """The fp32 reference that the output was compared with."""
+
+    key: str
+    cached: bool
+    memory_saving: bool
