@@ -92,7 +92,10 @@ def _run(cfg: DictConfig, folder: Path, record: dict[str, Any]) -> None:
     if cfg.measure.baseline is not None:
         groups, choices = compose_baseline(cfg)
         baseline = variant(groups, choices)
-        make_baseline = lambda: build(load_networks(same_weights)[0], groups)  # noqa: E731
+        if cfg.measure.baseline and baseline["id"] == record["variant"]["id"]:
+            baseline = None  # a preset that is this variant, as in a sweep in turn with published: timed alone
+        else:
+            make_baseline = lambda: build(load_networks(same_weights)[0], groups)  # noqa: E731
     looks = Looks(cfg, pipeline, clip, record["variant"]["id"], folder)
     measured = measure(pipeline, clip, Options.of(cfg.measure), make_baseline, looks)
     record |= describe_cost(measured, len(clip.frames), looks.flops, looks.ceilings, limit_bytes)
