@@ -33,8 +33,10 @@ setup: .venv/.installed
 	$(INSTALL) --editable '.[dev]'
 	@touch $@
 
+# In turn with published, so that other processes slow both alike; few frames, so that three pairs of each fit.
 demo: setup
-	$(BIN)/python run.py -m attention=sdpa,manual precision=amp,fp32 measure.max_seconds=10 measure.max_warmups=1
+	$(BIN)/python run.py -m attention=sdpa,manual precision=amp,fp32 data.num_frames=4 measure.baseline=published \
+		measure.min_pairs=3 measure.max_samples=3 measure.max_warmups=1 measure.flops=false
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 

@@ -1,12 +1,12 @@
 """What the records say about one part of a claim: figures with their interval, and a verdict for each."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from analysis.results import format as figures
-from analysis.results import intervals
+from analysis.results import intervals, soundness
 from analysis.results.pooling import Row, comparable, decibel, name, unpaired
 
 CONFIRMED, PARTLY, CONTRADICTED, INCONCLUSIVE, NOT_MEASURED = (
@@ -38,7 +38,10 @@ _UNITS = {
 
 @dataclass(frozen=True)
 class Measured:
-    """One figure of one part: `value` and `interval` [low, high] in the figure's unit, and where it comes from."""
+    """One figure of one part: `value` and `interval` [low, high] in the figure's unit, and where it comes from.
+
+    `doubt` is what keeps it from being judged, in a clause, and `again` the command that measures it again.
+    """
 
     what: str
     figure: str
@@ -51,7 +54,8 @@ class Measured:
     data: str
     device: str
     kind: str | None
-    disturbed: bool
+    doubt: str | None
+    again: str | None
 
 
 def measure(part: dict[str, Any], rows: list[Row], micro: list[Row]) -> list[Measured]:
@@ -105,7 +109,7 @@ def _against(part: dict[str, Any], chosen: Iterable[Row], rows: list[Row]) -> It
 
 
 def _speedup(part: dict[str, Any], row: Row, baseline: Row | None) -> tuple[float | None, list[float] | None, str]:
-    column = "speedup" if part["of"] == "latency" else f"speedup.{part['of']}"
+    column = _speedup_column(part["of"])
     if row.get("speedup.kind") == "paired" and _same_name(name(row.get("speedup.baseline")), part["baseline"]):
         return row.get(f"{column}.median"), row.get(f"{column}.ci95"), "paired"
     figure = unpaired(baseline, row, part["of"], "it") if baseline else {}
@@ -222,8 +226,9 @@ def _measured(
     other: Row | None = None,
     data: str | None = None,
 ) -> Measured:
+    doubt, again = _doubt(part, row, other, kind)
     if verdict is None and value is not None:
-        verdict = judge(part, value, interval)
+        verdict = INCONCLUSIVE if doubt else judge(part, value, interval)
     variant = row.get("variant.label") or row["option"]
     return Measured(
         what=part["what"],
@@ -237,8 +242,34 @@ def _measured(
         data=data or figures.size(row),
         device=figures.where(row),
         kind=kind,
-        disturbed=bool(row.get("disturbed") or (kind == "unpaired" and other and other.get("disturbed"))),
+        doubt=doubt,
+        again=again,
     )
+
+
+def _doubt(part: dict[str, Any], row: Row, other: Row | None, kind: str | None) -> tuple[str | None, str | None]:
+    """Return what makes a part's figure doubtful, and the command that measures it again.
+
+    Quality is never doubtful, and rows of single operations know nothing of disturbances.
+    """
+    of = part.get("of", "")
+    checks: dict[str, Callable[[Row], str | None]] = {
+        "saving": soundness.memory_doubt,
+        "gib": soundness.memory_doubt,
+        "seconds": lambda one: soundness.time_doubt(one, of),
+        "speedup": lambda one: soundness.time_doubt(one, of),
+    }
+    if kind == "paired":
+        checks["speedup"] = lambda one: soundness.paired_doubt(one, _speedup_column(of))
+    check = checks.get(part["figure"], lambda one: None)
+    for one in [row] if other is None or kind == "paired" else [other, row]:
+        if doubt := check(one):
+            return doubt, one.get("doubt.again")
+    return None, None
+
+
+def _speedup_column(of: str) -> str:
+    return "speedup" if of == "latency" else f"speedup.{of}"
 
 
 def _text(figure: str, value: float, interval: list[float] | None, kind: str | None) -> str:
@@ -266,6 +297,7 @@ def _counterpart(part: dict[str, Any], row: Row, rows: list[Row], same_limit: bo
 
 def _fastest(rows: list[Row]) -> list[Row]:
     timed = [row for row in rows if row["status"] == "ok" and row.get("latency.median_s")]
+    timed = [row for row in timed if soundness.time_doubt(row) is None] or timed
     return [min(timed, key=lambda row: row["latency.median_s"])] if timed else []
 
 

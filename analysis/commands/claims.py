@@ -154,8 +154,10 @@ def _evaluate(claim: dict[str, Any], rows: list[Row], micro: list[Row]) -> dict[
         remarks.append(f"Not measured: {'; '.join(lacking)}.")
     if any(_exceeds(part, m) for part, measured in judged for m in measured):
         remarks.append("Some figures are better than promised.")
-    if any(m.disturbed for _, measured in found for m in measured):
-        remarks.append("Some of these runs were disturbed.")
+    for doubt, again in {m.doubt: m.again for _, measured in found for m in measured if m.doubt}.items():
+        remarks.append(
+            f"Not judged, since {doubt}." + (f" To measure it again on a quiet machine: {again}" if again else "")
+        )
     overrides = [run["overrides"] for kind in ("cpu", "cuda") for run in claim.get("runs", {}).get(kind, [])]
     return {
         "id": claim["id"],
@@ -169,7 +171,7 @@ def _evaluate(claim: dict[str, Any], rows: list[Row], micro: list[Row]) -> dict[
 
 def _exceeds(part: dict[str, Any], measured: Measured) -> bool:
     most = (part.get("promise") or [None, None])[1]
-    return most is not None and measured.interval is not None and measured.interval[0] > most
+    return most is not None and measured.interval is not None and measured.doubt is None and measured.interval[0] > most
 
 
 def _measured_shortly(verdict: dict[str, Any]) -> str:
@@ -177,12 +179,12 @@ def _measured_shortly(verdict: dict[str, Any]) -> str:
     if not judged:
         return "see below for what would" if verdict["commands"] else verdict["remark"]
     more = f", and {len(judged) - 1} more" if len(judged) > 1 else ""
-    return judged[0]["text"] + more
+    return judged[0]["text"] + (" (doubtful)" if judged[0]["doubt"] else "") + more
 
 
 def _line(measured: dict[str, Any]) -> str:
     against = f" against {measured['baseline']}" if measured["baseline"] else ""
     verdict = measured["verdict"] or "for comparison"
-    disturbed = " (disturbed)" if measured["disturbed"] else ""
+    doubtful = " (doubtful)" if measured["doubt"] else ""
     where = f"{measured['data']}; {measured['device']}"
-    return f"- {measured['what']}: {measured['text']}, {verdict}{disturbed}. {measured['variant']}{against}; {where}."
+    return f"- {measured['what']}: {measured['text']}, {verdict}{doubtful}. {measured['variant']}{against}; {where}."

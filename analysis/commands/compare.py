@@ -12,6 +12,7 @@ from analysis.results import format as figures
 from analysis.results import intervals
 from analysis.results.pairing import differences, match
 from analysis.results.pooling import Row, decibel, rows_of, unpaired, variants_table
+from analysis.results.soundness import time_doubt, what_to_measure_again
 
 HEADER = (
     "variant",
@@ -53,7 +54,9 @@ def compare(first: list[Row], second: list[Row]) -> str:
         if alone:
             lines.append(f"Only in {name}: {'; '.join(alone)}.")
     if any(row.get("disturbed") or other.get("disturbed") for row, other in pairs):
-        lines.append("* disturbed while it was measured.")
+        lines.append("* disturbed while it was timed.")
+    for name, rows in (("A", [row for row, _ in pairs]), ("B", [other for _, other in pairs])):
+        lines += [f"{name}: {text}" for text in what_to_measure_again(rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -91,9 +94,10 @@ def _faster(row: Row, other: Row) -> str:
     figure = unpaired(row, other, "latency", "it")
     if not figure:
         return ""
+    doubtful = [name for name, one in (("A", row), ("B", other)) if time_doubt(one)]
+    if doubtful or figure["it.ci95"] is None:
+        return f"not stated: {' and '.join(doubtful)} doubtful"
     text = figures.times(figure["it.median"], figure["it.ci95"])
-    if figure["it.ci95"] is None:
-        return f"{text}, no interval"
     if not intervals.disjoint(figure["it.ci95"], [1.0, 1.0]):
         return f"{text}, no difference shown"
     return f"{text}, {'faster' if figure['it.median'] > 1 else 'slower'}"

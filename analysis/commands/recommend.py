@@ -11,6 +11,7 @@ from analysis.records.load import load_some
 from analysis.results import format as figures
 from analysis.results.intervals import disjoint
 from analysis.results.pooling import Row, decibel, rows_of, variants_table
+from analysis.results.soundness import what_to_measure_again
 
 RUNNERS_UP = 3
 
@@ -80,21 +81,25 @@ def bounds_of(arguments: argparse.Namespace) -> list[Bound]:
             Bound(
                 "max-latency-s",
                 arguments.max_latency_s,
-                lambda row: row.get("latency.median_s"),
+                lambda row: None if row.get("doubt.latency") else row.get("latency.median_s"),
                 "{:.2f} s".format,
-                "it was not timed",
+                "it has no sound time",
             )
         )
     return asked
 
 
 def recommend(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[list[Row], list[Row]]:
-    """The variants within the bounds, the best first, and the others, the nearest first.
+    """Return the variants within the bounds, the best first, and those beyond them, the nearest first.
+
+    A variant whose figure for the purpose is doubtful is in neither.
 
     Args:
         rows: of `variants_table`, that went well, on the same data, weights and device.
         purpose: "speed" or "memory".
     """
+    doubt = "doubt.latency" if purpose == "speed" else "doubt.memory"
+    rows = [row for row in rows if not row.get(doubt)]
     wanted = "latency.median_s" if purpose == "speed" else "memory.peak_bytes"
     other = "memory.peak_bytes" if purpose == "speed" else "latency.median_s"
 
@@ -122,17 +127,23 @@ def answer(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[str, boo
     if fitting:
         best, *others = fitting
         good = "fastest" if purpose == "speed" else "smallest"
+        sound = "" if len(fitting) + len(rest) == len(rows) else " and sound"
         within = " within the bounds" if bounds else ""
-        lines += ["", f"The {good} of {len(rows)} measured{within}:", *_described(best), f"    {_command(best)}"]
+        lines += ["", f"The {good} of {len(rows)} measured{sound}{within}:", *_described(best), f"    {_command(best)}"]
         if others:
             lines += ["", "Runners-up:"]
             for row in others[:RUNNERS_UP]:
                 lines += _described(row, best if purpose == "speed" else None)
         lines += _reserved(best, bounds)
-    else:
+    elif rest:
         nearest = rest[0]
         lines += ["", "Nothing that was measured fits. The nearest:", *_described(nearest), f"    {_command(nearest)}"]
         lines += ["what breaks:", *(f"    {bound.breach(nearest)}" for bound in bounds if bound.excess(nearest))]
+    else:
+        lines += ["", f"Nothing can be recommended: none of the {len(rows)} measured has a sound figure."]
+    if again := what_to_measure_again(rows):
+        lines += ["", "Doubtful, so that no recommendation rests on its time:"]
+        lines += [f"  {line}" for text in again for line in text.splitlines()]
     return "\n".join(lines), bool(fitting)
 
 
@@ -147,7 +158,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print an answer for each clip, device and weights; 0, or 1 where nothing fits in one of them."""
+    """Print an answer for each clip, device and weights; 0, or 1 where nothing fits, or is sound, in one of them."""
     settings: dict[tuple, list[Row]] = {}
     for row in rows_of(variants_table(load_some(*arguments.paths))):
         if row["status"] == "ok" and "latency.median_s" in row:
@@ -171,11 +182,13 @@ def _described(row: Row, best: Row | None = None) -> list[str]:
         figures.memory(row.get("memory.peak_bytes")),
         f"{figures.psnr(row) or 'not compared'} in the hole",
     ]
-    if row.get("speedup.median"):
+    if row.get("speedup.median") and not row.get("doubt.speedup"):
         kind = ", unpaired" if row["speedup.kind"] == "unpaired" else ""
         parts.insert(1, f"{figures.times(row['speedup.median'], row.get('speedup.ci95'))} published's speed{kind}")
+    elif row.get("doubt.speedup") and not row.get("doubt.own"):
+        parts.append(f"no speedup is stated: {row['doubt.speedup']}")
     if row.get("disturbed"):
-        parts.append("disturbed while it was measured")
+        parts.append("disturbed while it was timed")
     intervals = (row.get("latency.ci95_s"), best.get("latency.ci95_s")) if best else (None, None)
     if None not in intervals and not disjoint(*intervals):
         parts.append("not shown to be slower: the intervals overlap")

@@ -13,6 +13,7 @@ from analysis.records.atomic import atomic_write
 from analysis.records.load import load_some
 from analysis.results import format as figures
 from analysis.results.pooling import Row, rows_of, variants_table
+from analysis.results.soundness import what_to_measure_again
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "speedup": lambda row: (
         figures.times(row.get("speedup.median"), row.get("speedup.ci95"))
         + (" unpaired" if row.get("speedup.kind") == "unpaired" else "")
+        + (" doubtful" if row.get("doubt.speedup") else "")
     ),
     "memory": lambda row: figures.memory(row.get("memory.peak_bytes")),
     "psnr_hole": figures.psnr,
@@ -62,6 +64,9 @@ RAW = (
     "quality.ssim",
     "quality.lpips",
     "disturbed",
+    "doubt.latency",
+    "doubt.speedup",
+    "doubt.memory",
     "run.command",
 )
 """Columns of the CSV by default: bare numbers in the unit of their name."""
@@ -153,8 +158,10 @@ def main(arguments: argparse.Namespace) -> int:
         with atomic_write(arguments.output) as partial:
             partial.write_text(text, encoding="utf-8")
     if arguments.format == "markdown" and arguments.output is None:
-        note = figures.agreement({row.get("weights.source") for row in rows_of(table)})
-        print(f"\n{note}" if note else "", end="\n" if note else "")
+        rows = rows_of(table)
+        note = figures.agreement({row.get("weights.source") for row in rows})
+        for line in [*([note] if note else []), *what_to_measure_again(rows)]:
+            print(f"\n{line}")
     return 0
 
 

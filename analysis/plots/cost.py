@@ -27,10 +27,26 @@ MOST_BARS = 16
 """A bar plot shows at most so many variants."""
 
 
-def left_out(rows: Sequence[Row], shown: Sequence[Row]) -> str:
-    """A sentence on the rows that are not shown; empty where all are."""
-    left = len(rows) - len(shown)
-    return f" The {len(shown)} most notable of {len(rows)} variants; all are in the table." if left else ""
+def left_out(rows: Sequence[Row], shown: Sequence[Row], measured: Sequence[Row] | None = None) -> str:
+    """Return sentences on the rows that are not shown; empty where all are.
+
+    Args:
+        rows: that could be shown.
+        measured: rows with such a figure, the doubtful ones included; by default `rows`.
+    """
+    text = (
+        f" The {len(shown)} most notable of {len(rows)} variants; all are in the table."
+        if len(rows) > len(shown)
+        else ""
+    )
+    doubtful = 0 if measured is None else len(measured) - len(rows)
+    variants = "1 variant" if doubtful == 1 else f"{doubtful} variants"
+    return text + (f" Left out: {variants} with a doubtful figure." if doubtful else "")
+
+
+def undisturbed(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows whose timed runs nothing disturbed."""
+    return [row for row in rows if not row.disturbed]
 
 
 def by_speed(rows: Sequence[Row]) -> list[Row]:
@@ -43,15 +59,15 @@ def waterfall(rows: Sequence[Row]) -> Drawing | None:
 
     The fastest variant of all comes last, as a whole bar, where it is none of these.
     """
-    timed = [row for row in rows if row.latency_s]
+    timed = [row for row in rows if row.sound_latency_s]
     steps = chain(timed)
     if len(steps) < 2:
         return None
     base = steps[0]
 
     def latency_s(row: Row) -> float:
-        paired = row.speedup and base.published and row is not base
-        return base.latency_s / row.speedup if paired else row.latency_s
+        compared = row.sound_speedup and base.published and row is not base
+        return base.latency_s / row.sound_speedup if compared else row.latency_s
 
     bars = [(base.name, 0.0, latency_s(base))]
     for before, after in zip(steps, steps[1:], strict=False):
@@ -83,7 +99,8 @@ def waterfall(rows: Sequence[Row]) -> Drawing | None:
         figure=figure,
         caption="Each bar is what one more technique takes off the latency (plain, green) or adds to it (hatched, red)"
         + (", by speedups measured in pairs." if paired else ".")
-        + (" The last, whole, is the fastest variant, which is none of these steps." if beside else ""),
+        + (" The last, whole, is the fastest variant, which is none of these steps." if beside else "")
+        + left_out(timed, timed, [row for row in rows if row.latency_s]),
         alt=f"Waterfall of latency. {base.name}: {base.latency_s:.3g} s. {changes}.",
         header=["step", "latency [s]", "speedup of the step", "speedup in all"],
         lines=lines,
@@ -92,7 +109,8 @@ def waterfall(rows: Sequence[Row]) -> Drawing | None:
 
 def speedup_bars(rows: Sequence[Row]) -> Drawing | None:
     """Speedup over the published variant, with 95% intervals."""
-    known = [row for row in rows if row.speedup and not row.published]
+    measured = [row for row in rows if row.speedup and not row.published]
+    known = [row for row in measured if row.sound_speedup]
     if not known:
         return None
     shown = sorted(notable(known, MOST_BARS), key=lambda row: -row.speedup)
@@ -100,19 +118,17 @@ def speedup_bars(rows: Sequence[Row]) -> Drawing | None:
     places = named_bars(axes, [row.name for row in shown])
     for place, row in zip(places, shown, strict=True):
         low, high = row.speedup_ci or (row.speedup, row.speedup)
-        sure = bool(row.speedup_ci) and (low > 1 or high < 1)
         axes.barh(
             place,
             row.speedup - 1,
             left=1,
             height=0.42,
             color=BLUE if row.speedup >= 1 else RED,
-            hatch="" if sure else "///",
+            hatch="" if row.speedup_sure else "///",
             edgecolor=INK,
             linewidth=0.6,
         )
-        if row.speedup_ci:
-            axes.plot([low, high], [place, place], color=INK, linewidth=1.2, marker="|", markersize=6)
+        axes.plot([low, high], [place, place], color=INK, linewidth=1.2, marker="|", markersize=6)
         value_label(axes, max(high, 1), place, times(row.speedup))
     ends = [value for row in shown for value in (*(row.speedup_ci or ()), row.speedup)]
     span = max(max(ends), 1) - min(min(ends), 1)
@@ -124,8 +140,8 @@ def speedup_bars(rows: Sequence[Row]) -> Drawing | None:
         name="speedup",
         title="Speedup over the published variant",
         figure=figure,
-        caption="Lines are 95% intervals. Hatched: the interval holds 1 or is not known, so no difference is shown."
-        + left_out(known, shown),
+        caption="Lines are 95% intervals. Hatched: the interval holds 1, so no difference is shown."
+        + left_out(known, shown, measured),
         alt=f"Bars of speedup for {len(shown)} variants, from {times(shown[-1].speedup)} ({shown[-1].name}) to "
         f"{times(best.speedup)} ({best.name}).",
         header=["variant", "speedup", "95% interval", "how"],
@@ -135,7 +151,8 @@ def speedup_bars(rows: Sequence[Row]) -> Drawing | None:
 
 def memory_bars(rows: Sequence[Row]) -> Drawing | None:
     """Peak memory of each variant, with the range over repeats where there are some."""
-    known = [row for row in rows if row.peak_bytes]
+    measured = [row for row in rows if row.peak_bytes]
+    known = [row for row in measured if row.memory_doubt is None]
     if len(known) < 2:
         return None
     shown = sorted(notable(known, MOST_BARS), key=lambda row: row.peak_bytes)
@@ -159,7 +176,7 @@ def memory_bars(rows: Sequence[Row]) -> Drawing | None:
         figure=figure,
         caption=f"{_memory_words(shown)} Grey: published."
         + (" Lines reach from the least to the most of the repeats." if repeats else " One run each, so no interval.")
-        + left_out(known, shown),
+        + left_out(known, shown, measured),
         alt=f"Bars of peak memory for {len(shown)} variants, from {shown[0].peak_bytes / MIB:,.0f} MiB "
         f"({shown[0].name}) to {shown[-1].peak_bytes / MIB:,.0f} MiB ({shown[-1].name}).",
         header=["variant", "peak [MiB]", "least to most of the repeats [MiB]", "runs"],
@@ -172,7 +189,8 @@ def memory_bars(rows: Sequence[Row]) -> Drawing | None:
 
 def pareto(rows: Sequence[Row], quality: str) -> Drawing | None:
     """Latency against memory, the hole's PSNR as colour, the front of variants that no other beats in both drawn in."""
-    known = [row for row in rows if row.latency_s and row.peak_bytes]
+    measured = [row for row in rows if row.latency_s and row.peak_bytes]
+    known = undisturbed(measured)
     if len(known) < 3:
         return None
     from matplotlib.colors import Normalize
@@ -221,7 +239,8 @@ def pareto(rows: Sequence[Row], quality: str) -> Drawing | None:
         name="pareto",
         title=f"Latency against memory, {quality} as colour",
         figure=figure,
-        caption=f"Left and down is better. On the dashed front no other variant is better in both: {listed}.",
+        caption=f"Left and down is better. On the dashed front no other variant is better in both: {listed}."
+        + left_out(known, known, measured),
         alt=f"Scatter of {len(known)} variants. On the front of least memory and latency: {listed}.",
         header=["variant", "peak [MiB]", "latency [s]", f"PSNR in the hole [dB] ({quality})", "on the front"],
         lines=[

@@ -80,7 +80,7 @@ def interaction(rows: Sequence[Row]) -> Drawing | None:
     figure, axes = new_figure(0.9 + 0.48 * len(down))
     from matplotlib.colors import TwoSlopeNorm
 
-    speeds = [row.speedup for row in cells.values() if row.speedup] or [1.0]
+    speeds = [row.sound_speedup for row in cells.values() if row.sound_speedup] or [1.0]
     reach = max(0.05, max(abs(value - 1) for value in speeds))
     scale = TwoSlopeNorm(1.0, 1 - reach, 1 + reach)
     colours = _colours()
@@ -88,14 +88,14 @@ def interaction(rows: Sequence[Row]) -> Drawing | None:
     for y, first in enumerate(down):
         for x, second in enumerate(across):
             row = cells.get((first, second))
-            value = 1.0 if row is not None and row.published else (row.speedup if row is not None else None)
-            text = "not run" if row is None else times(value) if value else row.status.replace("_", "\n")
+            value = 1.0 if row is not None and row.published else (row.sound_speedup if row is not None else None)
+            text = "not run" if row is None else times(value) if value else _no_speedup(row).replace("_", "\n")
             face = colours(scale(value)) if value else "none"
             axes.fill_between([x - 0.48, x + 0.48], y - 0.46, y + 0.46, facecolor=face, edgecolor=INK, linewidth=0.4)
             axes.text(x, y, text, ha="center", va="center", color="#101418" if value else INK, fontsize=8)
             together = _together(cells, first, second, value)
             if row is not None:
-                lines.append([f"{first}, {second}", times(value) if value else row.status, together])
+                lines.append([f"{first}, {second}", times(value) if value else _no_speedup(row), together])
     axes.set_xlim(-0.5, len(across) - 0.5)
     axes.set_ylim(len(down) - 0.5, -0.5)
     axes.set_xticks(range(len(across)), across, rotation=20 if len(across) > 4 else 0)
@@ -120,12 +120,19 @@ def interaction(rows: Sequence[Row]) -> Drawing | None:
     )
 
 
+def _no_speedup(row: Row) -> str:
+    """Return why a pair of options has no sound speedup, in a word."""
+    return "doubtful" if row.speedup_doubt else row.status
+
+
 def _together(cells: dict[tuple[str, str], Row], first: str, second: str, value: float | None) -> str:
     row = cells.get((first, second))
     if row is None or len(row.changes) != 2 or not value:
         return ""
     alone = [
-        r.speedup for r in cells.values() if len(r.changes) == 1 and set(r.changes.items()) < set(row.changes.items())
+        r.sound_speedup
+        for r in cells.values()
+        if len(r.changes) == 1 and set(r.changes.items()) < set(row.changes.items())
     ]
     return times(alone[0] * alone[1]) if len(alone) == 2 and all(alone) else ""
 

@@ -29,7 +29,8 @@ def with_pixels(rows: Sequence[Row]) -> Drawing | None:
 def _growth(
     rows: Sequence[Row], name: str, what: str, size: Callable[[Row], int], fixed: Callable[[Row], object]
 ) -> Drawing | None:
-    series = _series([row for row in rows if row.latency_s and row.frames and row.height and row.width], size, fixed)
+    sized = [row for row in rows if row.latency_s and row.frames and row.height and row.width]
+    series = _series([row for row in sized if not row.disturbed], size, fixed)
     if not series:
         return None
     figure, (left, right) = new_figure(3.3, 2)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from analysis.plots.base import BLUE, GREEN, INK, ORANGE, PINK, Drawing, bars_height, named_bars, new_figure
-from analysis.plots.cost import MOST_BARS, by_speed, left_out
+from analysis.plots.cost import MOST_BARS, by_speed, left_out, undisturbed
 from analysis.results.rows import STAGES, Row, notable
 
 _STAGE_LOOK = {
@@ -16,7 +16,8 @@ _STAGE_LOOK = {
 
 def stages(rows: Sequence[Row]) -> Drawing | None:
     """Where the time goes: the medians of the four stages, one beside the other."""
-    known = [row for row in rows if row.latency_s and any(row.stage_s.values())]
+    measured = [row for row in rows if row.latency_s and any(row.stage_s.values())]
+    known = undisturbed(measured)
     if not known:
         return None
     shown = by_speed(notable(known, MOST_BARS))
@@ -47,7 +48,7 @@ def stages(rows: Sequence[Row]) -> Drawing | None:
         name="stages",
         title="Where the time goes",
         figure=figure,
-        caption="Medians of the stages, fastest variant first." + left_out(known, shown),
+        caption="Medians of the stages, fastest variant first." + left_out(known, shown, measured),
         alt=f"Stacked bars of the stages' seconds for {len(shown)} variants. In {first.name} {share} takes longest, "
         f"{first.stage_s[share]:.3g} s.",
         header=["variant", *(f"{stage} [s]" for stage in STAGES)],
@@ -57,7 +58,8 @@ def stages(rows: Sequence[Row]) -> Drawing | None:
 
 def fraction_of_peak(rows: Sequence[Row]) -> Drawing | None:
     """How near each stage comes to the device's measured peak of arithmetic."""
-    known = [row for row in rows if any(value is not None for value in row.stage_fraction.values())]
+    measured = [row for row in rows if any(value is not None for value in row.stage_fraction.values())]
+    known = undisturbed(measured)
     if not known:
         return None
     shown = notable(known, MOST_BARS)
@@ -91,7 +93,7 @@ def fraction_of_peak(rows: Sequence[Row]) -> Drawing | None:
         title="Fraction of the device's peak",
         figure=figure,
         caption="Counted operations over the stage's time, against what large matrix products reach on this device."
-        + left_out(known, shown),
+        + left_out(known, shown, measured),
         alt=f"Dots of the share of peak arithmetic by stage for {len(shown)} variants; the highest is {top[1]} of "
         f"{top[2]} with {100 * top[0]:.0f}%.",
         header=["variant", *(f"{stage} [%]" for stage in STAGES)],

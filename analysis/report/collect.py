@@ -34,7 +34,7 @@ def rows_of(frame: "pd.DataFrame", table: "pd.DataFrame | None" = None) -> list[
 def _row(flat: Flat, setting: str, changes: dict[str, str], first_s: dict[str, float | None]) -> Row:
     get = flat.get
     against = variants.name(get("speedup.baseline")) if get("speedup.median") is not None else None
-    over_published = against == "published"
+    over_published = against == "published" and flat["variant.name"] != "published"
     folder = Path(flat["path"]).parent if get("path") else None
     frames = get("quality.frames.psnr_hole_db")
     return Row(
@@ -60,7 +60,9 @@ def _row(flat: Flat, setting: str, changes: dict[str, str], first_s: dict[str, f
         speedup=get("speedup.median") if over_published else None,
         speedup_ci=_pair(get("speedup.ci95")) if over_published else None,
         speedup_kind=get("speedup.kind") if over_published else None,
-        speedup_elsewhere=None if over_published or not against else (get("speedup.median"), against),
+        speedup_elsewhere=None
+        if over_published or not against or against == flat["variant.name"]
+        else (get("speedup.median"), against),
         peak_bytes=get("memory.peak_bytes"),
         peak_range=_pair(get("memory.peak_range_bytes")),
         memory_kind=get("memory.kind"),
@@ -73,6 +75,11 @@ def _row(flat: Flat, setting: str, changes: dict[str, str], first_s: dict[str, f
         stage_s={stage: get(f"stages.{stage}.median_s") for stage in STAGES},
         stage_fraction={stage: get(f"stages.{stage}.fraction_of_peak") for stage in STAGES},
         disturbed=tuple(dict.fromkeys(get("disturbed") or ())),
+        latency_doubt=get("doubt.latency"),
+        speedup_doubt=get("doubt.speedup") if over_published else None,
+        memory_doubt=get("doubt.memory"),
+        own_doubt=get("doubt.own"),
+        again=get("doubt.again"),
         runs=flat["records"],
         folder=folder if folder is not None and folder.is_dir() else None,
     )

@@ -1,6 +1,6 @@
 """The findings of a report in words: what is fastest, what is smallest, what is best within bounds, at what cost."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from analysis.results.format import memory, seconds, times
@@ -53,45 +53,69 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
         return []
     published = next((row for row in timed if row.published), None)
     cards = [_fastest(timed, published)]
-    sized = [row for row in timed if row.peak_bytes is not None]
-    if sized:
-        cards.append(_smallest(sized, published))
+    if any(row.peak_bytes is not None for row in timed):
+        cards.append(_smallest(timed, published))
     return [*cards, _best(timed, published)]
 
 
-def fastest(rows: Sequence[Row]) -> Row:
-    """The row of highest speedup over published where all have one, else of least latency."""
-    if all(row.speedup or row.published for row in rows) and any(row.published or row.speedup for row in rows):
-        return max(rows, key=lambda row: (row.speedup or 1.0, -row.latency_s))
-    return min(rows, key=lambda row: row.latency_s)
+def fastest(rows: Sequence[Row]) -> Row | None:
+    """Return the row of highest sound speedup over published; of least sound latency where not all have such a speedup.
+
+    None where no figure is sound.
+    """
+    sound = [row for row in rows if row.sound_latency_s is not None or row.sound_speedup is not None]
+    if any(row.sound_speedup for row in sound) and all(row.sound_speedup or row.published for row in sound):
+        compared = [*sound, *(row for row in rows if row.published)]  # published is 1 by definition
+        return max(compared, key=lambda row: (row.sound_speedup or 1.0, -(row.latency_s or 0.0)))
+    timed = [(row.sound_latency_s, position) for position, row in enumerate(rows) if row.sound_latency_s is not None]
+    return rows[min(timed)[1]] if timed else None
 
 
 def smallest(rows: Sequence[Row]) -> Row | None:
-    """The row of least peak memory; of equals the faster."""
-    sized = [row for row in rows if row.peak_bytes is not None]
+    """Return the row of least sound peak memory, the faster of equals; None where there is none."""
+    sized = [row for row in rows if row.peak_bytes is not None and row.memory_doubt is None]
     return min(sized, key=lambda row: (row.peak_bytes, row.latency_s), default=None)
 
 
-def best(rows: Sequence[Row]) -> Row | None:
-    """The fastest row within the bound on quality."""
-    near = [row for row in rows if within_bounds(row, LEAST_PSNR_HOLE_DB)]
-    return fastest(near) if near else None
+def within_bound(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows within the bound on quality."""
+    return [row for row in rows if within_bounds(row, LEAST_PSNR_HOLE_DB)]
+
+
+def nothing_sound(rows: Sequence[Row], doubt: Callable[[Row], str | None] = lambda row: row.own_doubt) -> str:
+    """Return which rows keep a figure from being stated, published first, in a clause."""
+    doubts = [doubt(row) for row in sorted(rows, key=lambda row: not row.published) if doubt(row)]
+    if not doubts:
+        return "none was timed"
+    return f"{doubts[0]}" + (f", and {len(doubts) - 1} more are doubtful" if len(doubts) > 1 else "")
 
 
 def _fastest(rows: Sequence[Row], published: Row | None) -> Finding:
     row = fastest(rows)
+    if row is None:
+        return _nothing("fastest", "Fastest", rows)
     if row.published:
-        sentence = "No variant that was measured is faster than the published one."
-    elif row.speedup and not row.speedup_sure:
-        sentence = _doubt(row)
+        all_sound = all(other.published or other.sound_speedup or other.sound_latency_s for other in rows)
+        measured = "that was measured" if all_sound else "with a sound time"
+        sentence = f"No variant {measured} is faster than the published one."
+    elif row.sound_speedup and not row.speedup_sure:
+        sentence = _may_be_no_faster()
+    elif row.sound_speedup is None and row.speedup_doubt:
+        sentence = f"No speedup over published is stated: {row.speedup_doubt}."
     else:
         sentence = _speed_sentence(row, rows)
     return _card("fastest", "Fastest", row, published, sentence)
 
 
-def _doubt(row: Row) -> str:
-    known = "The interval does not leave out 1" if row.speedup_ci else "There is no interval"
-    return f"{known}: on this measurement it may be no faster than published."
+def _nothing(kind: str, title: str, rows: Sequence[Row]) -> Finding:
+    """The card where no figure is sound: which row is doubtful, and the command that measures it again."""
+    first = next((row for row in sorted(rows, key=lambda row: not row.published) if row.again), None)
+    sentence = f"Nothing can be stated: {nothing_sound(rows)}. Measure again on a quiet machine:"
+    return Finding(kind, title, None, "none", "", "", sentence, [], first.again if first else None)
+
+
+def _may_be_no_faster() -> str:
+    return "The interval does not leave out 1: on this measurement it may be no faster than published."
 
 
 def _speed_sentence(row: Row, rows: Sequence[Row]) -> str:
@@ -100,6 +124,8 @@ def _speed_sentence(row: Row, rows: Sequence[Row]) -> str:
         for other in rows
         if other is not row
         and not other.published
+        and row.sound_speedup
+        and other.sound_speedup
         and row.speedup_ci
         and other.speedup_ci
         and other.speedup_ci[1] >= row.speedup_ci[0]
@@ -113,8 +139,15 @@ def _speed_sentence(row: Row, rows: Sequence[Row]) -> str:
 
 def _smallest(rows: Sequence[Row], published: Row | None) -> Finding:
     row = smallest(rows)
+    if row is None or row.peak_bytes is None:
+        why = nothing_sound(rows, lambda row: row.memory_doubt)
+        first = next((row for row in rows if row.memory_doubt), None)
+        sentence = f"Nothing can be stated: {why}. Measure again on a quiet machine:"
+        return Finding("smallest", "Smallest", None, "none", "", "", sentence, [], first.again if first else None)
     if row.published:
         sentence = "No variant that was measured needs less memory than the published one."
+    elif published is not None and published.memory_doubt:
+        sentence = f"It is not compared with published: {published.memory_doubt}."
     elif published is not None and published.peak_bytes:
         change = _percent(row.peak_bytes, published.peak_bytes)
         told = f"{change} memory than" if change != "as much" else "As much memory as"
@@ -137,32 +170,34 @@ def _best(rows: Sequence[Row], published: Row | None) -> Finding:
     bound = f"at least {LEAST_PSNR_HOLE_DB:.0f} dB in the hole against the fp32 reference, or identical to it"
     if seeded:
         bound += " (numerical agreement, not visual quality)"
-    row = best(rows)
+    near = within_bound(rows)
+    if not near:
+        return Finding("best", title, None, "none", "", "", f"No variant is within the bound: {bound}.", [], None)
+    row = fastest(near)
     if row is None:
-        sentence = f"No variant is within the bound: {bound}."
-        return Finding("best", title, None, "none", "", "", sentence, [], None)
+        return _nothing("best", title, near)
     sentence = f"Nothing faster stays within the bound: {bound}." if row.published else f"The fastest with {bound}."
-    if row.speedup and not row.published and not row.speedup_sure:
-        sentence += f" {_doubt(row)}"
+    if row.sound_speedup and not row.published and not row.speedup_sure:
+        sentence += f" {_may_be_no_faster()}"
     return _card("best", title, row, published, sentence)
 
 
 def _card(kind: str, title: str, row: Row, published: Row | None, sentence: str) -> Finding:
-    if row.speedup and not row.published:
-        faster = row.speedup >= 1
-        figure, unit = times(row.speedup), "as fast as published" if not faster else "the speed of published"
-        if row.speedup_ci:
-            how = "measured in pairs" if row.speedup_kind == "paired" else "not measured in pairs"
-            interval = f"95% interval {times(row.speedup_ci[0])} to {times(row.speedup_ci[1])}, {how}"
-        else:
-            interval = "no interval: too few timed runs"
+    """The card of a row that has a sound speedup or latency, or is the published one that no other beats."""
+    interval = ""
+    if row.sound_speedup and row.speedup_ci:
+        figure, unit = times(row.sound_speedup), "the speed of published" if row.sound_speedup >= 1 else _SLOWER
+        how = "measured in pairs" if row.speedup_kind == "paired" else "not measured in pairs"
+        interval = f"95% interval {times(row.speedup_ci[0])} to {times(row.speedup_ci[1])}, {how}"
+    elif row.sound_latency_s is not None and row.latency_ci_s:
+        figure, unit = seconds(row.sound_latency_s).split(" ")
+        interval = f"95% interval {row.latency_ci_s[0]:.3g} to {row.latency_ci_s[1]:.3g} s"
     else:
-        figure, unit = seconds(row.latency_s).split(" ")
-        low_high = row.latency_ci_s
-        interval = (
-            f"95% interval {low_high[0]:.3g} to {low_high[1]:.3g} s" if low_high else "no interval: too few timed runs"
-        )
+        figure, unit = "1x", "the speed of published, by definition"
     return Finding(kind, title, row, figure, unit, interval, sentence, _costs(row, published, "latency"), row.command)
+
+
+_SLOWER = "as fast as published"
 
 
 def _costs(row: Row, published: Row | None, gained: str) -> list[tuple[str, str]]:
@@ -171,10 +206,16 @@ def _costs(row: Row, published: Row | None, gained: str) -> list[tuple[str, str]
     against = published if published is not None and not row.published else None
     if gained != "latency":
         text = seconds(row.latency_s)
-        costs.append(("Latency", f"{text}, {times(row.speedup)} the speed" if row.speedup and against else text))
+        if row.latency_doubt:
+            text += " (disturbed)" if row.disturbed else " (no interval)"
+        elif row.sound_speedup and against:
+            text += f", {times(row.sound_speedup)} the speed"
+        costs.append(("Latency", text))
     if gained != "memory" and row.peak_bytes is not None:
         text = memory(row.peak_bytes)
-        if against is not None and against.peak_bytes:
+        if row.memory_doubt:
+            text += " (disturbed)"
+        elif against is not None and against.peak_bytes and not against.memory_doubt:
             text += f", {_percent(row.peak_bytes, against.peak_bytes)}"
         costs.append(("Memory", text))
     costs.append(("Agreement" if row.weights_source == "seeded" else "Quality", quality_text(row)))

@@ -1,6 +1,6 @@
 """The head of a report: what was run, what to know first, and the findings of each setting in a line."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analysis.report import findings as words
 from analysis.results import format as figures
@@ -8,6 +8,9 @@ from analysis.results.rows import Row
 
 if TYPE_CHECKING:
     import pandas as pd
+
+MOST_DOUBTS = 5
+"""Doubtful rows that are named before the findings."""
 
 
 def facts(frame: "pd.DataFrame", rows: list[Row]) -> list[str]:
@@ -41,17 +44,34 @@ def _values(frame: "pd.DataFrame", column: str) -> list[str]:
     return sorted({str(value) for value in frame[column].dropna()}) if column in frame.columns else []
 
 
-def notices(frame: "pd.DataFrame", rows: list[Row]) -> list[dict[str, str]]:
-    """What must be known before anything else: `kind`, `head` and `text` of each notice."""
-    found = []
+def notices(frame: "pd.DataFrame", rows: list[Row]) -> list[dict[str, Any]]:
+    """What must be known before anything else: `kind`, `head`, `text` and `commands` of each notice."""
+    found = _doubtful([row for row in rows if row.ok])
     if any(row.weights_source == "seeded" for row in rows):
         some = "" if all(row.weights_source in ("seeded", None) for row in rows) else "Some of the runs are concerned. "
-        found.append({"kind": "seeded", "head": "Seeded weights.", "text": some + words.SEEDED})
+        found.append({"kind": "seeded", "head": "Seeded weights.", "text": some + words.SEEDED, "commands": []})
     left_out = frame.attrs.get("left_out") or []
     if left_out:
         files = "One file was" if len(left_out) == 1 else f"{len(left_out)} files were"
-        found.append({"kind": "", "head": f"{files} left out.", "text": "; ".join(left_out[:5])})
+        found.append({"kind": "", "head": f"{files} left out.", "text": "; ".join(left_out[:5]), "commands": []})
     return found
+
+
+def _doubtful(rows: list[Row]) -> list[dict[str, Any]]:
+    """The notice on rows whose own times or pairs are doubtful, the published one first; none where all are sound."""
+    doubtful = sorted((row for row in rows if row.again), key=lambda row: not row.published)
+    if not doubtful:
+        return []
+    if len(doubtful) < len(rows):
+        head = f"{len(doubtful)} of {len(rows)} variants are doubtful."
+    else:
+        disturbed = all(row.disturbed for row in rows)
+        head = "Every variant was disturbed." if disturbed else "No variant has a sound time."
+    shown = doubtful[:MOST_DOUBTS]
+    more = [f"and {len(doubtful) - len(shown)} more, as the table says"] if len(doubtful) > len(shown) else []
+    text = "; ".join([*(str(row.own_doubt) for row in shown), *more])
+    text += ". No finding rests on such a time. Measure again on a quiet machine, then make this report again:"
+    return [{"kind": "doubt", "head": head, "text": text, "commands": [row.again for row in shown]}]
 
 
 def lead(rows: list[Row], several: bool) -> list[str]:
@@ -72,10 +92,17 @@ def line(rows: list[Row]) -> dict[str, str]:
     ok = [row for row in rows if row.ok]
     if not ok:
         return {"setting": rows[0].setting, "fastest": "none ran", "smallest": "", "best": ""}
-    quick, small, near = words.fastest(ok), words.smallest(ok), words.best(ok)
+    small, near = words.smallest(ok), words.within_bound(ok)
     return {
         "setting": rows[0].setting,
-        "fastest": f"{quick.name}: {figures.seconds(quick.latency_s)}",
+        "fastest": _quickest(ok),
         "smallest": f"{small.name}: {figures.memory(small.peak_bytes)}" if small else "",
-        "best": f"{near.name}: {figures.seconds(near.latency_s)}" if near else "none",
+        "best": _quickest(near) if near else "none",
     }
+
+
+def _quickest(rows: list[Row]) -> str:
+    row = words.fastest(rows)
+    if row is None:
+        return f"not known: {words.nothing_sound(rows)}"
+    return row.name if row.sound_latency_s is None else f"{row.name}: {figures.seconds(row.sound_latency_s)}"

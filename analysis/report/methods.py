@@ -64,7 +64,7 @@ def _measuring(records: list[variants.Row], rows: Sequence[Row]) -> list[str]:
     )
     marked = sum(bool(row.disturbed) for row in rows)
     if marked:
-        text.append(f"{marked} of the variants are marked as disturbed; their times are to be taken with care.")
+        text.append(f"{marked} of the variants are marked as disturbed: no finding rests on their times.")
     return text
 
 

@@ -86,8 +86,9 @@ def cells(row: Row, with_setting: bool) -> list[Cell]:
 
 
 def why(row: Row) -> str:
-    """Why it did not run, or what disturbed it; empty for most."""
-    return "; ".join([*([row.reason] if row.reason else []), *row.disturbed])
+    """Return why it did not run, what disturbed it, or why its speedup is doubtful; empty for most."""
+    doubt = [row.speedup_doubt] if row.speedup_doubt and not row.disturbed else []
+    return "; ".join([*([row.reason] if row.reason else []), *row.disturbed, *doubt])
 
 
 def several_settings(rows: Sequence[Row]) -> bool:
@@ -107,7 +108,8 @@ def _speedup(row: Row) -> Cell:
     sub = f"{row.speedup_ci[0]:.2f} to {row.speedup_ci[1]:.2f}" if row.speedup_ci else ""
     if row.speedup_kind == "paired":
         sub += " paired"
-    return Cell(times(row.speedup), _plain(row.speedup), "number", sub.strip())
+    doubtful = "doubtful" if row.speedup_doubt else ""
+    return Cell(times(row.speedup), _plain(row.speedup), "number", sub.strip(), doubtful, "warn" if doubtful else "")
 
 
 def _speedup_elsewhere(row: Row) -> Cell:

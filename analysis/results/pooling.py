@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from analysis.results import intervals
+from analysis.results import intervals, soundness
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,11 @@ def variants_table(frame: "pd.DataFrame") -> "pd.DataFrame":
         stages.STAGE.median_s, .ci95_s, .peak_bytes, .fraction_of_peak; speedup.stages.STAGE.median, .ci95.
         energy.joules_per_run: median.
         quality.*: of the process whose output is furthest from the reference; path: its file; paths: all files.
-        disturbed: list of sentences, empty where no process was disturbed.
+        disturbed: list of sentences. Times are of the processes that nothing disturbed, where there are any: then it
+            is empty.
+        doubt.latency, doubt.speedup, doubt.memory: what keeps the figure from being a finding, in a clause
+            (`analysis.results.soundness`). doubt.own: what of it lies in this row, not in its baseline.
+        doubt.again: the command that measures this row again.
     """
     import pandas as pd
 
@@ -59,8 +63,10 @@ def variants_table(frame: "pd.DataFrame") -> "pd.DataFrame":
         if record.get("run.task") in (None, "inpaint"):
             groups.setdefault((machine_key(record), *(record.get(key) for key in _SAME)), []).append(record)
     rows = [_pool(records) for records in groups.values()]
-    _compare_unpaired(rows)
+    baselines = _compare_unpaired(rows)
     _label(rows)
+    for row in rows:
+        row |= _doubts(row, baselines.get(id(row)))
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return pd.DataFrame([[row.get(column) for column in columns] for row in rows], columns=columns)
 
@@ -102,6 +108,7 @@ def decibel(row: Row) -> float | None:
 def _pool(records: list[Row]) -> Row:
     first = records[0]
     good = [record for record in records if record["status"] == "ok"]
+    timed = [record for record in good if not record.get("disturbed")] or good
     worst = max(records, key=lambda record: STATUSES.index(record["status"]))
     compared = [record for record in good if decibel(record) is not None]
     furthest = min(compared, key=lambda r: (decibel(r), r.get("quality.ssim", 1.0)), default=(good or records)[0])
@@ -115,19 +122,20 @@ def _pool(records: list[Row]) -> Row:
         "records": len(records),
         **{key: value for record in records for key, value in record.items() if key.startswith(_TAKEN)},
         **{key: value for key, value in furthest.items() if key.startswith("quality")},
-        "disturbed": [sentence for record in records for sentence in record.get("disturbed", [])],
+        "disturbed": [sentence for record in timed for sentence in record.get("disturbed", [])],
+        "doubt.again": soundness.again(timed[0]) if timed else None,
         "path": furthest["path"],
         "paths": [record["path"] for record in records],
     }
     pooled |= {key: first[key] for key in first if key.startswith(_TAKEN)}
 
-    def over_processes(key: str, how: Callable[[list[float]], float]) -> float | None:
-        values = [record[key] for record in good if key in record]
+    def over_processes(key: str, how: Callable[[list[float]], float], of: list[Row] = good) -> float | None:
+        values = [record[key] for record in of if key in record]
         return how(values) if values else None
 
-    pooled |= _pool_times(good, "latency.median_s", "latency.ci95_s")
-    pooled["latency.samples_s"] = [second for record in good for second in record.get("latency.samples_s", [])]
-    pooled["latency.frames_per_s"] = over_processes("latency.frames_per_s", statistics.median)
+    pooled |= _pool_times(timed, "latency.median_s", "latency.ci95_s")
+    pooled["latency.samples_s"] = [second for record in timed for second in record.get("latency.samples_s", [])]
+    pooled["latency.frames_per_s"] = over_processes("latency.frames_per_s", statistics.median, timed)
     pooled["latency.compile_s"] = over_processes("latency.compile_s", max)
     pooled["energy.joules_per_run"] = over_processes("energy.joules_per_run", statistics.median)
     for key in ("peak_bytes", "reserved_bytes", "process_bytes", "host_peak_bytes", "limit_bytes"):
@@ -136,10 +144,10 @@ def _pool(records: list[Row]) -> Row:
     pooled["memory.peak_range_bytes"] = [min(peaks), max(peaks)] if peaks else None
     for stage in STAGES:
         start = f"stages.{stage}"
-        pooled |= _pool_times(good, f"{start}.median_s", f"{start}.ci95_s")
+        pooled |= _pool_times(timed, f"{start}.median_s", f"{start}.ci95_s")
         pooled[f"{start}.peak_bytes"] = over_processes(f"{start}.peak_bytes", max)
-        pooled[f"{start}.fraction_of_peak"] = over_processes(f"{start}.fraction_of_peak", statistics.median)
-    return pooled | _pool_paired(good)
+        pooled[f"{start}.fraction_of_peak"] = over_processes(f"{start}.fraction_of_peak", statistics.median, timed)
+    return pooled | _pool_paired(timed)
 
 
 def _pool_times(records: list[Row], key: str, interval: str) -> Row:
@@ -167,8 +175,32 @@ def _pool_paired(records: list[Row]) -> Row:
     return pooled
 
 
-def _compare_unpaired(rows: list[Row]) -> None:
-    """Fill in the speedup over the published row with the same place, data, weights and schedule."""
+def _doubts(row: Row, baseline: Row | None) -> Row:
+    """Return the columns of `soundness` for a row and the row that its unpaired speedup is over."""
+    if not row.get("latency.median_s"):
+        return {"doubt.again": None}
+    latency, speedup = soundness.time_doubt(row), None
+    if row.get("speedup.kind") == "paired":
+        speedup = soundness.paired_doubt(row)
+    elif baseline is not None:
+        speedup = soundness.ratio_doubt(row, baseline)
+    own = latency or (speedup if row.get("speedup.kind") == "paired" else None)
+    return {
+        "doubt.latency": latency,
+        "doubt.speedup": speedup,
+        "doubt.memory": soundness.memory_doubt(row),
+        "doubt.own": own,
+        "doubt.again": row["doubt.again"] if own else None,
+    }
+
+
+def _compare_unpaired(rows: list[Row]) -> dict[int, Row]:
+    """Fill in the speedup over the published row with the same place, data, weights and schedule.
+
+    Returns:
+        The id() of each row that got one -> the published row.
+    """
+    baselines: dict[int, Row] = {}
     published = [row for row in rows if row["variant.name"] == "published" and row["latency.median_s"]]
     for row in rows:
         if row.get("speedup.median") is not None or not row["latency.median_s"]:
@@ -180,10 +212,12 @@ def _compare_unpaired(rows: list[Row]) -> None:
         )
         if baseline is None or row["variant.name"] == "published":
             continue
+        baselines[id(row)] = baseline
         row |= {"speedup.kind": "unpaired", "speedup.baseline": baseline["variant.id"]}
         row |= unpaired(baseline, row, "latency", "speedup")
         for stage in STAGES:
             row |= unpaired(baseline, row, f"stages.{stage}", f"speedup.stages.{stage}")
+    return baselines
 
 
 def comparable(one: Row, other: Row) -> bool:

@@ -22,6 +22,9 @@ class Row:
         speedup_elsewhere: a paired speedup over another variant, and its name.
         peak_range: least and most peak bytes of the repeats.
         psnr_hole_db: None where not known, and where `identical`.
+        latency_doubt, speedup_doubt, memory_doubt: what keeps the figure from being a finding, in a clause; None where
+            it is sound (`analysis.results.soundness`). own_doubt: what of it lies in this row, not in its baseline.
+        again: the command that measures the row again; None where nothing in it is doubtful.
         runs: how many records it is made of.
         folder: run folder of the record that its preview is taken from.
     """
@@ -61,6 +64,11 @@ class Row:
     stage_s: Mapping[str, float | None] = field(default_factory=dict)
     stage_fraction: Mapping[str, float | None] = field(default_factory=dict)
     disturbed: tuple[str, ...] = ()
+    latency_doubt: str | None = None
+    speedup_doubt: str | None = None
+    memory_doubt: str | None = None
+    own_doubt: str | None = None
+    again: str | None = None
     runs: int = 1
     folder: Path | None = None
 
@@ -83,6 +91,16 @@ class Row:
     def ok(self) -> bool:
         """Whether it ran, and was timed."""
         return self.status == "ok" and self.latency_s is not None
+
+    @property
+    def sound_latency_s(self) -> float | None:
+        """The latency where it may be a finding."""
+        return self.latency_s if self.latency_doubt is None else None
+
+    @property
+    def sound_speedup(self) -> float | None:
+        """The speedup over the published variant where it may be a finding."""
+        return self.speedup if self.speedup_doubt is None else None
 
     @property
     def psnr_text(self) -> str:

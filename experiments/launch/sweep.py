@@ -152,7 +152,10 @@ def _run_here(cfg: DictConfig, folder: Path, known: dict[str, Any]) -> dict[str,
 
 
 def progress_line(record: dict[str, Any], before_status: str = "") -> str:
-    """A run in one line: variant, status, latency with its interval, peak memory, PSNR in the hole; or the reason."""
+    """Return a run in one line: variant, status, latency, paired speedup, peak memory, PSNR in the hole; or the reason.
+
+    A disturbed run says so: its times are doubtful.
+    """
     run = record.get("run") or {}
     variant = record.get("variant") or {}
     name = variant.get("id") or run.get("command") or "unknown run"
@@ -161,11 +164,17 @@ def progress_line(record: dict[str, Any], before_status: str = "") -> str:
     latency, memory, quality = record.get("latency"), record.get("memory"), record.get("quality")
     if latency:
         parts.append(_latency(latency))
+    speedup, disturbed = record.get("speedup"), record.get("disturbed")
+    if speedup and speedup.get("ci95") and not disturbed:
+        low, high = speedup["ci95"]
+        parts.append(f"{speedup['median']:.2f}x [{low:.2f}, {high:.2f}]")
     if memory and memory.get("peak_bytes") is not None:
         parts.append(f"{memory['peak_bytes'] / 2**20:,.0f} MiB")
     if quality:
         decibel = quality.get("psnr_hole_db")
         parts.append("identical" if decibel is None else f"{decibel:.1f} dB")
+    if disturbed:
+        parts.append(f"DISTURBED, its times are doubtful: {disturbed[0]}")
     if record.get("reason"):
         parts.append(record["reason"])
     return "  ".join(parts)

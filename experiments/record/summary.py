@@ -28,12 +28,12 @@ def summary(record: dict[str, Any]) -> str:
         _how_timed(latency),
         *gap_note(latency["stage_gap"]),
         f"memory is {_MEMORY[memory['kind']]}, in the first run",
-        *_speedup(record["speedup"]),
+        *_speedup(record["speedup"], doubtful=bool(record["disturbed"])),
         "",
         f"against the fp32 reference: {_quality(record['quality']) if record['quality'] else record['quality_reason']}",
         f"weights: {record['weights']['source']}",
         *(f"fell back: {step['stage']}, {step['step']}" for step in record["effective"].get("fallbacks", [])),
-        *(f"DISTURBED: {sentence}" for sentence in record["disturbed"]),
+        *(f"DISTURBED, so these times are doubtful: {sentence}" for sentence in record["disturbed"]),
     ]
     return "\n".join(lines)
 
@@ -54,13 +54,16 @@ def gap_note(gap: float | None) -> list[str]:
     return [f"NOTE: the stages' times miss the whole by {gap:.1%}"] if gap is not None and gap > STAGE_GAP else []
 
 
-def _speedup(speedup: dict[str, Any] | None) -> list[str]:
+def _speedup(speedup: dict[str, Any] | None, *, doubtful: bool) -> list[str]:
     if speedup is None:
         return []
+    doubt = "DOUBTFUL, since the run was disturbed: " if doubtful else ""
+    if speedup["ci95"] is None:
+        doubt = doubt or "DOUBTFUL, since too few pairs for an interval: "
     stages = [f"{stage} {told['median']:.2f}" for stage, told in speedup["stages"].items()]
     return [
-        f"{speedup['median']:.2f} times as fast as {speedup['baseline']}, 95% interval {_interval(speedup['ci95'])}, "
-        f"{speedup['pairs']} pairs ({', '.join(stages)})"
+        f"{doubt}{speedup['median']:.2f} times as fast as {speedup['baseline']}, "
+        f"95% interval {_interval(speedup['ci95'])}, {speedup['pairs']} pairs ({', '.join(stages)})"
     ]
 
 

@@ -93,6 +93,8 @@ def _inpaint(record: Record, cfg: DictConfig, folder: Path) -> None:
     if cfg.measure.baseline is not None:
         groups, choices = compose_baseline(cfg)
         baseline = variant(groups, choices)
+        if cfg.measure.baseline and baseline["id"] == described["id"]:
+            groups = baseline = None  # a preset that is this variant, as in a sweep in turn with published: timed alone
 
     # Measure.
     first, passes, timings = _measure(cfg, folder, pipeline, clip, weights, groups, described["id"])

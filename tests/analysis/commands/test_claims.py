@@ -95,6 +95,24 @@ class TestVerdicts:
         assert found["measured"][0]["kind"] == "unpaired"
         assert "disturbed" in found["remark"]
 
+    @pytest.mark.parametrize("which", [0, 1])
+    def test_no_verdict_on_a_disturbed_time(self, verdict, which):
+        records = make_record(), make_record(precision="amp", seconds=1.0)
+        assert verdict("amp_speed", *records)["verdict"] == CONFIRMED
+        records[which]["disturbed"] = ["load 3.0"]
+        found = verdict("amp_speed", *records)
+        assert found["verdict"] == INCONCLUSIVE
+        assert "better than promised" not in found["remark"]
+        name = ("published", "precision=amp")[which]
+        assert f"Not judged, since {name} was disturbed while it was timed (load 3.0). To measure it" in found["remark"]
+
+    def test_memory_is_judged_beside_busy_processes(self, verdict):
+        records = [
+            make_record(peak_bytes=p * GIB, disturbed=["load 3.0"], **v)
+            for p, v in ((8, {}), (4, {"precision": "amp"}))
+        ]
+        assert verdict("amp_memory", *records)["verdict"] == CONFIRMED
+
     def test_two_devices_that_disagree(self, verdict):
         records = [make_record(precision="amp", paired=1.7, **CUDA), make_record(precision="amp", paired=0.5)]
         assert verdict("amp_speed", *records)["verdict"] == PARTLY

@@ -35,6 +35,16 @@ class TestCompare:
         assert "Only in B: precision=half." in out
         assert "not visual quality" in out
 
+    def test_no_speedup_between_doubtful_times(self, tmp_path, capsys):
+        first = [make_record(seconds=190.0, disturbed=["load 3.0"]), make_record(attention="sdpa")]
+        second = [make_record(seconds=8.0), make_record(attention="sdpa", latency__ci95_s=None)]
+        _, out, _ = self.compare(tmp_path, capsys, first, second)
+        lines = {line.split(" | ")[0].strip("| "): line for line in out.splitlines() if line.startswith("|")}
+        assert " not stated: A doubtful " in lines["published"]
+        assert " not stated: B doubtful " in lines["attention=sdpa"]
+        assert "A: published was disturbed while it was timed (load 3.0). To measure it again" in out
+        assert "B: attention=sdpa was timed too few times for an interval" in out
+
     def test_nothing_in_common(self, tmp_path, capsys):
         code, _, err = self.compare(tmp_path, capsys, [make_record()], [make_record(weights="pretrained")])
         assert code == 2

@@ -1,7 +1,7 @@
 """recommend: what it prints, within which bounds, and its exit codes."""
 
 import pytest
-from support.records_fixture import make_record
+from support.records_fixture import MIB, make_record
 
 GIB = 2**30
 
@@ -10,15 +10,15 @@ class TestRecommend:
     def test_the_fastest_and_its_command(self, run):
         code, out, _ = run("recommend")
         assert code == 0
-        assert "The fastest of 4 measured:\n  precision=amp\n" in out
-        assert "    python run.py precision=amp data.num_frames=6" in out
-        assert "2.00x (1.92 to 2.09) published's speed, unpaired" in out
-        assert "disturbed while it was measured" in out
+        assert "The fastest of 4 measured and sound:\n  attention=sdpa\n" in out
+        assert "    python run.py attention=sdpa data.num_frames=6" in out
+        assert "1.33x (1.28 to 1.39) published's speed, unpaired" in out
+        assert "precision=amp was disturbed while it was timed (load 3.0). To measure it again" in out
 
     def test_within_bounds(self, run):
         code, out, _ = run("recommend", "--min-psnr-hole-db", "40")
         assert code == 0
-        assert "The fastest of 4 measured within the bounds:\n  attention=sdpa\n" in out
+        assert "The fastest of 4 measured and sound within the bounds:\n  attention=sdpa\n" in out
         assert out.index("Runners-up") < out.index("\n  published\n") < out.index("\n  chunking=fixed\n")
 
     def test_for_memory(self, run):
@@ -61,6 +61,35 @@ class TestRecommend:
         records = [make_record(), make_record(frames=7)]
         out = run("recommend", records=records)[1]
         assert out.count("The fastest of 1 measured") == 2
+
+    def test_only_disturbed_ones_are_no_recommendation(self, run):
+        records = [
+            make_record(disturbed=["load 3.0"]),
+            make_record(attention="sdpa", seconds=6.0, disturbed=["load 3.0"]),
+        ]
+        code, out, _ = run("recommend", records=records)
+        assert code == 1
+        assert "Nothing can be recommended: none of the 2 measured has a sound figure." in out
+        assert (
+            "attention=sdpa was disturbed while it was timed (load 3.0). To measure it again on a quiet machine:" in out
+        )
+        assert "\n      python run.py attention=sdpa data.num_frames=6" in out
+
+    def test_no_speedup_over_a_disturbed_published_run(self, run):
+        records = [make_record(seconds=190.0, disturbed=["load 3.0"]), make_record(attention="sdpa", seconds=4.8)]
+        code, out, _ = run("recommend", records=records)
+        assert code == 0
+        assert "The fastest of 2 measured and sound:\n  attention=sdpa\n    4.80 s (4.66 to 4.94);" in out
+        assert "no speedup is stated: published was disturbed while it was timed (load 3.0)" in out
+        assert "published's speed" not in out
+
+    def test_busy_processes_leave_memory_as_it_is(self, run):
+        records = [make_record(), make_record(attention="sdpa", peak_bytes=200 * MIB, disturbed=["load 3.0"])]
+        _, out, _ = run("recommend", "--for", "memory", records=records)
+        assert "The smallest of 2 measured:\n  attention=sdpa\n" in out
+        code, out, _ = run("recommend", "--for", "memory", "--max-latency-s", "100", records=records[1:])
+        assert code == 1, "a disturbed time does not show that a bound on it is kept"
+        assert "it has no sound time (--max-latency-s 100)" in out
 
     def test_nothing_went_well(self, run):
         code, _, err = run("recommend", records=[make_record(status="failed")])

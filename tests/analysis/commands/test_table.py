@@ -11,10 +11,28 @@ class TestTable:
     def test_markdown(self, run):
         code, out, _ = run("table")
         assert code == 0
-        assert "| precision=amp (disturbed) | ok | 4.00 s (3.88 to 4.12) | 2.00x (1.92 to 2.09) unpaired |" in out
+        assert (
+            "| precision=amp (disturbed) | ok | 4.00 s (3.88 to 4.12) | 2.00x (1.92 to 2.09) unpaired doubtful |" in out
+        )
         assert "| published | ok | 8.00 s (7.76 to 8.24) |  | 1,000 MiB | identical |" in out
         assert "unsupported: needs CUDA \\| and more" in out
         assert "numerical agreement with the fp32 reference, not visual quality" in out
+
+    def test_what_is_doubtful_is_said_with_its_command(self, run):
+        records = [make_record(seconds=190.0, disturbed=["load 3.0"]), make_record(attention="sdpa", seconds=4.8)]
+        _, out, _ = run("table", records=records)
+        assert "| attention=sdpa | ok | 4.80 s (4.66 to 4.94) | 39.58x (37.94 to 41.30) unpaired doubtful |" in out
+        assert (
+            "published was disturbed while it was timed (load 3.0). To measure it again on a quiet machine:\n    "
+            in out
+        )
+        _, out, _ = run("table", "--format", "csv", records=records)
+        rows = list(csv.DictReader(io.StringIO(out)))
+        assert (
+            rows[1]["doubt.speedup"]
+            == rows[0]["doubt.latency"]
+            == "published was disturbed while it was timed (load 3.0)"
+        )
 
     def test_csv_has_bare_numbers(self, run):
         _, out, _ = run("table", "--format", "csv")

@@ -33,6 +33,36 @@ class TestCost:
         assert (bar.get_x(), bar.get_width()) == (0, pytest.approx(2, rel=0.02))
         assert "fastest" in drawing.caption and "fastest" not in steps.caption
 
+    def test_waterfall_leaves_out_doubtful_times(self, rows):
+        records = one_by_one()
+        records[3]["disturbed"] = ["load 3.0"]
+        drawing = plots_cost.waterfall(rows(*records))
+        assert [line[0] for line in drawing.lines] == ["published", "+ attention=sdpa", "+ precision=amp"]
+        assert "Left out: 1 variant with a doubtful figure." in drawing.caption
+        records[0]["disturbed"] = ["load 3.0"]
+        drawing = plots_cost.waterfall(rows(*records))
+        assert [line[0] for line in drawing.lines][0] == "attention=sdpa", "not published, whose time is doubtful"
+
+    def test_no_bar_of_a_doubtful_speedup(self, rows):
+        slow = make_record(seconds=190.0, disturbed=["load 3.0"])
+        assert plots_cost.speedup_bars(rows(slow, *one_by_one()[1:])) is None
+        drawing = plots_cost.speedup_bars(rows(slow, make_record(attention="sdpa", paired=1.3), *one_by_one()[2:]))
+        assert [line[:2] for line in drawing.lines] == [["attention=sdpa", "1.30x"]]
+        assert "Left out: 3 variants with a doubtful figure." in drawing.caption
+        assert "39" not in drawing.alt
+
+    def test_memory_stays_beside_busy_processes_and_not_beside_swapping(self, rows):
+        busy = [make_record(disturbed=["load 3.0"]), make_record(attention="sdpa", disturbed=["load 3.0"])]
+        assert len(plots_cost.memory_bars(rows(*busy)).lines) == 2
+        swapped = make_record(precision="amp", disturbed=["the system swapped: 90 MiB more in swap"])
+        assert len(plots_cost.memory_bars(rows(*busy, swapped)).lines) == 2
+
+    def test_no_front_of_disturbed_times(self, rows):
+        slow = make_record(seconds=190.0, disturbed=["load 3.0"])
+        drawing = plots_cost.pareto(rows(slow, *one_by_one()[1:]), "agreement")
+        assert "published" not in [line[0] for line in drawing.lines]
+        assert "Left out: 1 variant" in drawing.caption
+
     def test_speedup_hatches_what_is_not_sure(self, rows):
         drawing = plots_cost.speedup_bars(rows(*one_by_one()))
         assert [line[0] for line in drawing.lines][0] == "attention=sdpa,precision=amp"

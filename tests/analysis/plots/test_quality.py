@@ -31,5 +31,16 @@ class TestQuality:
         assert ["sdpa, half", "unsupported", ""] in drawing.lines
         assert ["manual, fp32", "1.00x", ""] in drawing.lines
 
+    def test_interaction_shows_no_doubtful_speedup(self, rows):
+        crossed = [
+            make_record(disturbed=["load 3.0"], seconds=190.0),
+            make_record(attention="sdpa", seconds=4.0),
+            make_record(precision="amp", paired=1.5),
+            make_record(attention="sdpa", precision="amp", paired=2.0),
+        ]
+        drawing = plots_quality.interaction(rows(*crossed))
+        assert ["sdpa, fp32", "doubtful", ""] in drawing.lines
+        assert ["sdpa, amp", "2.00x", ""] in drawing.lines, "no product of a doubtful one"
+
     def test_groups_that_were_not_crossed_make_no_grid(self, rows):
         assert plots_quality.interaction(rows(make_record(), make_record(attention="sdpa"))) is None

@@ -16,6 +16,11 @@ class TestGrowth:
         assert plots_growth.exponent(sizes[:2], [1, 2]) is None
         assert plots_growth.exponent(sizes, [1, 2, float("nan"), 8]) == pytest.approx(1)
 
+    def test_disturbed_times_are_left_out(self, rows):
+        frames = [make_record(frames=n, seconds=n) for n in (10, 20, 40)]
+        busy = make_record(frames=80, seconds=8000, disturbed=["load 3.0"])
+        assert plots_growth.with_frames(rows(*frames, busy)).lines == [["published", "10, 20, 40", "1.00", "0.00"]]
+
     def test_with_frames_at_one_size_and_pixels_at_one_count(self, rows):
         frames = [make_record(frames=n, seconds=0.5 * n**2, peak_bytes=n * MIB) for n in (10, 20, 40)]
         found = rows(*frames, make_record(frames=10, height=256, seconds=90))

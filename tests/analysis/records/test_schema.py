@@ -1,6 +1,11 @@
 """The record's schema, and what is said of a record that breaks it."""
 
+import subprocess
+import sys
+import time
+
 import pytest
+from support.command_line import ROOT
 from support.records_fixture import make_record, make_schema_1, put
 
 from analysis.records import schema
@@ -34,6 +39,8 @@ class TestSchema:
             ("data.frames", 1.5, "data.frames is 1.5"),
             ("disturbed", "yes", 'disturbed is "yes"'),
             ("variant.id", None, "variant.id is null"),
+            ("latency.median_s", 10**30, "latency.median_s is 1000000000000000000000000000000, out of range"),
+            ("latency.samples_s", [float("inf")], "latency.samples_s[0] is Infinity, out of range"),
         ],
     )
     def test_a_fault_is_named_by_its_key(self, key, value, named):
@@ -46,3 +53,24 @@ class TestSchema:
 
     def test_what_is_missing_is_named(self):
         assert schema.validation_error({"schema": 2}) == "it has no status"
+        assert schema.validation_error({"group": "attention", "status": "ok"}, "micro_row") == "it has no option"
+
+    def test_the_whole_file_may_be_something_else(self):
+        assert schema.validation_error([1]) == "the file is [1], not of type object"
+
+    def test_odd_keys_are_named_as_they_are(self):
+        for key in ("a b", "{x}", '"', "\n", "ä", "data", ""):
+            said = schema.validation_error({"schema": 2, "status": "ok", "stages": {key: 1}})
+            assert said == f"stages.{key} is 1, not of type object or null"
+
+    def test_a_thousand_records_are_checked_in_seconds(self):
+        schema.validation_error(RECORDS[0])  # compiles the schema
+        start = time.process_time()
+        for _ in range(1000):
+            assert schema.validation_error(RECORDS[1]) is None
+        assert time.process_time() - start < 5
+
+    def test_the_library_is_imported_with_the_first_check(self):
+        code = "import analysis, sys; print('fastjsonschema' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+        assert done.stdout == "False\n"

@@ -1,6 +1,6 @@
 """What a report's cards say."""
 
-from support.records_fixture import make_record
+from support.records_fixture import MIB, make_record
 from support.sweeps import usual
 
 from analysis.report import findings as words
@@ -9,11 +9,10 @@ from analysis.report import findings as words
 class TestFindings:
     def test_fastest_smallest_best(self, rows):
         cards = {card.kind: card for card in words.findings(rows(*usual()))}
-        assert cards["fastest"].row.name == "precision=amp"
-        assert cards["fastest"].figure == "1.60x"
-        assert cards["fastest"].interval == "95% interval 1.55x to 1.65x, measured in pairs"
-        assert cards["fastest"].command.startswith("python run.py precision=amp ")
-        assert ("Disturbed", "1 sign, see the table") in cards["fastest"].costs
+        assert cards["fastest"].row.name == "attention=sdpa", "amp was disturbed"
+        assert cards["fastest"].figure == "1.33x"
+        assert cards["fastest"].interval == "95% interval 1.29x to 1.37x, measured in pairs"
+        assert cards["fastest"].command.startswith("python run.py attention=sdpa ")
         assert cards["smallest"].row.name == "residency=lean"
         assert cards["smallest"].sentence == "43% less memory than published (352 MiB)."
         assert ("Latency", "9.00 s, 0.90x the speed") in cards["smallest"].costs
@@ -33,6 +32,53 @@ class TestFindings:
             make_record(precision="amp", seconds=4.05, paired=1.98),
         )
         assert words.findings(found)[0].sentence.endswith("Not told apart from it by their intervals: precision=amp.")
+
+    def test_a_disturbed_published_run_makes_no_speedup(self, rows):
+        found = rows(
+            make_record(seconds=190.0, disturbed=["load 3.0"]),
+            make_record(attention="sdpa", seconds=4.8),
+            make_record(precision="amp", seconds=5.0, psnr_hole_db=48.0),
+        )
+        fastest, _, best = words.findings(found)
+        for card in (fastest, best):
+            assert (card.row.name, card.figure, card.unit) == ("attention=sdpa", "4.80", "s")
+        assert fastest.sentence == (
+            "No speedup over published is stated: published was disturbed while it was timed (load 3.0)."
+        )
+        assert "published" not in str(best.costs)
+
+    def test_pairs_hold_where_the_published_row_was_disturbed(self, rows):
+        found = rows(make_record(seconds=190.0, disturbed=["load 3.0"]), make_record(attention="sdpa", paired=1.3))
+        assert words.findings(found)[0].figure == "1.30x"
+        slower = rows(make_record(seconds=190.0, disturbed=["load 3.0"]), make_record(attention="sdpa", paired=0.8))
+        card = words.findings(slower)[0]
+        assert (card.row.name, card.figure, card.interval) == ("published", "1x", "")
+
+    def test_nothing_sound_names_the_row_and_its_command(self, rows):
+        found = rows(make_record(attention="sdpa", disturbed=["load 3.0"]), make_record(disturbed=["load 3.0"]))
+        fastest, smallest, best = words.findings(found)
+        for card in (fastest, best):
+            assert (card.row, card.figure) == (None, "none")
+            assert card.sentence.startswith(
+                "Nothing can be stated: published was disturbed while it was timed (load 3.0)"
+            )
+            assert card.command.startswith("python run.py data.num_frames=6")
+            assert "hydra.run.dir=" in card.command
+        assert smallest.row.name == "attention=sdpa"
+        assert ("Latency", "8.00 s (disturbed)") in smallest.costs
+
+    def test_swapping_makes_a_resident_set_doubtful(self, rows):
+        swapped = "the system swapped: 90 MiB more in swap"
+        found = rows(make_record(), make_record(attention="sdpa", peak_bytes=MIB, disturbed=[swapped]))
+        assert words.findings(found)[1].row.name == "published"
+        card = words.findings(rows(make_record(disturbed=[swapped])))[1]
+        assert (card.row, card.figure) == (None, "none")
+        assert swapped in card.sentence
+
+    def test_published_against_itself_is_no_speedup(self, rows):
+        found = rows(make_record(paired=1.02), make_record(attention="sdpa", paired=1.01))
+        assert [row.speedup for row in found] == [None, 1.01]
+        assert words.findings(found)[0].row.name == "attention=sdpa"
 
     def test_published_may_win(self, rows):
         found = rows(make_record(seconds=4.0), make_record(attention="sdpa", seconds=8.0, paired=0.5))

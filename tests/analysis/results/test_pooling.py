@@ -39,7 +39,19 @@ class TestPooling:
         assert row["path"].endswith("1/record.json")
         assert (row["status"], row["reason"]) == ("failed", "killed")
         assert (row["processes"], row["records"]) == (2, 3)
-        assert row["disturbed"] == ["load 3.1"]
+        assert row["disturbed"] == [], "the undisturbed one gives the times"
+
+    def test_times_are_of_undisturbed_processes_where_there_are_any(self, pooled):
+        slow = make_record(attention="sdpa", seconds=90.0, disturbed=["load 3.1"], peak_bytes=400 * MIB)
+        row = pooled(slow, make_record(attention="sdpa", seconds=6.0, repeat=1))["attention=sdpa"]
+        assert row["latency.median_s"] == 6.0
+        assert row["latency.ci95_s"] == [6.0 * 0.97, 6.0 * 1.03]
+        assert row["memory.peak_bytes"] == 400 * MIB, "busy processes do not change memory"
+        assert "doubt.latency" not in row
+
+    def test_disturbed_times_stay_where_there_are_no_others(self, pooled):
+        row = pooled(make_record(attention="sdpa", seconds=90.0, disturbed=["load 3.1"]))["attention=sdpa"]
+        assert (row["latency.median_s"], row["disturbed"]) == (90.0, ["load 3.1"])
 
     def test_other_data_weights_devices_and_limits_are_other_rows(self, tmp_path):
         records = [

@@ -56,6 +56,13 @@ RECORD = {
          "attention=sdpa#1a2b3c4d  ok  0.5 s"),
         ({"status": "failed", "reason": "no", "variant": None, "run": {"command": "python run.py"}, "latency": None,
           "memory": None, "quality": None}, "python run.py  failed  no"),
+        ({"speedup": {"median": 1.3, "ci95": [1.25, 1.36]}, "disturbed": []},
+         "attention=sdpa#1a2b3c4d repeat 2  ok  7.71 s [7.41, 8.04]  1.30x [1.25, 1.36]  352 MiB  85.1 dB"),
+        ({"speedup": {"median": 1.3, "ci95": None}},
+         "attention=sdpa#1a2b3c4d repeat 2  ok  7.71 s [7.41, 8.04]  352 MiB  85.1 dB"),
+        ({"speedup": {"median": 1.3, "ci95": [1.25, 1.36]}, "disturbed": ["load 3.0", "heat"]},
+         "attention=sdpa#1a2b3c4d repeat 2  ok  7.71 s [7.41, 8.04]  352 MiB  85.1 dB  "
+         "DISTURBED, its times are doubtful: load 3.0"),
     ],
 )  # fmt: skip
 def test_a_run_in_a_line(changed, line):

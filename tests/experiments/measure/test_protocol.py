@@ -228,6 +228,12 @@ class TestOnTheCommandLine:
         assert speedup["pairs"] == 2
         assert "times as fast as published#" in done.out
 
+    def test_a_variant_that_is_its_own_baseline_is_timed_alone(self, bench):
+        done = bench("measure.baseline=published", *SMALLEST, *self.CHEAP)
+        assert done.code == 0, done.err
+        assert done.record["speedup"] is None
+        assert len(done.record["latency"]["samples_s"]) == 2
+
     def test_a_baseline_that_does_not_exist(self, bench):
         done = bench("measure.baseline=fastest")
         assert done.code == 1

@@ -1,0 +1,85 @@
+"""Which figures may be stated as findings, and what to type to measure the others again.
+
+A time is sound where nothing disturbed its timed runs and it has an interval. A speedup is sound where both of its
+times are; measured in pairs, where its own runs are. Only a sound figure becomes a headline, a recommendation or a
+verdict. Busy processes do not change peak memory; swapping makes a resident set smaller.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+SWAPPED = "the system swapped"
+"""How a record's sentence on swapping begins (`experiments.system.machine_state`)."""
+
+Flat = Mapping[str, Any]
+"""A record, or a row of `variants_table`."""
+
+
+def time_doubt(row: Flat, of: str = "latency") -> str | None:
+    """Return what makes a row's time doubtful, in a clause; None where it is sound.
+
+    Args:
+        row: of `variants_table`.
+        of: the time's columns without their ends, "latency" or "stages.flow".
+    """
+    if row.get("disturbed"):
+        return f"{_label(row)} was disturbed while it was timed ({row['disturbed'][0]})"
+    if row.get(f"{of}.ci95_s") is None:
+        return f"{_label(row)} was timed too few times for an interval"
+    return None
+
+
+def ratio_doubt(row: Flat, baseline: Flat, of: str = "latency") -> str | None:
+    """Return what makes the ratio of two rows' times doubtful; None where both are sound."""
+    return time_doubt(baseline, of) or time_doubt(row, of)
+
+
+def paired_doubt(row: Flat, of: str = "speedup") -> str | None:
+    """Return what makes a speedup that was measured in pairs doubtful; its baseline ran in the same process."""
+    if row.get("disturbed"):
+        return time_doubt(row)
+    if row.get(f"{of}.ci95") is None:
+        return f"{_label(row)} was run in too few pairs for an interval"
+    return None
+
+
+def memory_doubt(row: Flat) -> str | None:
+    """Return what makes a row's peak memory doubtful: swapping, where the peak is a resident set's."""
+    swapped = next((sentence for sentence in row.get("disturbed") or () if sentence.startswith(SWAPPED)), None)
+    if swapped is None or row.get("memory.kind") != "rss":
+        return None
+    return f"{_label(row)} was disturbed while its memory was measured ({swapped})"
+
+
+def again(record: Flat) -> str:
+    """Return the command that measures a doubtful record again, into its own run folder where that is there.
+
+    A record without an interval gets more timed runs.
+    """
+    variant = str(record.get("variant.id") or "").split("#")[0].replace("published", "").replace(",", " ")
+    command = record.get("run.command") or f"python run.py {variant}".strip()
+    if not record.get("disturbed"):
+        seconds = math.ceil(6 * record.get("latency.median_s", 10.0))
+        command += f" measure.min_samples=3 measure.max_samples=30 measure.max_seconds={seconds}"
+        command += " measure.min_pairs=6" if record.get("speedup.kind") or "speedup.median" in record else ""
+    path = Path(str(record.get("path") or ""))
+    if path.name == "record.json" and path.is_file():
+        folder = path.parent
+        if folder.is_absolute() and folder.is_relative_to(Path.cwd()):
+            folder = folder.relative_to(Path.cwd())
+        if re.fullmatch(r"[\w./-]*\w", str(folder)):  # others would have to be quoted for Hydra and for the shell
+            command += f" hydra.run.dir={folder}"
+    return command
+
+
+def what_to_measure_again(rows: Iterable[Flat]) -> list[str]:
+    """Return a sentence and a command, in two lines, for each of the rows whose own figures are doubtful."""
+    doubts = {row["doubt.own"]: row["doubt.again"] for row in rows if row.get("doubt.again")}
+    return [f"{doubt}. To measure it again on a quiet machine:\n    {command}" for doubt, command in doubts.items()]
+
+
+def _label(row: Flat) -> str:
+    return str(row.get("variant.label") or row.get("option") or "it")

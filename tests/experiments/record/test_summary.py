@@ -1,0 +1,31 @@
+"""A record in a few lines: what is doubtful is said to be."""
+
+import pytest
+from support.records_fixture import make_record
+
+from experiments.record.summary import summary
+
+
+def lines(**changes):
+    return summary(make_record(attention="sdpa", paired=1.3, **changes)).splitlines()
+
+
+def test_a_sound_speedup():
+    (line,) = [line for line in lines() if "times as fast" in line]
+    assert line.startswith("1.30 times as fast as published#")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"disturbed": ["load 3.0"]}, "DOUBTFUL, since the run was disturbed: 1.30 times as fast"),
+        ({"speedup__ci95": None}, "DOUBTFUL, since too few pairs for an interval: 1.30 times as fast"),
+    ],
+)
+def test_a_doubtful_one_says_why(changes, said):
+    (line,) = [line for line in lines(**changes) if "times as fast" in line]
+    assert line.startswith(said)
+
+
+def test_disturbances_are_the_last_lines():
+    assert lines(disturbed=["load 3.0"])[-1] == "DISTURBED, so these times are doubtful: load 3.0"
