@@ -22,6 +22,11 @@ MIB = 2**20
 GLIBC = platform.libc_ver()[0] == "glibc"
 
 
+def output_of(script: str) -> str:
+    """Return what a Python script prints, run in a process of its own."""
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
 MEASURED = """
 import psutil, torch
 from propainter.allocator import release_memory, mmap_threshold
@@ -46,8 +51,7 @@ print(from_bytes, mapped, kept())
 
 @pytest.mark.skipif(not GLIBC, reason="needs glibc, whose heap this is about")
 def test_freed_tensors_go_back_at_once():
-    said = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    from_bytes, mapped, kept = (int(number) for number in said.split())
+    from_bytes, mapped, kept = (int(number) for number in output_of(MEASURED).split())
     assert from_bytes == MIB
     assert mapped < 70 * MIB < 140 * MIB < kept  # of 40 MiB in use, and 200 that were freed
 
@@ -76,8 +80,7 @@ print(kept, inside, resident() - before)
 
 @pytest.mark.skipif(not GLIBC, reason="needs glibc, which gives the end of its heap back")
 def test_freed_memory_is_kept_inside_and_given_back_after():
-    said = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    kept, inside, after = said.split()
+    kept, inside, after = output_of(KEPT).split()
     assert kept == "True"
     assert int(after) < 40 * MIB < 180 * MIB < int(inside)
 
@@ -129,9 +132,9 @@ def test_onednn_drops_kernels_and_makes_them_anew():
     made = {}
     for kept in ("few", "all"):
         command = [sys.executable, "-c", KERNELS, kept]
-        said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment).stdout
-        assert f"kept {2 if kept == 'few' else None}" in said
-        made[kept] = sum("create:cache_miss" in line and ",convolution," in line for line in said.splitlines())
+        output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment).stdout
+        assert f"kept {2 if kept == 'few' else None}" in output
+        made[kept] = sum("create:cache_miss" in line and ",convolution," in line for line in output.splitlines())
     assert made == {"few": 6, "all": 3}
 
 

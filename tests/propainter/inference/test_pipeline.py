@@ -91,13 +91,13 @@ def test_no_hole_gives_the_input(networks, caplog):
 def test_flow_masks_are_used_as_they_are(networks):
     seen = {}
 
-    class Look(Observer):
+    class Recorder(Observer):
         def tensors(self, stage, **tensors):
             seen[stage] = tensors
 
     video, masks = clip()
     wider = prepare_masks(masks > 0, masks.shape[1:], dilation=8)
-    output = Pipeline(networks, QUICK, observer=Look())(video, masks, wider)
+    output = Pipeline(networks, QUICK, observer=Recorder())(video, masks, wider)
     assert np.array_equal(output[masks == 0], video[masks == 0])
     assert (output[masks > 0] != video[masks > 0]).mean() > 0.9
     estimated, completed = seen["flow"]["flow_f"], seen["completion"]["flow_f"]

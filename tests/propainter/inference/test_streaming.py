@@ -24,8 +24,8 @@ class CompletionOverTime(nn.Module):
     """Gives each flow what its whole sub-video had on average, and where in it it was."""
 
     def forward(self, flow: Tensor, masks: Tensor) -> Tensor:
-        places = torch.arange(flow.shape[1]).view(1, -1, 1, 1, 1)
-        return flow + flow.mean((1, 3, 4), keepdim=True) + places * masks / 64
+        numbers = torch.arange(flow.shape[1]).view(1, -1, 1, 1, 1)
+        return flow + flow.mean((1, 3, 4), keepdim=True) + numbers * masks / 64
 
 
 @dataclass
@@ -90,9 +90,9 @@ class TestAnySchedule:
         schedule = Schedule(1, *options, mask_dilation=0)
         held = []
         for count in (110, 220):
-            said = {}
-            fake_pipeline(schedule, stage_runner=Streaming(said)).run(fake_clip(count))
-            held.append(said)
+            stats = {}
+            fake_pipeline(schedule, stage_runner=Streaming(stats)).run(fake_clip(count))
+            held.append(stats)
         # What is kept ahead of the windows (a sub-video of each stage, and their paddings), and behind them (what they
         # and the next sub-video of propagation look back to).
         ahead = 2 * schedule.subvideo_length + PIXEL_PADDING + FLOW_PADDING
@@ -158,19 +158,19 @@ def test_a_frame_carried_over_stays_as_it_is(compositor):
 def test_every_stage_ends_at_its_last_step():
     steps: dict[str, list[tuple[int, int]]] = {}
 
-    class Look(Observer):
+    class Recorder(Observer):
         def progress(self, stage, done, total):
             steps.setdefault(stage, []).append((done, total))
 
-    pipeline = fake_pipeline(SHORT, stage_runner=Streaming({}), observer=Look())
+    pipeline = fake_pipeline(SHORT, stage_runner=Streaming({}), observer=Recorder())
     pipeline.run(fake_clip(30))
-    assert {stage: told[-1] for stage, told in steps.items()} == {
+    assert {stage: progress[-1] for stage, progress in steps.items()} == {
         "flow": (30, 30),
         "completion": (5, 5),
         "propagation": (5, 5),
         "generation": (15, 15),
     }
-    assert all(told == sorted(told) for told in steps.values())
+    assert all(progress == sorted(progress) for progress in steps.values())
 
 
 def test_what_a_stage_or_a_window_or_a_direction_of_completion_leaves_is_given_back_before_the_next(monkeypatch):

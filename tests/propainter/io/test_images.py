@@ -30,13 +30,13 @@ def test_numbered_images_come_in_the_order_of_their_numbers(tmp_path_factory, nu
     assert [int(path.stem[3:]) for path in list_images(folder)] == sorted(numbers)
 
 
-def test_what_is_no_folder_of_images_is_said_in_a_sentence(tmp_path):
+def test_what_is_no_folder_of_images_gives_a_sentence(tmp_path):
     a_file = tmp_path / "a.png"
     a_file.touch()
     empty = tmp_path / "empty"
     empty.mkdir()
-    for path, said in [(tmp_path / "none", "does not exist"), (a_file, "is a file"), (empty, "no image")]:
-        with raises_sentence(path, said):
+    for path, reason in [(tmp_path / "none", "does not exist"), (a_file, "is a file"), (empty, "no image")]:
+        with raises_sentence(path, reason):
             list_images(path)
 
 

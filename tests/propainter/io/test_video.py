@@ -1,4 +1,4 @@
-"""Videos: what is written is read again, damaged files are said to be, a failure leaves nothing behind."""
+"""Videos: what is written is read again, damaged files are refused, a failure leaves nothing behind."""
 
 import logging
 import subprocess
@@ -147,7 +147,7 @@ def write_sound(path):
         out.mux(stream.encode(None))
 
 
-def test_what_is_no_video_is_said_in_a_sentence(tmp_path, capfd):
+def test_what_is_no_video_gives_a_sentence(tmp_path, capfd):
     text, empty, sound, ansi = (tmp_path / name for name in ("text.mp4", "empty.mp4", "sound.mp4", "notes.txt"))
     text.write_text("not a video\n" * 100)
     ansi.write_text("not a video\n" * 100)

@@ -129,5 +129,5 @@ print(resident() - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc, which keeps what a thread has freed")
 def test_drawing_weights_leaves_nothing_behind():
-    said = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    assert int(said) < 16 * 2**20  # of 157 MiB of weights; drawn in what the threads allocate it was 100
+    output = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert int(output) < 16 * 2**20  # of 157 MiB of weights; drawn in what the threads allocate it was 100
