@@ -74,7 +74,7 @@ class Scene:
     def flows(self, numbers: Sequence[int]) -> Flows:
         """Return completed flow_f and flow_b between neighbouring frames, each [1, n-1, 2, H, W] in pixels.
 
-        They may be at the size of the generator's features instead (`shrink_flow`).
+        Flows may be at the size of the generator's features instead (`shrink_flow`).
         """
         return self._store.get("completed_f", numbers[:-1]), self._store.get("completed_b", numbers[:-1])
 

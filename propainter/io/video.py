@@ -60,7 +60,7 @@ def iterate_video(path: Path, max_frames: int | None = None) -> Iterator[np.ndar
         max_frames: stop after this many frames, without a check of the rest.
 
     Raises:
-        InputError: the file is missing, has no video stream, or is truncated or damaged. It counts as truncated when
+        InputError: the file is missing, has no video stream, or is truncated or damaged. A file is truncated when
             the decoder fails or the frames end before the header's count or duration.
     """
     with _open_video(path) as (container, stream):
@@ -136,7 +136,7 @@ class VideoWriter:
             video.write(frame)
 
     The encoder is H.264 at high quality (crf 12). Without libx264 it is MPEG-4 part 2, with a warning. Pixels are
-    yuv420p, which every player supports. With an odd side they are yuv444p, which keeps the size exact. Errors of
+    yuv420p, which every player supports. With an odd side pixels are yuv444p, which keeps the size exact. Errors of
     libav, a full disk too, become OSError.
 
     Args:

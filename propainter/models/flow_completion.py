@@ -96,8 +96,8 @@ class FlowCompletion(nn.Module):
         channels: channels of the first level (published: 32). The other levels have two and four times as many.
 
     Attributes:
-        frame_batcher: caller of `stem` and `decode` with all frames; default `unbatched`. Both treat each frame by
-            itself.
+        frame_batcher: caller of `stem` and `decode` with all frames; default `unbatched`. Both methods treat each
+            frame by itself.
     """
 
     def __init__(self, channels: int = 32) -> None:

@@ -202,7 +202,7 @@ class ClipFlow:
         correlation: see `match_flow`.
 
     Attributes:
-        identity: description of everything that shapes the flow except frames and weights. It is None with another
+        identity: description of everything that shapes the flow except frames and weights; None with another
             correlation and in a subclass, until their author sets it.
     """
 
