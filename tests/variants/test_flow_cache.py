@@ -66,6 +66,7 @@ class TestCache:
             return option("flow_cache", "disk", f"flow_cache.folder={tmp_path / 'flows'}")(pipeline)
 
         first, second = command(), command()
+        assert first.caches_flow and not Pipeline(networks, QUICK).caches_flow
         flows = [flows_of(pipeline, frames) for pipeline in (first, first, second)]
         for pair in flows:
             assert all(torch.equal(got, wanted) for got, wanted in zip(pair, expected, strict=True))
