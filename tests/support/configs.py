@@ -3,8 +3,11 @@
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from support.command_line import ROOT
 
+import variants.presets
+from variants import GROUPS
 from variants.presets.by_device import compose_for
 
 CONF = ROOT / "conf"
@@ -16,3 +19,9 @@ def composed(*overrides: str, conf: Path = CONF):
     compose_for("auto")
     with initialize_config_dir(version_base="1.3", config_dir=str(conf)):
         return compose("config", list(overrides), return_hydra_config=True)
+
+
+def preset_groups(name: str, *overrides: str, device: str = "auto") -> dict:
+    """The resolved groups of a preset."""
+    cfg = variants.presets.composed([f"preset={name}", *overrides], device)
+    return OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(GROUPS)), resolve=True)

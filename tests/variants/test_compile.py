@@ -68,6 +68,7 @@ def test_what_does_not_compile_runs_eagerly_and_says_why(networks, clip):
     pipeline = compiled(pipeline, "default", ["transformer"], fullgraph=True)
     output = pipeline(clip.frames, clip.masks)
     assert np.array_equal(output, reference)
+    assert pipeline.compiled_components == {"transformer"}
     status = pipeline.effective["compile"]["components"]["transformer"]["status"]
     assert status.startswith("eager, since it does not compile: ")
 

@@ -24,3 +24,11 @@ def test_flow_completion_in_subvideos(networks, golden):
     for got, flow, name in zip(completed, flows, ("in_hole_f", "in_hole_b"), strict=True):
         assert difference(got[..., hole], data[name]) < TOLERANCE
         assert torch.equal(got[..., ~hole], flow[..., ~hole])
+
+
+def test_completed_flow_keeps_its_precision_outside_the_hole():
+    flows = tuple(torch.randn(1, 2, 2, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    masks = torch.zeros(1, 3, 1, 16, 16)
+    masks[..., 8:, :] = 1
+    for flow, given in zip(complete_flow(lambda flow, masks: flow.bfloat16(), flows, masks), flows, strict=True):
+        assert torch.equal(flow[..., :8, :], given[..., :8, :])

@@ -4,68 +4,16 @@ import copy
 
 import numpy as np
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from support.command_line import SMALLEST
+from support.configs import preset_groups
 
 from experiments.measure.paired_baseline import compose_baseline
-from experiments.record.record import variant
 from propainter import InputError, Pipeline, Schedule
 from variants import GROUPS
-from variants.presets import CONF, composed, fast, preset
-from variants.presets.by_device import compose_for, composing_for
-
-
-@pytest.fixture
-def with_cuda(monkeypatch):
-    """As on a machine with a GPU."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    compose_for("auto")
-    yield
-    monkeypatch.undo()
-    compose_for("auto")
-
-
-def groups(name: str, *overrides: str, device: str = "auto") -> dict:
-    """The resolved groups of a preset."""
-    cfg = composed([f"preset={name}", *overrides], device)
-    return OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(GROUPS)), resolve=True)
-
-
-class TestFastByDevice:
-    @pytest.mark.parametrize("device", ["cpu", "auto"])
-    def test_cpu(self, device, monkeypatch):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        assert groups("fast", device=device) == groups("fast_cpu")
-
-    @pytest.mark.parametrize("device", ["cuda", "cuda:1", "auto"])
-    def test_cuda(self, device, with_cuda):
-        assert groups("fast", device=device) == groups("fast_cuda") != groups("fast_cpu")
-
-    def test_cpu_beside_a_gpu(self, with_cuda):
-        assert groups("fast", device="cpu") == groups("fast_cpu")
-
-    def test_what_is_given_wins(self):
-        changed = groups("fast", "reuse=none", "precision=fp32", device="cpu")
-        assert changed == groups("fast_cpu") | {group: groups("published")[group] for group in ("reuse", "precision")}
-
-    def test_outside_a_block_nothing_has_changed(self):
-        before = groups("fast")
-        with composing_for("cuda"):
-            pass
-        assert groups("fast") == before
-
-    def test_plain_composition(self, with_cuda):
-        """The record names the groups that the preset was resolved to."""
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            cfg = compose("config", ["preset=fast"], return_hydra_config=True)
-            composed(["preset=published"])  # in a Hydra job as well, which it leaves as it was
-            again = compose("config", ["preset=fast"], return_hydra_config=True)
-        assert again.hydra.runtime.choices == cfg.hydra.runtime.choices
-        described = variant(OmegaConf.masked_copy(cfg, [*GROUPS, "schedule"]), cfg.hydra.runtime.choices)
-        assert (described["reuse"], described["precision"], described["attention"]) == ("exact", "amp_all", "sdpa")
+from variants.presets import CONF, fast, preset
 
 
 class TestCommandLine:
@@ -80,7 +28,7 @@ class TestCommandLine:
             finally:
                 HydraConfig.instance().cfg = before
         made = OmegaConf.to_container(OmegaConf.masked_copy(made, list(GROUPS)), resolve=True)
-        assert made == groups("fast_cpu")
+        assert made == preset_groups("fast_cpu")
         assert choices["reuse"] == "exact"
 
     @pytest.mark.slow
@@ -118,6 +66,6 @@ class TestFromPython:
 
 
 def test_the_plans_fast():
-    plan = groups("fast_plan")
+    plan = preset_groups("fast_plan")
     assert (plan["chunking"]["size"], plan["chunking"]["overlap"], plan["compile"]["mode"]) == (50, 2, "default")
-    assert plan["precision"] == groups("published", "precision=amp")["precision"]
+    assert plan["precision"] == preset_groups("published", "precision=amp")["precision"]

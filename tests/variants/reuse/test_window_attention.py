@@ -1,0 +1,98 @@
+"""Window attention and blocks by a precomputed plan: the published tokens."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from propainter.models.attention import PublishedWindowAttention, SparseWindowAttention, WindowPlan, manual_attention
+from propainter.models.transformer import FusionFeedForward, TemporalSparseTransformer, grid_size
+from variants.attention import forced_attention, upcast_attention
+from variants.reuse import batching as reuse_batches
+from variants.reuse.window_attention import (
+    PlannedWindowAttention,
+    WindowGrid,
+    convolve_feed_forward,
+    feed_forward,
+    run_blocks_once,
+)
+
+
+@pytest.fixture(autouse=True)
+def _inference():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.mark.parametrize("masked", ["none", "some", "all"])
+@pytest.mark.parametrize("grid", [(10, 18), (11, 12), (15, 20)])
+def test_attention_is_the_published(grid, masked):
+    torch.manual_seed(1)
+    layers, tokens = SparseWindowAttention(32, 2), torch.randn(1, 5, *grid, 32)
+    mask = {"none": torch.zeros, "all": torch.ones}.get(masked, lambda *size: (torch.rand(size) > 0.98).float())
+    token_mask = mask(1, 3, *grid)
+    published = WindowPlan(token_mask)
+    plan = WindowGrid((3 * grid[0], 3 * grid[1]), grid).plan(token_mask, published.masked_windows()[0].numpy(), 3)
+    own = PlannedWindowAttention(manual_attention)
+    for start in (0, 1):
+        frames = slice(start, None, 2)
+        expected = PublishedWindowAttention()(layers, tokens, published, frames)
+        assert torch.allclose(
+            PlannedWindowAttention(manual_attention)(layers, tokens, plan, frames), expected, atol=2e-6
+        )
+        local = own(layers, tokens, plan.last, frames)
+        assert torch.allclose(local, expected[:, :3], atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "most"),
+    [
+        (manual_attention, 1),
+        (upcast_attention, 1),
+        (partial(forced_attention, "math"), 1),
+        (F.scaled_dot_product_attention, 6),
+    ],
+)
+def test_few_windows_attend_together_where_a_temporary_tensor_would_be_too_large(monkeypatch, kernel, most):
+    torch.manual_seed(1)
+    layers, tokens, windows = SparseWindowAttention(32, 2), torch.randn(1, 5, 15, 20, 32), []
+    published = WindowPlan(torch.ones(1, 5, 15, 20))  # 9 windows of 225 queries and 1,065 keys, 2 heads of 16 channels
+    plan = WindowGrid((45, 60), (15, 20)).plan(published.token_mask, published.masked_windows()[0].numpy())
+    keys = 5 * plan.keys.shape[1]
+
+    def counted(q, k, v):
+        windows.append(len(q))
+        return kernel(q, k, v)
+
+    monkeypatch.setitem(reuse_batches.TEMPORARY_BYTES, "cpu", 6 * 2 * 16 * keys * 4)
+    planned = PlannedWindowAttention(kernel)
+    planned.kernel = counted  # as the first run does, whose memory counts
+    output = planned(layers, tokens, plan, slice(None))
+    assert sum(windows) == 9 and max(windows) == most
+    assert torch.allclose(output, PublishedWindowAttention()(layers, tokens, published, slice(None)), atol=2e-6)
+
+
+def test_transformer_compiles_in_one_graph():
+    """No step of it asks the device: nothing breaks the graph."""
+    torch.manual_seed(0)
+    transformer = TemporalSparseTransformer(32, 2, 2, 98, (5, 9), 4)
+    size, mask = (32, 34), torch.zeros(1, 2, 11, 12)
+    mask[..., 3:5, 4:6] = 1
+    masked = WindowPlan(mask).masked_windows()[0].numpy()
+    plan = WindowGrid(size, grid_size(size)).plan(mask, masked, 2)
+    tokens, planned = torch.randn(1, 3, 11, 12, 32), PlannedWindowAttention(manual_attention)
+    expected = transformer(tokens, size, WindowPlan(mask))[:, :2]
+    compiled = torch.compile(transformer.forward, backend="eager", fullgraph=True)
+    output = compiled(tokens, size, plan, planned, run_blocks_once)
+    assert torch.allclose(output, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("mix", [feed_forward, convolve_feed_forward])
+@pytest.mark.parametrize("size", [(32, 34), (33, 36), (31, 32)])
+def test_mlp_is_the_published(mix, size):
+    torch.manual_seed(0)
+    mlp = FusionFeedForward(32, 98)
+    grid = grid_size(size)
+    tokens = torch.randn(1, 3, *grid, 32)
+    assert torch.allclose(mix(mlp, tokens, size, WindowGrid(size, grid).overlap), mlp(tokens, size), atol=2e-6)
