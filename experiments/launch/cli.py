@@ -24,6 +24,7 @@ from experiments.launch.resume import resumed
 from experiments.launch.sweep import Sweep, finish
 from experiments.paths import CONF
 from experiments.record.record import empty_record
+from experiments.system.openmp import set_openmp_defaults
 from propainter.errors import InputError
 from variants.presets.by_device import compose_for
 
@@ -35,6 +36,7 @@ OK, FAILED, USAGE, UNSUPPORTED, INTERRUPTED = 0, 1, 2, 3, 130
 def main() -> NoReturn:
     """Run what was typed, and leave the process with its exit code (see run.py)."""
     die_with_parent()
+    set_openmp_defaults()
     leave = fast_exit()
     leave(run(sys.argv[1:]))
 

@@ -25,9 +25,11 @@ from torch.utils._pytree import tree_flatten, tree_map
 from propainter import InputError, Networks, Observer, build_networks
 
 DEVICE = torch.device("cuda")
-_VALUE = "known_value"  # the attribute of a fake tensor with its values on the host
 CAPABILITY = (9, 0)
 """Compute capability that the fake device reports: an H100's."""
+
+_VALUE = "known_value"  # the attribute of a fake tensor with its values on the host
+_SCALARS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)
 
 
 @contextmanager
@@ -86,7 +88,7 @@ class _KnownValues(TorchDispatchMode):
         kwargs = kwargs or {}
         inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
         values = [_known(x) for x in inputs]
-        if func is torch.ops.aten._local_scalar_dense.default:
+        if func in _SCALARS:
             return _needed(func, values[0]).item()
         if func is torch.ops.aten.nonzero.default:
             with unset_fake_temporarily():

@@ -1,7 +1,7 @@
 """How OpenMP's threads wait for each other: environment variables that libgomp reads once, when torch loads it.
 
 libgomp's threads spin at a barrier before they sleep: GOMP_SPINCOUNT rounds, 300,000 where OMP_WAIT_POLICY is not set
-(https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html). Beside another busy process a spinning thread can hold
+(https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html). If another process is busy, a spinning thread can hold
 the core that the last thread before the barrier needs.
 """
 

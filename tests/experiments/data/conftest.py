@@ -9,7 +9,7 @@ from propainter.io.video import VideoWriter
 
 
 class Files:
-    """Makes frames and masks as files, 160 x 200 pixels where nothing else is said."""
+    """Make frames and masks as files, 160 x 200 pixels by default."""
 
     def __init__(self, folder):
         self.folder = folder

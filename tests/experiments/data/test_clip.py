@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.sentences import raises_sentence
 
-from experiments.data import folder_clip, load, sample_clip
+from experiments.data import folder_clip, load, sample_clip, survey
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,13 @@ def test_the_fingerprint_knows_frames_masks_and_shape(files):
     upright, lying = (load(folder_clip(files.images([frame] * 2), files.mask(frame[..., 0] * 0))) for frame in flat)
     assert upright.frames.tobytes() == lying.frames.tobytes()
     assert upright.fingerprint != lying.fingerprint
+
+
+def test_a_survey_finds_the_figures_of_the_masks_alone(files):
+    masks = np.zeros((3, 160, 200))
+    masks[1:, 20:30, 40:80] = 255
+    clip = folder_clip(files.frames(3), files.images(masks.astype(np.uint8)))
+    found, loaded = survey(clip), load(clip)
+    assert found.hole_fraction == loaded.hole_fraction > 0
+    assert np.array_equal(found.first_hole, loaded.masks[1])
+    assert survey(folder_clip(files.frames(3), files.images(np.zeros((3, 160, 200), np.uint8)))).first_hole is None

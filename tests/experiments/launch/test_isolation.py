@@ -1,10 +1,8 @@
 """A run in a process of its own: how it ends, what is left of it, and limits on it. Tasks that run no network."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +12,6 @@ from support.command_line import ROOT
 from experiments.launch import isolation as isolate
 from experiments.launch.isolation import command, exit_reason, run_child, save_record, should_isolate
 from experiments.launch.process import ProcessResult
-from experiments.system.memory_limits import apply_limits
 from propainter import InputError
 
 CPU = SimpleNamespace(type="cpu")
@@ -108,47 +105,6 @@ class TestRecordOnAFullDisk:
         monkeypatch.setattr(isolate, "write_record", self.full)
         assert save_record(path, {"status": "ok"}, is_there=True)["status"] == "ok"
         assert path.read_text() == '{"status": "ok"}'
-
-
-def limited(**limits):
-    return OmegaConf.create({"limits": {"vram_gb": None, "host_gb": None, **limits}})
-
-
-class TestLimits:
-    @pytest.mark.parametrize(
-        ("limits", "named"),
-        [
-            ({"vram_gb": 8}, "limits.vram_gb needs CUDA"),
-            ({"host_gb": "much"}, "limits.host_gb is 'much'"),
-            ({"host_gb": 0}, "limits.host_gb is 0"),
-            ({"vram_gb": True}, "limits.vram_gb is True"),
-        ],
-    )
-    def test_that_cannot_be_kept(self, limits, named):
-        with pytest.raises(InputError, match=named):
-            apply_limits(limited(**limits), CPU)
-
-    @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: its limit on a process's data")
-    def test_on_the_host(self):
-        """Torch's allocation, numpy's and Python's own fail, as out of memory; without the limit they don't."""
-        code = (
-            "import numpy, torch\n"
-            "from tests_limits import limited, CPU, apply_limits, InputError\n"
-            "from propainter.errors import is_out_of_memory\n"
-            "try:\n    apply_limits(limited(host_gb=0.01), CPU)\nexcept InputError as error:\n    print(error)\n"
-            "print(apply_limits(limited(host_gb=3), CPU))\n"
-            "for allocate in (lambda n: torch.empty(n, dtype=torch.uint8), numpy.empty, bytearray):\n"
-            "    allocate(2**26)\n"
-            "    try:\n        allocate(2**32)\n"
-            "    except Exception as error:\n        print(is_out_of_memory(error))\n"
-            "print(apply_limits(limited(), CPU))\n"
-            "print(numpy.empty(2**32, numpy.uint8).size)\n"
-        ).replace("tests_limits", "test_isolation")
-        paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])}
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **paths})
-        lines = done.stdout.splitlines()
-        assert "the process has" in lines[0], done.stderr
-        assert lines[1:] == [str(3 * 2**30), "True", "True", "True", "None", str(2**32)]
 
 
 def test_without_hydra_here(tmp_path):

@@ -65,17 +65,17 @@ class TestByHand:
 
     def test_grid_sample(self):
         x, grid = torch.randn(2, 3, 5, 6), torch.zeros(2, 7, 8, 2)
-        places = 2 * 7 * 8
-        assert count(lambda: F.grid_sample(x, grid, align_corners=True)) == places * (14 + 3 * 8)
-        assert count(lambda: F.grid_sample(x, grid, mode="nearest", align_corners=True)) == places * 6
+        positions = 2 * 7 * 8
+        assert count(lambda: F.grid_sample(x, grid, align_corners=True)) == positions * (14 + 3 * 8)
+        assert count(lambda: F.grid_sample(x, grid, mode="nearest", align_corners=True)) == positions * 6
 
     def test_deformable_convolution(self):
         x, weight, offset = torch.randn(2, 4, 6, 7), torch.randn(8, 4, 3, 3), torch.zeros(2, 2 * 2 * 9, 6, 7)
         mask = torch.ones(2, 2 * 9, 6, 7)
-        product, values, places = 2 * (2 * 6 * 7) * 8 * 4 * 9, (2 * 6 * 7) * 4 * 9, (2 * 6 * 7) * 2 * 9
+        product, values, positions = 2 * (2 * 6 * 7) * 8 * 4 * 9, (2 * 6 * 7) * 4 * 9, (2 * 6 * 7) * 2 * 9
         with_mask = count(lambda: deform_conv2d(x, offset, weight, padding=1, mask=mask))
-        assert with_mask == product + 9 * values + 10 * places
-        assert count(lambda: deform_conv2d(x, offset, weight, padding=1)) == product + 8 * values + 10 * places
+        assert with_mask == product + 9 * values + 10 * positions
+        assert count(lambda: deform_conv2d(x, offset, weight, padding=1)) == product + 8 * values + 10 * positions
 
     def test_what_is_not_arithmetic_on_matrices_counts_nothing(self):
         x = torch.randn(4, 4)

@@ -1,4 +1,4 @@
-"""The reference is computed once, whoever needs it, and in a smaller way where it does not fit."""
+"""The reference is computed once, by one process, and in a way that saves memory where it does not fit."""
 
 import copy
 import logging

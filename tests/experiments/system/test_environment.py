@@ -1,4 +1,4 @@
-"""Where a run took place: what the record says of it, and which records' times may be compared."""
+"""The environment section of a record, and which records' times may be compared."""
 
 import json
 

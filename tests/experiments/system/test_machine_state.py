@@ -30,7 +30,7 @@ BUSY = {
     **{"monotonic_s": 10.0, "cpu_busy_s": 80.5, "cpu_own_s": 80.0, "load_per_core": 1.4},
     **{"sm_clock_mhz": 1950, "temperature_c": 60, "throttle_reasons": ["application_clocks"]},
 }
-"""After 10 s on all 8 cores and the GPU, with nobody else there."""
+"""After 10 s on all 8 cores and the GPU, with no other process."""
 
 
 class TestSnapshot:
