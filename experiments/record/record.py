@@ -1,4 +1,4 @@
-"""`record.json`: what one run was, and what it gave. Strict JSON, written whole or not at all."""
+"""`record.json`: what one run was, and its results. Strict JSON, written whole or not at all."""
 
 import hashlib
 import json
@@ -41,9 +41,9 @@ STATUSES = ("ok", "out_of_memory", "unsupported", "non_finite", "timed_out", "fa
 
 @dataclass
 class Record:
-    """What one run was and gave: failed, and None where nothing is known, until a section is filled in.
+    """One run and its results: failed, and None where nothing is known, until a section is filled in.
 
-    analysis/records/record.schema.json says what stands where.
+    analysis/records/record.schema.json has the meaning of each key.
     """
 
     schema: int = SCHEMA
@@ -81,12 +81,12 @@ class Record:
 
 
 def empty_record() -> dict[str, Any]:
-    """Return a record that has not come to anything yet, as JSON."""
+    """Return the record of a run without any result, as JSON."""
     return Record().as_json()
 
 
 _PLACES = ("folder",)
-"""Options that say where a cache is, and not what a variant does: not part of its id."""
+"""Options that name a cache's place: they change nothing that a variant computes, and are no part of its id."""
 
 
 def variant(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) -> Variant:
