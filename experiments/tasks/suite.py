@@ -22,6 +22,7 @@ from experiments.record.record import command
 from experiments.system.git import commit
 from propainter import InputError
 from propainter.io.atomic import atomic_write
+from propainter.validation import above_0, check_number
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def run(
     common: Sequence[str] = (),
     tiny: bool | str | Sequence[str] = False,
 ) -> str:
-    """Make the suite's runs, or one slice of them; returns a status. Writes a record each, and `records.tar`.
+    """Make the suite's runs, or one slice of them; return a status. Writes a record each, and `records.tar`.
 
     Args:
         entries: {name, overrides, seconds}, the best evidence first.
@@ -67,12 +68,11 @@ def run(
         slice: which slice, from 1; None makes all.
         common: overrides of every run, before its own.
         tiny: true makes every run small (`TINY`), to try a suite; or overrides of one's own, which come after a run's.
-
-    Raises:
-        InputError: a slice that does not exist, settings that are no numbers, or a folder with results of other runs.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
+        for name, value in (("minutes", minutes), ("slice_minutes", slice_minutes)):
+            check_number(f"suite.{name}", value, above_0, "a number of minutes above 0")
         small = tiny_overrides(tiny)
         chosen = [with_overrides(entry, common, small) for entry in fitting(read_entries(entries), minutes * 60)]
         slices = cut(chosen, slice_minutes * 60)

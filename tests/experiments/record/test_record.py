@@ -10,18 +10,8 @@ from support.command_line import ROOT
 from support.configs import OPTIONS, composed
 
 import analysis
+from experiments.record import types
 from experiments.record.record import Record, empty_record, task_of, variant, write_record
-from experiments.record.types import (
-    Data,
-    Energy,
-    Latency,
-    MemoryUse,
-    ReferenceUsed,
-    Run,
-    Speedup,
-    Stage,
-    WeightsUsed,
-)
 from propainter.io.atomic import atomic_write
 from variants import GROUPS
 
@@ -91,21 +81,21 @@ class TestSchema:
     @pytest.mark.parametrize(
         ("name", "section"),
         [
-            ("run", Run),
-            ("data", Data),
-            ("weights", WeightsUsed),
-            ("latency", Latency),
-            ("speedup", Speedup),
-            ("memory", MemoryUse),
-            ("energy", Energy),
-            ("reference", ReferenceUsed),
+            ("run", types.Run),
+            ("data", types.Data),
+            ("weights", types.WeightsUsed),
+            ("latency", types.Latency),
+            ("speedup", types.Speedup),
+            ("memory", types.MemoryUse),
+            ("energy", types.Energy),
+            ("reference", types.ReferenceUsed),
         ],
     )
     def test_every_key_of_a_section_too(self, name, section):
         assert section.__annotations__.keys() == SCHEMA_KEYS[name]["properties"].keys()
 
     def test_every_key_of_a_stage_too(self):
-        assert Stage.__annotations__.keys() == SCHEMA_KEYS["stages"]["additionalProperties"]["properties"].keys()
+        assert types.Stage.__annotations__.keys() == SCHEMA_KEYS["stages"]["additionalProperties"]["properties"].keys()
 
     def test_a_run_without_result_has_no_section(self):
         assert empty_record() == {**dict.fromkeys(RECORD), "schema": 2, "status": "failed", **EMPTY}
