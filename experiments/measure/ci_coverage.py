@@ -1,8 +1,8 @@
-"""How often the stated intervals hold the true value, simulated on a clock of its own: no real time passes.
+"""How often the stated intervals hold the true value, simulated on a clock without real time.
 
     python -m experiments.measure.ci_coverage
 
-prints the tables that stand in docs/statistics.md.
+prints the tables of docs/statistics.md.
 """
 
 import argparse
@@ -41,7 +41,7 @@ class Noise:
     outliers: bool = False
 
     def draw(self, random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """Logarithms of run times without the drift, in order along the last axis."""
+        """Draw logarithms of run times without the drift, in order along the last axis."""
         logs = self.sd * random.standard_normal(shape)
         if self.correlation:
             for run in range(1, shape[-1]):
@@ -53,7 +53,7 @@ class Noise:
         return logs
 
     def median(self) -> float:
-        """Logarithm of the typical run's time: the true value, but for the drift."""
+        """Return the logarithm of the typical run's time: the true value without the drift."""
         if not self.outliers:
             return 0.0
         return float(np.median(self.draw(np.random.default_rng(0), (1_000_000,))))
@@ -79,7 +79,7 @@ class Outcome:
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """Seconds that pass by addition to `now`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -95,7 +95,7 @@ def limits(preset: str) -> dict[str, Any]:
 
 
 def single(preset: str, noise: Noise, replications: int, seed: int = 0, **changed: float) -> Outcome:
-    """Latency of one variant, measured again and again.
+    """Simulate many measurements of one variant's latency.
 
     Args:
         changed: limits other than the preset's.
@@ -120,7 +120,7 @@ def single(preset: str, noise: Noise, replications: int, seed: int = 0, **change
 
 
 def paired(preset: str, noise: Noise, delay: float, replications: int, seed: int = 0) -> Outcome:
-    """A variant beside a baseline, A B B A ..., where the one takes longer than the other by the share `delay`."""
+    """Simulate paired measurements, A B B A ..., of a variant that takes the share `delay` longer than its baseline."""
     settings = limits(preset)
     settings["min_samples"] = OmegaConf.load(CONF / "measure" / f"{preset}.yaml").min_pairs
     random, slope = np.random.default_rng(seed), 0.0
@@ -147,7 +147,7 @@ def paired(preset: str, noise: Noise, delay: float, replications: int, seed: int
 
 
 def _outcome(ended: list[tuple[Sampling, float]]) -> Outcome:
-    """What became of measurements, each with its true value."""
+    """Summarise measurements, each with its true value."""
     intervals = [(sampling.interval, truth) for sampling, truth in ended if sampling.interval is not None]
     return Outcome(
         covered=float(np.mean([interval.low <= truth <= interval.high for interval, truth in intervals])),
@@ -191,7 +191,7 @@ PAIRED = {
 
 
 def tables(replications: int, progress: Callable[[str], object] = lambda title: None) -> str:
-    """Markdown: coverage for each preset, and what pairs give."""
+    """Return coverage for each preset, and for pairs, as Markdown."""
     lines = [f"| noise | {' | '.join(PRESETS)} |", f"| --- |{' --- |' * len(PRESETS)}"]
     for title, noise in (USUAL | HARD).items():
         progress(title)
@@ -211,7 +211,7 @@ def tables(replications: int, progress: Callable[[str], object] = lambda title: 
 
 
 SHORT = {"quick": 4.5, "standard": 9.5, "rigorous": 25.5}
-"""Seconds that are too few for a spread of 20%, where a run takes one."""
+"""Too few seconds for a spread of 20%, where a run takes one."""
 
 
 def _cell(outcome: Outcome) -> str:

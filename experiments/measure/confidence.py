@@ -1,8 +1,8 @@
-"""What repeated timings say: an interval for the typical run, and when there are enough of them (docs/statistics.md).
+"""An interval for the typical run of repeated timings, and a rule when there are enough of them (docs/statistics.md).
 
-Everything is reckoned in logarithms, so that it means the same for seconds and for ratios, in any unit. What is
-estimated is the typical run, as a median does: from ten samples on, the fastest and the slowest tenth count by their
-rank and not by how far off they are (the trimmed mean of Tukey and McLaughlin, 1963; Yuen, 1974). No sample is dropped:
+Everything is computed in logarithms, which makes it the same for seconds and for ratios, in any unit. The estimate is
+of the typical run, as a median is: from ten samples on, the fastest and the slowest tenth count by their rank and not
+by how far off they are (the trimmed mean of Tukey and McLaughlin, 1963; Yuen, 1974). No sample is dropped:
 all are kept and counted, and the extremes widen the interval.
 """
 
@@ -16,10 +16,10 @@ import numpy as np
 from scipy.special import stdtrit
 
 LEVEL = 0.95
-"""What an interval states: the share of measurements whose interval holds the true value."""
+"""Share of measurements whose interval holds the true value."""
 
-LOOK_GROWTH = 4 / 3
-"""From one look to the next, the number of samples grows by this."""
+INTERIM_GROWTH = 4 / 3
+"""From one interim analysis to the next, the number of samples grows by this factor."""
 
 TAIL = 0.1
 """Share of samples at either end that count by rank; of fewer than ten it is none."""
@@ -42,7 +42,7 @@ class Interval(NamedTuple):
 
 
 def log_t_interval(samples: Sequence[float], level: float = LEVEL) -> Interval | None:
-    """The t-interval of the logarithms, trimmed from ten samples on, as seconds or ratios again.
+    """Compute the t-interval of the logarithms, trimmed from ten samples on, as seconds or ratios again.
 
     Args:
         samples: over 0, any unit.
@@ -71,7 +71,7 @@ def log_t_interval(samples: Sequence[float], level: float = LEVEL) -> Interval |
 
 
 def count_outliers(samples: Sequence[float]) -> int:
-    """How many samples are far off the median of their logarithms (`OUTLIER`); of fewer than five, none."""
+    """Count the samples that are far off the median of their logarithms (`OUTLIER`); none of fewer than five."""
     if len(samples) < 5:
         return 0
     logs = _logs(samples)
@@ -80,21 +80,21 @@ def count_outliers(samples: Sequence[float]) -> int:
 
 
 def agree(a: float, b: float, within: float) -> bool:
-    """Whether two positive numbers differ by no more than this share of the smaller."""
+    """Return whether two positive numbers differ by no more than this share of the smaller."""
     return abs(a - b) <= within * min(a, b)
 
 
 class Sampling:
     """Collects samples until they are enough.
 
-    The interval is looked at only at preset numbers of samples (`look_counts`), at a higher level (`look_level`). What
-    `interval` states at the end is a 95% interval however sampling was stopped: where it was narrow enough, the one
-    that was looked at; where time or samples ran out, one at the plain level.
+    An interim analysis computes the interval, at preset numbers of samples only (`interim_counts`) and at a higher
+    level (`interim_level`). `interval` is a 95% interval however sampling was stopped: that of the interim analysis
+    that was narrow enough, or one at the plain level where time or samples ran out.
 
     Args:
         target_relative_ci: enough is an interval no wider than this to either side, as a share of its centre; None
             takes `max_samples`.
-        min_samples: no look before this many.
+        min_samples: no interim analysis before this many.
         max_samples: no more than this many.
         max_seconds: no more samples once these have gone by since construction, but at least one.
         clock: seconds.
@@ -112,21 +112,21 @@ class Sampling:
         self.max_samples = max_samples
         self.max_seconds = max_seconds
         self.samples: list[float] = []
-        self.looks: list[int] = []
-        self._counts = look_counts(min_samples, max_samples)
+        self.interim: list[int] = []
+        self._counts = interim_counts(min_samples, max_samples)
         self._clock = clock
         self._start = clock()
         self._narrow: Interval | None = None
         self._reason: str | None = None
 
     def add(self, sample: float) -> None:
-        """Take a sample, and find out whether it was the last one needed; more may be added all the same."""
+        """Take a sample, and decide whether it was the last one needed; more may be added."""
         self.samples.append(sample)
         count = len(self.samples)
         self._narrow = None
         if self.target is not None and count in self._counts:
-            self.looks.append(count)
-            interval = log_t_interval(self.samples, look_level(count, first=len(self.looks) == 1))
+            self.interim.append(count)
+            interval = log_t_interval(self.samples, interim_level(count, first=len(self.interim) == 1))
             if interval is not None and interval.relative <= self.target:
                 self._narrow, self._reason = interval, "target_relative_ci"
                 return
@@ -151,24 +151,24 @@ class Sampling:
         return self._narrow or log_t_interval(self.samples)
 
 
-def look_counts(min_samples: int, max_samples: int) -> list[int]:
-    """Numbers of samples at which the interval is looked at: 3, 4, 6, 8, 12, 16, 22, ...
+def interim_counts(min_samples: int, max_samples: int) -> list[int]:
+    """Return the numbers of samples that have an interim analysis: 3, 4, 6, 8, 12, 16, 22, ...
 
-    Each is `LOOK_GROWTH` times the one before, made even, so that pairs of runs A B B A are complete at a look.
+    Each is `INTERIM_GROWTH` times the one before, made even, so that pairs of runs A B B A are complete at each.
     """
     counts = [max(2, min_samples)]
     while counts[-1] < max_samples:
-        count = math.ceil(counts[-1] * LOOK_GROWTH)
+        count = math.ceil(counts[-1] * INTERIM_GROWTH)
         counts.append(min(count + count % 2, max_samples))
     return counts
 
 
-def look_level(count: int, first: bool) -> float:
-    """The level of the interval at a look.
+def interim_level(count: int, first: bool) -> float:
+    """Return the level of the interval at an interim analysis.
 
     Stopping where the interval happens to be narrow costs coverage, most with few samples, since those of a spread that
-    is small by chance are picked. The level gives it back: a look takes two thirds of the error that the stated level
-    leaves, one after the first at up to 20 samples half of it. Found by simulation
+    is small by chance are picked. The level gives it back: an interim analysis takes two thirds of the error that the
+    stated level leaves, one after the first at up to 20 samples half of it. Found by simulation
     (`python -m experiments.measure.ci_coverage`).
     """
     return 1 - (1 - LEVEL) * (1 / 2 if not first and count <= 20 else 2 / 3)
@@ -183,5 +183,5 @@ def _logs(samples: Sequence[float]) -> np.ndarray:
 
 @cache
 def _quantile(level: float, freedom: int) -> float:
-    """Student's t that leaves half of 1 - level at either end."""
+    """Return Student's t that leaves half of 1 - level at either end."""
     return float(stdtrit(freedom, (1 + level) / 2))

@@ -51,5 +51,5 @@ def compose_baseline(cfg: DictConfig) -> tuple[DictConfig, dict[str, Any]]:
 
 
 def own_overrides() -> list[str]:
-    """The overrides of the present run that do not say how it is measured."""
+    """Return the overrides of the present run outside `measure`."""
     return [item for item in HydraConfig.get().overrides.task if not item.lstrip("+~").startswith("measure")]

@@ -1,4 +1,4 @@
-"""What a device can do at most: a short calibration, kept for each device, torch version and number of threads."""
+"""The device's peak throughput: a short calibration, kept for each device, torch version and number of threads."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from variants.precision import tf32_flags
 log = logging.getLogger(__name__)
 
 Work = tuple[Callable[[int, torch.dtype, torch.device], Callable[[], Any]], Callable[[int], int]]
-"""What is timed: (size, dtype, device) -> a call, and size -> its operations."""
+"""A timed operation: (size, dtype, device) -> a call, and size -> its operations."""
 
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -43,13 +43,13 @@ _BUDGET_S = 0.1
 
 
 def ceilings(device: torch.device, folder: Path) -> dict[str, Any]:
-    """The device's ceilings, measured at the first call (about 3 s on a CPU, 1 s on a GPU) and kept in `folder`.
+    """Return the device's ceilings, measured at the first call (about 3 s on a CPU, 1 s on a GPU) and kept in `folder`.
 
     Returns:
         `flops_per_s`: dtype -> operations a second of a large matrix product, best of several; `conv_flops_per_s`:
         the same of a 3x3 convolution; `copy_bytes_per_s`: bytes read and written a second by a copy within the
         device's memory. Keys of the first two are float32, bfloat16, float16 and, on CUDA, tf32; None where the
-        device has no such dtype, or does it so slowly that nobody would use it.
+        device has no such dtype, or is hopelessly slow in it (`HOPELESS`).
 
     Raises:
         torch.OutOfMemoryError: there is no room for a matrix product of 2048x2048 (256x256 on a CPU).
@@ -76,7 +76,7 @@ def ceilings(device: torch.device, folder: Path) -> dict[str, Any]:
 
 
 def _higher(one: Any, other: Any) -> Any:
-    """Figure by figure."""
+    """Return the higher of two calibrations, figure by figure."""
     if isinstance(one, dict):
         return {key: _higher(one.get(key), value) for key, value in other.items()}
     return max((speed for speed in (one, other) if speed is not None), default=None)
@@ -121,7 +121,7 @@ def _measured(device: torch.device) -> dict[str, Any]:
 
 
 def _speeds(dtype: torch.dtype, device: torch.device, float32: float | None) -> tuple[float | None, float | None]:
-    """Of a product and of a convolution; None where the device has no such dtype or is hopelessly slow in it.
+    """Return the speed of a product and of a convolution; None if the device lacks the dtype or is `HOPELESS` in it.
 
     Args:
         float32: speed of the product in float32, where that is known already.
@@ -139,7 +139,7 @@ def _speeds(dtype: torch.dtype, device: torch.device, float32: float | None) -> 
 
 
 def _speed(work: Work, dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second at the best of the sizes; those that would take too long or do not fit are left out.
+    """Return operations a second at the best of the sizes, without those that take too long or do not fit.
 
     Raises:
         torch.OutOfMemoryError: not even the smallest size fits into memory.
@@ -164,7 +164,7 @@ def _product(size: int, dtype: torch.dtype, device: torch.device) -> Callable[[]
 
 
 def _convolution(size: int, dtype: torch.dtype, device: torch.device) -> Callable[[], Any]:
-    """3x3 over 128 channels of size / 8 pixels a side."""
+    """Return a 3x3 convolution over 128 channels of size / 8 pixels a side."""
     x = torch.randn(1, _CHANNELS, size // 8, size // 8, device=device).to(dtype)
     weight = torch.randn(_CHANNELS, _CHANNELS, 3, 3, device=device).to(dtype)
     return partial(F.conv2d, x, weight, padding=1)
@@ -184,7 +184,7 @@ def _copy_bytes_per_s(device: torch.device) -> float:
 
 
 def _best_s(run: Callable[[], Any], device: torch.device) -> float:
-    """The shortest of at least 3 calls, after one that warms up."""
+    """Return the seconds of the shortest of at least 3 calls, after one that warms up."""
     run()
     best, calls, start = float("inf"), 0, time.perf_counter()
     while calls < 3 or time.perf_counter() - start < _BUDGET_S:

@@ -1,4 +1,4 @@
-"""Files to look into a run with: the allocator's history, a trace, a flame graph. Each from a run of its own."""
+"""Profiler files: the allocator's history, a trace, a flame graph. Each from a run of its own."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ _INSTANCE = re.compile(r"^(nn\.Module: .*)_\d+$")
 
 
 def check_artifacts(names: Iterable[str]) -> tuple[str, ...]:
-    """The names, each once, if all of them are artifacts.
+    """Return the names, each once, if all of them are artifacts.
 
     Raises:
         InputError: naming the first that is none.
@@ -85,7 +85,7 @@ def make_artifacts(
 
 
 class _Impossible(RuntimeError):
-    """This artifact can't be had here; the message says why."""
+    """This artifact can't be made here; the message gives the reason."""
 
 
 def _write_memory_snapshot(pipeline: Pipeline, inputs: Sequence[Any], path: Path) -> None:
@@ -119,7 +119,7 @@ def _write_flame(pipeline: Pipeline, inputs: Sequence[Any], path: Path) -> None:
 
 
 def _frames(stack: Sequence[str]) -> Iterator[str]:
-    """A stack from the outside in, without torch's own frames and with modules by class."""
+    """Yield a stack from the outside in, without torch's own frames and with modules by class."""
     for frame in reversed(stack):
         if not frame.startswith(("torch/", "<built-in ")):
             yield _plain(_INSTANCE.sub(r"\1", frame))

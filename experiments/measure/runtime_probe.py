@@ -1,4 +1,4 @@
-"""What really ran: seen on the modules, the attention kernel and torch's flags, not read from the config."""
+"""What really ran, from the modules, the attention kernel and torch's flags: the config is not read."""
 
 import sys
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def collecting(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
 
     Keys: `dtypes` (component -> dtypes that its convolutions and linear layers gave), `attention` (aten operations of
     the first call of the inner kernel, which name SDPA's backend), `tf32` (stage -> whether it was allowed), and
-    whatever the variants themselves have to say (`Pipeline.effective`).
+    the variants' own reports (`Pipeline.effective`).
     """
     seen: dict[str, Any] = {"dtypes": {}, "attention": {"ops": []}, "tf32": {}}
     hooks = [
@@ -66,7 +66,7 @@ def probe_eagerly(pipeline: Pipeline, clip: Inputs, frames: int = 3) -> dict[str
 
 
 def eagerly() -> AbstractContextManager[Any]:
-    """Nothing compiled inside; where nothing can have been compiled, torch's compiler is not even loaded."""
+    """Return a context without compiled code. torch's compiler is not loaded by it."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
@@ -79,7 +79,7 @@ def _noting_dtype(seen: dict[str, set[str]], component: str) -> Any:
 
 
 def _noting_operations(seen: list[str], kernel: Any) -> Any:
-    """The kernel, its first call's aten operations noted: those that make no new data are left out."""
+    """Wrap the kernel, to note the aten operations of its first call, without those that make no new data."""
 
     def noted(*tensors: Tensor) -> Tensor:
         if seen:
@@ -105,14 +105,14 @@ class _Operations(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # Under inference mode an operation arrives here before torch has taken it apart.
+        # Under inference mode an operation arrives here before torch has decomposed it.
         name = func.overloadpacket.__name__
         composite = func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
         if not func.is_view and name != "_unsafe_view" and (not composite or name.startswith("_scaled_dot_product")):
             self._note(name, args)
         if composite:
             with self:
-                return _taken_apart(func, args, kwargs or {})
+                return _decomposed(func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
     def _note(self, name: str, args: Any) -> None:
@@ -122,8 +122,8 @@ class _Operations(TorchDispatchMode):
             self.names.append(full)
 
 
-def _taken_apart(func: Any, args: Any, kwargs: Any) -> Any:
-    """By the kernel that runs outside of this, too; torch's own stand-in in Python, for some, loads sympy."""
+def _decomposed(func: Any, args: Any, kwargs: Any) -> Any:
+    """Decompose an operation by the kernel that runs outside of the mode too: some Python decompositions load sympy."""
     composite = torch._C.DispatchKey.CompositeImplicitAutograd
     if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), composite):
         return func._op_dk(composite, *args, **kwargs)

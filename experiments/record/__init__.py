@@ -1,1 +1,1 @@
-"""The record of a run, and what is written beside it."""
+"""The record of a run, and its other files."""

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: the video, frames on request, and a preview of a few frames."""
+"""The pictures of a run: the video, frames on request, and a preview of a few frames."""
 
 import time
 from collections.abc import Iterable
@@ -15,17 +15,17 @@ from propainter.io.video import VideoWriter
 VIDEO = "inpainted.mp4"
 
 AMPLIFY = 10
-"""Difference to the reference is shown this many times as strong."""
+"""Factor of the difference to the reference in the preview."""
 
 PREVIEW_WIDTH = 480
-"""Widest preview frame, in pixels; the report shows these."""
+"""Widest preview frame, in pixels; the report uses these."""
 
 _TINT = np.array([255, 40, 80])
 _LABEL_HEIGHT = 14
 
 
 def clear_outputs(folder: Path) -> None:
-    """Remove what an earlier run left in this folder, so that nothing of it stands beside a new record."""
+    """Remove an earlier run's files from the folder: none may be taken for the new run's."""
     for name in ("record.json", VIDEO, partial_path(Path(VIDEO)).name, "preview.png"):
         (folder / name).unlink(missing_ok=True)
     for image in [*folder.glob("preview/*.png"), *folder.glob("frames/*.png")]:
@@ -58,7 +58,7 @@ def write_timed(folder: Path, result: np.ndarray, fps: float, *, frames: bool) -
 def write_growing_result(
     folder: Path, images: Iterable[np.ndarray], fps: float, height: int, width: int, *, frames: bool
 ) -> None:
-    """As `write_result`, of images that come one by one.
+    """Write as `write_result` does, of images made one by one.
 
     `inpainted.partial.mp4` can be played meanwhile, and stays with the images so far where an error ends this.
     """
@@ -94,7 +94,7 @@ def write_preview(
 
 
 def preview_images(clip: LoadedClip, result: np.ndarray, reference: np.ndarray, number: int) -> dict[str, np.ndarray]:
-    """Input with the hole tinted, result, reference and amplified difference of one frame, uint8 [h, w, 3]."""
+    """Return one frame's input with the hole tinted, result, reference and amplified difference, uint8 [h, w, 3]."""
     source, hole = clip.frames[number], clip.masks[number][..., None].astype(bool)
     tinted = np.where(hole, (source * 0.4 + _TINT * 0.6).astype(np.uint8), source)
     difference = np.abs(result[number].astype(int) - reference[number].astype(int)) * AMPLIFY
@@ -108,7 +108,7 @@ def preview_images(clip: LoadedClip, result: np.ndarray, reference: np.ndarray, 
 
 
 def strip(rows: list[tuple[int, dict[str, np.ndarray]]], caption: str) -> np.ndarray:
-    """The preview images of several frames side by side, one frame a row, labelled; uint8 [H, W, 3]."""
+    """Arrange the preview images side by side, one frame a row, labelled; return uint8 [H, W, 3]."""
     height, width = next(iter(rows[0][1].values())).shape[:2]
     names = list(rows[0][1])
     canvas = Image.new("RGB", (width * len(names), (height + _LABEL_HEIGHT) * len(rows) + _LABEL_HEIGHT), "white")

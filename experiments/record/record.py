@@ -1,4 +1,4 @@
-"""`record.json`: what one run was, and what it gave. Strict JSON, written whole or not at all."""
+"""`record.json`: what one run was, and its results. Strict JSON, written whole or not at all."""
 
 import hashlib
 import json
@@ -14,19 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.record.types import (
-    Cost,
-    Data,
-    Energy,
-    Latency,
-    MemoryUse,
-    ReferenceUsed,
-    Run,
-    Speedup,
-    Stage,
-    Variant,
-    WeightsUsed,
-)
+from experiments.record import types
 from propainter import InputError
 from propainter.io.atomic import atomic_write
 from variants import GROUPS
@@ -36,30 +24,29 @@ if TYPE_CHECKING:
     from experiments.data.weights import Weights
 
 SCHEMA = 2
-STATUSES = ("ok", "out_of_memory", "unsupported", "non_finite", "timed_out", "failed")
 
 
 @dataclass
 class Record:
-    """What one run was and gave: failed, and None where nothing is known, until a section is filled in.
+    """One run and its results: failed, and None where nothing is known, until a section is filled in.
 
-    analysis/records/record.schema.json says what stands where.
+    analysis/records/record.schema.json has the meaning of each key.
     """
 
     schema: int = SCHEMA
     status: str = "failed"
     reason: str | None = None
-    run: Run | None = None
-    variant: Variant | None = None
-    data: Data | None = None
-    weights: WeightsUsed | None = None
-    latency: Latency | None = None
-    speedup: Speedup | None = None
-    memory: MemoryUse | None = None
-    stages: dict[str, Stage] | None = None
-    energy: Energy | None = None
+    run: types.Run | None = None
+    variant: types.Variant | None = None
+    data: types.Data | None = None
+    weights: types.WeightsUsed | None = None
+    latency: types.Latency | None = None
+    speedup: types.Speedup | None = None
+    memory: types.MemoryUse | None = None
+    stages: dict[str, types.Stage] | None = None
+    energy: types.Energy | None = None
     quality: dict[str, Any] | None = None
-    reference: ReferenceUsed | None = None
+    reference: types.ReferenceUsed | None = None
     effective: dict[str, Any] = field(default_factory=dict)
     disturbed: list[str] = field(default_factory=list)
     machine: dict[str, Any] | None = None
@@ -67,7 +54,7 @@ class Record:
     environment: dict[str, Any] | None = None
     quality_reason: str | None = None
 
-    def add_cost(self, cost: Cost) -> None:
+    def add_cost(self, cost: types.Cost) -> None:
         """Fill in the sections on cost."""
         for section, content in cost.items():
             setattr(self, section, content)
@@ -81,15 +68,15 @@ class Record:
 
 
 def empty_record() -> dict[str, Any]:
-    """Return a record that has not come to anything yet, as JSON."""
+    """Return the record of a run without any result, as JSON."""
     return Record().as_json()
 
 
 _PLACES = ("folder",)
-"""Options that say where a cache is, and not what a variant does: not part of its id."""
+"""Options that name a cache's place: they change nothing that a variant computes, and are no part of its id."""
 
 
-def variant(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) -> Variant:
+def variant(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) -> types.Variant:
     """Return the record's `variant`: `id`, one key per group with the option's name, and all resolved `options`.
 
     The id is the same for the same groups, options, implementations and schedule, however they are measured and
@@ -131,7 +118,7 @@ _NOT_SHAPING = ("isolate", "resume", "report", "output", "cache")
 """Settings that change neither what a run does nor what it measures."""
 
 
-def run_section(cfg: DictConfig) -> Run:
+def run_section(cfg: DictConfig) -> types.Run:
     """Return the record's `run`: which run this is, and the command that makes it again.
 
     `id` is a hash of all resolved settings that shape the run: variant, data, weights, device, measure, limits,
@@ -180,13 +167,13 @@ def command(overrides: Sequence[str]) -> str:
     return shlex.join(["python", "run.py", *kept])
 
 
-def describe_weights(weights: "Weights") -> WeightsUsed:
+def describe_weights(weights: "Weights") -> types.WeightsUsed:
     """Return the record's `weights`; `reason` only where seeded weights stand in."""
-    described: WeightsUsed = {"source": weights.source, "fingerprint": weights.fingerprint}
+    described: types.WeightsUsed = {"source": weights.source, "fingerprint": weights.fingerprint}
     return described if weights.reason is None else {**described, "reason": weights.reason}
 
 
-def describe_data(clip: "LoadedClip") -> Data:
+def describe_data(clip: "LoadedClip") -> types.Data:
     """Return the record's `data`."""
     frames, height, width, _ = clip.frames.shape
     return {

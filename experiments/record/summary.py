@@ -5,11 +5,11 @@ from typing import Any
 from propainter import STAGES
 
 STAGE_GAP = 0.02
-"""Stages whose times miss the whole by more than this share are worth a sentence."""
+"""Largest share by which the stages' times may miss the whole without a note."""
 
 
 def summary(record: dict[str, Any]) -> str:
-    """Variant, data, a table of stages, quality and weights, as text."""
+    """Return variant, data, a table of stages, quality and weights as text; `record` as its JSON has it."""
     data = record["data"]
     lines = [
         f"{record['variant']['id']} on {record['environment']['device']}",
@@ -50,7 +50,7 @@ def _how_timed(latency: dict[str, Any]) -> str:
 
 
 def gap_note(gap: float | None) -> list[str]:
-    """A line where the stages do not add up to the whole; `gap` as the record's `stage_gap`."""
+    """Return a line if the stages do not add up to the whole; `gap` is the record's `stage_gap`."""
     return [f"NOTE: the stages' times miss the whole by {gap:.1%}"] if gap is not None and gap > STAGE_GAP else []
 
 
@@ -60,7 +60,7 @@ def _speedup(speedup: dict[str, Any] | None, *, doubtful: bool) -> list[str]:
     doubt = "DOUBTFUL, since the run was disturbed: " if doubtful else ""
     if speedup["ci95"] is None:
         doubt = doubt or "DOUBTFUL, since too few pairs for an interval: "
-    stages = [f"{stage} {told['median']:.2f}" for stage, told in speedup["stages"].items()]
+    stages = [f"{stage} {ratio['median']:.2f}" for stage, ratio in speedup["stages"].items()]
     return [
         f"{doubt}{speedup['median']:.2f} times as fast as {speedup['baseline']}, "
         f"95% interval {_interval(speedup['ci95'])}, {speedup['pairs']} pairs ({', '.join(stages)})"

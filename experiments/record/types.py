@@ -1,6 +1,6 @@
-"""The sections of a record, typed. analysis/records/record.schema.json says what each key means.
+"""The sections of a record, typed. analysis/records/record.schema.json has the meaning of each key.
 
-Only sections that say `total=False` may lack keys.
+Only sections with `total=False` may lack keys.
 """
 
 from typing import Any, TypedDict
@@ -109,7 +109,7 @@ class Energy(TypedDict):
 
 
 class Cost(TypedDict):
-    """The sections that say what a run cost."""
+    """The sections on a run's cost."""
 
     latency: Latency
     speedup: Speedup | None

@@ -1,4 +1,4 @@
-"""Plain settings of a wrong kind, refused before anything is done."""
+"""Refuse settings of a wrong kind before a run begins."""
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 

@@ -52,11 +52,11 @@ class Drift:
     non_finite: list[str] = field(default_factory=list)
 
     def over(self, which: str, bound: float) -> bool:
-        """Whether its error exceeds the bound, or is not finite."""
+        """Return whether its error exceeds the bound, or is not finite."""
         return which in self.non_finite or (getattr(self, which) or 0) > bound
 
     def shown(self, which: str) -> str:
-        """The error as it stands in the table."""
+        """Return the error as the table has it."""
         error = getattr(self, which)
         return "not finite" if which in self.non_finite else "not seen" if error is None else f"{error:.2e}"
 
@@ -69,33 +69,33 @@ class Report:
     units: list[Drift]
 
     def first_over_bound(self, which: str) -> Drift | None:
-        """The first unit whose error ("own" or "accumulated") exceeds the bound or is not finite."""
+        """Return the first unit whose error ("own" or "accumulated") exceeds the bound or is not finite."""
         return next((drift for drift in self.units if drift.over(which, self.bound)), None)
 
     def first_non_finite(self, which: str) -> Drift | None:
-        """The first unit with a value that is not finite."""
+        """Return the first unit with a value that is not finite."""
         return next((drift for drift in self.units if which in drift.non_finite), None)
 
     def as_json(self) -> dict[str, Any]:
-        """As `drift.json` has it: strict JSON, units by name."""
+        """Return the report as `drift.json` has it, units by name."""
         finds = {"first_over_bound": self.first_over_bound, "first_non_finite": self.first_non_finite}
         firsts = {key: {which: _name(find(which)) for which in KINDS} for key, find in finds.items()}
         return {"bound": self.bound, **firsts, "units": [asdict(drift) for drift in self.units]}
 
     def sentences(self) -> list[str]:
-        """What was found, in words."""
-        said = []
+        """Return the first units off the bound or not finite, in sentences."""
+        found = []
         for which, what in KINDS.items():
             broken, first = self.first_non_finite(which), self.first_over_bound(which)
             if broken:
-                said.append(f"{what}, the first value that is not finite is in {broken.unit}")
+                found.append(f"{what}, the first value that is not finite is in {broken.unit}")
             if first is None:
-                said.append(f"{what}, no unit is off by more than {self.bound:g}")
+                found.append(f"{what}, no unit is off by more than {self.bound:g}")
             elif first is not broken:
-                said.append(
+                found.append(
                     f"{what}, the first unit off by more than {self.bound:g} is {first.unit} ({first.shown(which)})"
                 )
-        return said
+        return found
 
 
 def run(cfg: DictConfig, bound: float) -> str:
@@ -125,10 +125,10 @@ def _findings(cfg: DictConfig, bound: float) -> Findings:
 
 
 def measure_drift(reference: Pipeline, variant: Pipeline, clip: LoadedClip, bound: float) -> Report:
-    """Relative error of each unit of a variant against the reference, own and accumulated.
+    """Measure the relative error of each unit of a variant against the reference, own and accumulated.
 
-    The reference's generator runs window by window beside the variant's, so that of its activations no more than one
-    window's are kept; of its frames, masks and flows, the whole clip's.
+    The reference's generator takes turns with the variant's, window by window: its activations are kept for one window,
+    its frames, masks and flows for the whole clip.
 
     Args:
         reference: the published pipeline in fp32.
@@ -137,7 +137,7 @@ def measure_drift(reference: Pipeline, variant: Pipeline, clip: LoadedClip, boun
         bound: relative error above which a unit is named.
 
     Raises:
-        Unsupported: the variant's tensors have other shapes, as with chunks of the clip, or it streams.
+        UnsupportedError: the variant's tensors have other shapes, as with chunks of the clip, or it streams.
         NonFiniteError: the reference itself has a value that is not finite.
     """
     if isinstance(variant.stage_runner, Streaming):
@@ -195,7 +195,7 @@ def _squares(x: Tensor) -> float:
 
 
 def markdown(report: Report) -> str:
-    """The report as a Markdown table, and what was found under it."""
+    """Return the report as a Markdown table, with its sentences under it."""
     lines = ["| unit | stage | own error | accumulated error | dtype |", "| --- | --- | --- | --- | --- |"]
     for drift in report.units:
         own, accumulated = (drift.shown(which) for which in KINDS)

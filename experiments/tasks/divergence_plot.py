@@ -1,4 +1,4 @@
-"""The drift of a variant as a picture."""
+"""The drift of a variant as a plot."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,17 +8,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 SMALLEST = 1e-9
-"""Relative errors under this stand at the axis, as none."""
+"""Relative errors under this are drawn at the axis, as 0."""
 
-_LOOKS = {"own": ("o", "tab:blue"), "accumulated": ("s", "tab:orange")}
+_STYLES = {"own": ("o", "tab:blue"), "accumulated": ("s", "tab:orange")}
 
 
 def draw(drift: Mapping[str, Any], title: str, path: Path) -> None:
-    """Own and accumulated error of each unit on a logarithmic axis, with the bound, as a PNG.
+    """Draw own and accumulated error of each unit on a logarithmic axis, with the bound, as a PNG.
 
     Args:
         drift: as `drift.json` has it.
-        title: stands above the axes.
+        title: above the axes.
         path: where to write.
 
     Raises:
@@ -29,7 +29,7 @@ def draw(drift: Mapping[str, Any], title: str, path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_yscale("symlog", linthresh=SMALLEST)
-    for which, (marker, colour) in _LOOKS.items():
+    for which, (marker, colour) in _STYLES.items():
         seen = [(place, unit[which]) for place, unit in enumerate(units) if unit[which] is not None]
         broken = [place for place, unit in enumerate(units) if which in unit["non_finite"]]
         axes.plot(*zip(*seen, strict=True), marker=marker, color=colour, label=which) if seen else None

@@ -1,7 +1,7 @@
-"""Runs a variant beside the fp32 reference and hands out what each unit of the two gave.
+"""Run a variant and the fp32 reference in step, to compare the output of each unit.
 
-A unit is a stage (flow, completion, propagation) or a part of the generator. Nothing is changed in the networks: the
-pipeline's seams and forward hooks are enough.
+A unit is a stage (flow, completion, propagation) or a part of the generator. The networks are not changed: the
+pipeline's interfaces and forward hooks are enough.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ Note = Callable[[str, Sequence[Tensor], Sequence[Tensor]], None]
 
 
 def units_of(pipeline: Pipeline) -> dict[str, str]:
-    """The units in the order in which they run, each with its stage.
+    """Return the units in the order in which they run, each with its stage.
 
     Where the transformer is compiled its blocks are out of sight, and it is one unit.
     """
@@ -62,7 +62,7 @@ class ReferenceRun(Observer):
 
     Args:
         pipeline: the published one in fp32.
-        variant: says which units are looked at.
+        variant: its units are those of the reference too.
         clip: with a hole.
 
     Raises:
@@ -86,7 +86,7 @@ class ReferenceRun(Observer):
         run(clip.frames, clip.masks, clip.flow_masks)
 
     def tensors(self, stage: str, **tensors: Tensor) -> None:
-        """Keeps what a stage gave; see `propainter.Observer`."""
+        """Keep the output of a stage; see `propainter.Observer`."""
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor.sum(dtype=torch.float32)):
                 raise NonFiniteError(f"the fp32 reference has a non-finite value in the {name} of stage {stage}")
@@ -94,7 +94,7 @@ class ReferenceRun(Observer):
             self.stages[stage] = list(tensors.values())
 
     def window(self, window: Window) -> Activations:
-        """What every unit is given and gives in a window, whatever contexts are entered now."""
+        """Return the inputs and the output of every unit in a window; contexts that are entered now have no effect."""
         self._calls = Activations()
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
@@ -132,11 +132,11 @@ def follow(reference: ReferenceRun, variant: Pipeline, clip: LoadedClip, note: N
         forced: every unit is given the reference's input, rounded to the dtype of the variant's own.
 
     Returns:
-        The units that can't be compared, whatever `note` was told of them: they work on other shapes than the
-        reference's do (several windows together, fewer frames).
+        The units that can't be compared, whatever `note` got of them: their shapes are not the reference's (several
+        windows together, fewer frames).
 
     Raises:
-        Unsupported: a stage or the prediction has another shape than the reference's.
+        UnsupportedError: a stage or the prediction has another shape than the reference's.
     """
     follower = _Follower(reference, note, forced)
     run = replace(
@@ -149,7 +149,7 @@ def follow(reference: ReferenceRun, variant: Pipeline, clip: LoadedClip, note: N
         ),
     )
     units = _units(variant, units_of(variant))
-    # Values that are not finite are what is looked for; numpy need not warn of them.
+    # Values that are not finite are expected; numpy need not warn of them.
     with _hooked(units, follower.given, follower.gave), np.errstate(invalid="ignore"):
         run(clip.frames, clip.masks, clip.flow_masks)
     return follower.unlike
@@ -243,7 +243,7 @@ def _with_features(provider: FeatureProvider, call: Callable[[Tensor], Tensor]) 
 
 
 def _units(pipeline: Pipeline, names: dict[str, str]) -> dict[str, nn.Module]:
-    """The generator's units among the names, as modules of this pipeline; "transformer" is all blocks."""
+    """Return the generator's units among the names, as modules of this pipeline; "transformer" is all blocks."""
     generator = pipeline.networks.generator
     modules = _modules(pipeline) | {"transformer": generator.transformers}
     return {unit: modules[unit] for unit in names if unit in modules}
@@ -255,7 +255,7 @@ def _hooked(
     given: Callable[[str, list[Any]], list[Any]],
     gave: Callable[[str, Tensor], None],
 ) -> Iterator[None]:
-    """Inside the block modules tell what they are given, which may be replaced, and what they give."""
+    """Call functions with each module's inputs, which may be replaced, and with its output, inside the block."""
 
     def before(unit: str) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:

@@ -36,7 +36,7 @@ Alternatives = tuple[tuple[Tensor, ...], dict[str, Callable[..., Tensor]]]
 
 
 def shapes_of(networks: Networks, size: str, masked_share: float) -> Shapes:
-    """Shapes of the tensors that the operations work on, in a clip of `CLIP_FRAMES` frames.
+    """Compute the shapes of the operations' tensors, in a clip of `CLIP_FRAMES` frames.
 
     Returns:
         `query` [windows, heads, Q, d] and `key` [windows, heads, K, d] of the windows that touch the hole, `tokens`
@@ -73,7 +73,7 @@ def shapes_of(networks: Networks, size: str, masked_share: float) -> Shapes:
 
 
 def attention(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Alternatives:
-    """The inner kernels of the config group `attention` on the windows that touch the hole."""
+    """Make the inner kernels of the config group `attention`, on the windows that touch the hole."""
     names = sorted(path.stem for path in (CONF / "attention").glob("*.yaml"))
     names.sort(key=lambda name: name != GROUPS["attention"])
 
@@ -90,7 +90,7 @@ def attention(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: to
 
 
 def partition(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Alternatives:
-    """The grid of tokens cut into windows and heads."""
+    """Make the division of the grid of tokens into windows and heads."""
     (rows, columns), heads = shapes["window"], shapes["query"][1]
 
     def by_einops(x: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def partition(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: to
 
 
 def resample(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Alternatives:
-    """The decoder's features doubled in size by bilinear interpolation."""
+    """Make the decoder's upsampling: features doubled in size by bilinear interpolation."""
     double = partial(F.interpolate, mode="bilinear", align_corners=True)
     size = tuple(2 * side for side in shapes["features"][-2:])
     options: dict[str, Callable[..., Tensor]]
@@ -116,7 +116,7 @@ def resample(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: tor
 
 
 def correlation(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Alternatives:
-    """One pyramid of RAFT's correlations, and as many lookups in it as the schedule has iterations."""
+    """Make one pyramid of RAFT's correlations, with as many lookups in it as the schedule has iterations."""
     published, iterations = pipeline.networks.raft.corr_block, pipeline.schedule.raft_iterations
     levels, radius = published.num_levels, published.radius
 

@@ -22,6 +22,7 @@ from experiments.record.record import command
 from experiments.system.git import commit
 from propainter import InputError
 from propainter.io.atomic import atomic_write
+from propainter.validation import above_0, check_number
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +37,13 @@ TINY = (
     "limits.vram_gb=null",
     "compile.components=[decoder]",
 )
-"""What `suite.tiny=true` makes of every run; without the GPU's limit, and of those that compile only the component that
-is soonest compiled, so that a CPU can try the suite too."""
+"""The overrides of `suite.tiny=true`. No limit of the GPU's, and only the component that compiles soonest: a CPU can
+try the suite too."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One run: its folder's name, what is typed for it, and about how many seconds it takes on the suite's device."""
+    """One run: its folder's name, its overrides, and about how many seconds it takes on the suite's device."""
 
     name: str
     overrides: list[str]
@@ -58,7 +59,7 @@ def run(
     common: Sequence[str] = (),
     tiny: bool | str | Sequence[str] = False,
 ) -> str:
-    """Make the suite's runs, or one slice of them; returns a status. Writes a record each, and `records.tar`.
+    """Make the suite's runs, or one slice of them; return a status. Writes a record each, and `records.tar`.
 
     Args:
         entries: {name, overrides, seconds}, the best evidence first.
@@ -67,12 +68,11 @@ def run(
         slice: which slice, from 1; None makes all.
         common: overrides of every run, before its own.
         tiny: true makes every run small (`TINY`), to try a suite; or overrides of one's own, which come after a run's.
-
-    Raises:
-        InputError: a slice that does not exist, settings that are no numbers, or a folder with results of other runs.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
+        for name, value in (("minutes", minutes), ("slice_minutes", slice_minutes)):
+            check_number(f"suite.{name}", value, above_0, "a number of minutes above 0")
         small = tiny_overrides(tiny)
         chosen = [with_overrides(entry, common, small) for entry in fitting(read_entries(entries), minutes * 60)]
         slices = cut(chosen, slice_minutes * 60)
@@ -100,7 +100,7 @@ def run(
 
 
 def tiny_overrides(tiny: bool | str | Sequence[str] | None) -> list[str]:
-    """The overrides that `suite.tiny` stands for: true, a list, or a text of overrides with spaces between.
+    """Return the overrides that `suite.tiny` stands for: true, a list, or a text of overrides with spaces between.
 
     Raises:
         InputError: anything else, or an override without "=".
@@ -116,7 +116,7 @@ def tiny_overrides(tiny: bool | str | Sequence[str] | None) -> list[str]:
 
 
 def read_entries(entries: Iterable[Mapping[str, Any]]) -> list[Entry]:
-    """Entries from their YAML.
+    """Make entries from their YAML.
 
     Raises:
         InputError: two of one name.
@@ -130,10 +130,9 @@ def read_entries(entries: Iterable[Mapping[str, Any]]) -> list[Entry]:
 
 
 def with_overrides(entry: Entry, common: Sequence[str], tiny: Sequence[str]) -> Entry:
-    """The entry with overrides before and after its own: of a key the last counts, a group ends what is under it.
+    """Return the entry with overrides before and after its own. The last of a key counts; a group drops keys under it.
 
-    Of those after it, what is under `compile` goes only to an entry that says `compile=...`; elsewhere there is no such
-    key.
+    Of those after it, what is under `compile` goes only to an entry with `compile=...`; elsewhere there is no such key.
     """
     by_key: dict[str, str] = {}
     compiles = any(item.startswith("compile=") for item in entry.overrides)
@@ -147,7 +146,7 @@ def with_overrides(entry: Entry, common: Sequence[str], tiny: Sequence[str]) -> 
 
 
 def fitting(entries: Sequence[Entry], seconds: float) -> list[Entry]:
-    """The first entries that fit into the time together; at least one."""
+    """Return the first entries that fit into the time together; at least one."""
     chosen: list[Entry] = []
     left = seconds
     for entry in entries:
@@ -159,7 +158,7 @@ def fitting(entries: Sequence[Entry], seconds: float) -> list[Entry]:
 
 
 def cut(entries: Sequence[Entry], seconds: float) -> list[list[Entry]]:
-    """The entries in slices of at most that time by their estimates (an entry that is longer has its own)."""
+    """Split the entries into slices of at most that time by their estimates; a longer entry is a slice of its own."""
     slices: list[list[Entry]] = []
     left = 0.0
     for entry in entries:
@@ -172,7 +171,7 @@ def cut(entries: Sequence[Entry], seconds: float) -> list[list[Entry]]:
 
 
 def make(entries: Sequence[Entry], folder: Path, seconds: float) -> list[str]:
-    """Make the runs that are not done yet, within the time; the statuses of those that were made or kept."""
+    """Make the runs that are not done yet, within the time; return the statuses of those that were made or kept."""
     deadline = time.monotonic() + seconds
     statuses = []
     for number, entry in enumerate(entries, 1):
@@ -187,19 +186,19 @@ def make(entries: Sequence[Entry], folder: Path, seconds: float) -> list[str]:
                 continue
             record = run_child(entry.overrides, folder / entry.name, run_seconds=left, echo=False)
         statuses.append(record["status"])
-        told = progress_line(record, _kept(record) if kept else "")
-        print(f"{number}/{len(entries)}  {entry.name}  {told}", flush=True)
+        line = progress_line(record, _kept(record) if kept else "")
+        print(f"{number}/{len(entries)}  {entry.name}  {line}", flush=True)
     return statuses
 
 
 def done(entry: Entry, folder: Path) -> dict[str, Any] | None:
-    """The record that this folder holds of this very run, where it came to a result."""
+    """Return the folder's record, if it is this run's and a result."""
     record = _result(folder)
     return record if record and record["run"]["command"] == command(entry.overrides) else None
 
 
 def check_folder(entries: Iterable[Entry], folder: Path) -> None:
-    """Whether making these runs would overwrite no result.
+    """Check that these runs overwrite no result.
 
     Raises:
         InputError: an entry's folder holds the result of another command.
@@ -224,7 +223,7 @@ def _kept(record: Mapping[str, Any]) -> str:
 
 
 def pack(folder: Path) -> Path:
-    """All records of the suite and their previews as one tar."""
+    """Pack all records of the suite and their previews into one tar; return its path."""
     target = folder / "records.tar"
     with atomic_write(target) as partial, tarfile.open(partial, "w") as tar:
         for path in sorted(folder.rglob("micro.json")):
@@ -237,8 +236,7 @@ def pack(folder: Path) -> Path:
 
 
 def entries_of(chain: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A waterfall's runs: each step's overrides on top of those of the steps before it; those that stand alone by
-    themselves.
+    """Return a waterfall's runs: each step adds its overrides to those of the steps before, unless it stands alone.
 
     Args:
         chain: {name, overrides, seconds, and perhaps alone: true} by step.
@@ -253,7 +251,7 @@ def entries_of(chain: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def waterfall(cfg: DictConfig, chain: Sequence[Mapping[str, Any]], **settings: Any) -> str:
-    """`experiment=waterfall`: published, then one technique more in each run, paired with published; as `run`.
+    """Make published, then one technique more in each run, paired with published (`experiment=waterfall`); see `run`.
 
     Args:
         chain: see `entries_of`.
@@ -263,7 +261,7 @@ def waterfall(cfg: DictConfig, chain: Sequence[Mapping[str, Any]], **settings: A
 
 
 def claims(cfg: DictConfig, **settings: Any) -> str:
-    """`experiment=claims`: what `analysis/commands/claims.yaml` needs of this kind of device; as `run`."""
+    """Make the runs that `analysis/commands/claims.yaml` needs of this device (`experiment=claims`); see `run`."""
     from analysis.commands.claims import entries
     from experiments.system.environment import choose_device
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 from experiments.measure import confidence as statistics
 from experiments.measure.ci_coverage import PRESETS, Clock, Noise, limits, paired, single
-from experiments.measure.confidence import Sampling, agree, count_outliers, log_t_interval, look_counts
+from experiments.measure.confidence import Sampling, agree, count_outliers, interim_counts, log_t_interval
 
 several = st.lists(st.floats(0.1, 10), min_size=2, max_size=60)
 
@@ -132,18 +132,18 @@ class TestStopping:
 
     def test_without_a_target_the_number_is_fixed(self):
         sampling = collect(STEADY, target=None, most=7)
-        assert (len(sampling.samples), sampling.stopped_by, sampling.looks) == (7, "fixed", [])
+        assert (len(sampling.samples), sampling.stopped_by, sampling.interim) == (7, "fixed", [])
         assert collect(STEADY, target=None, most=7, max_seconds=2).stopped_by == "max_seconds"
 
-    def test_looks_at_preset_numbers_only(self):
+    def test_interim_analyses_are_at_preset_numbers_only(self):
         calm_later = [1.0, 3.0, 1.0] + [1.5] * 27
         sampling = collect(calm_later)
-        assert sampling.looks == look_counts(3, 30)[: len(sampling.looks)]
-        assert len(sampling.samples) == sampling.looks[-1]
+        assert sampling.interim == interim_counts(3, 30)[: len(sampling.interim)]
+        assert len(sampling.samples) == sampling.interim[-1]
 
     @pytest.mark.parametrize(("least", "most"), [(3, 30), (6, 100), (12, 400), (1, 1), (0, 5), (2, 7)])
-    def test_looks_grow_and_end_at_the_most(self, least, most):
-        counts = look_counts(least, most)
+    def test_interim_analyses_grow_apart_and_end_at_the_most(self, least, most):
+        counts = interim_counts(least, most)
         assert counts == sorted(set(counts))
         assert counts[0] == max(2, least)
         assert counts[-1] == max(most, counts[0])
@@ -176,13 +176,13 @@ class TestCoverage:
         assert outcome.narrow < 0.01
         assert 0.93 <= outcome.covered <= 0.97
 
-    def test_stopping_where_it_is_narrow_costs_what_the_looks_give_back(self, monkeypatch):
-        monkeypatch.setattr(statistics, "look_level", lambda count, first: statistics.LEVEL)
+    def test_stopping_where_it_is_narrow_costs_what_the_interim_level_gives_back(self, monkeypatch):
+        monkeypatch.setattr(statistics, "interim_level", lambda count, first: statistics.LEVEL)
         assert single("quick", Noise(0.15), 1500).covered < 0.92
 
 
 class TestPairs:
-    def test_a_variant_beside_itself(self):
+    def test_a_variant_against_itself(self):
         assert round(20 * paired("standard", Noise(0.05), 0.0, 20).holds_one) >= 17
         assert 0.93 <= paired("quick", Noise(0.05, drift=0.05), 0.0, 1500).holds_one <= 0.97
 

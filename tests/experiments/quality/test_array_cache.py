@@ -87,3 +87,32 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path, caplog):
     with ArrayCache(tmp_path / "file" / "cache", 10**9).claimed("key", "an array"):
         pass
     assert "can't hold a lock" in caplog.text
+
+
+class TestCache:
+    def test_round_trip_and_damage(self, tmp_path, caplog):
+        cache = ArrayCache(tmp_path / "deep" / "folder", max_bytes=10**6)
+        assert cache.get("key") is None
+        array = np.arange(12, dtype=np.uint8).reshape(3, 4)
+        cache.put("key", array)
+        assert np.array_equal(cache.get("key"), array)
+        path = cache.path("key")
+        path.write_bytes(path.read_bytes()[:-3])
+        assert cache.get("key") is None
+        assert "damaged" in caplog.text
+
+    def test_the_least_recently_used_go_first(self, tmp_path):
+        import os
+
+        cache = ArrayCache(tmp_path, max_bytes=3500)
+        for age, key in enumerate(("a", "b", "c")):
+            cache.put(key, np.zeros(1000, np.uint8))
+            os.utime(cache.path(key), (age, age))
+        cache.get("a")
+        cache.put("d", np.zeros(1000, np.uint8))
+        assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "c", "d"]
+
+    def test_the_newest_stays_even_if_too_large(self, tmp_path):
+        cache = ArrayCache(tmp_path, max_bytes=10)
+        cache.put("a", np.zeros(1000, np.uint8))
+        assert cache.get("a") is not None

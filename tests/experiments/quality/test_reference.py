@@ -13,7 +13,7 @@ from experiments.data import load, sample_clip
 from experiments.errors import NonFiniteError
 from experiments.quality import reference as module
 from experiments.quality.array_cache import ArrayCache
-from experiments.quality.reference import reference_frames
+from experiments.quality.reference import reference_frames, reference_key
 from propainter import Pipeline, Schedule
 from variants import precision
 
@@ -143,3 +143,49 @@ def test_the_key_covers_all_that_shapes_it(clip, monkeypatch, changed):
         monkeypatch.setattr(module, "version", lambda package: "0" if package == "torch" else "1")
     schedule = Schedule() if changed == "schedule" else QUICK
     assert module.reference_key(CPU, schedule, clip, "others" if changed == "weights" else "weights") != before
+
+
+class TestCached:
+    def test_computed_once(self, networks, clip, tmp_path):
+        cache = ArrayCache(tmp_path, max_bytes=10**9)
+        made = []
+
+        def make():
+            made.append(1)
+            return networks
+
+        frames = [reference_frames(make, networks.device, QUICK, clip, "weights", cache).frames for _ in range(2)]
+        assert len(made) == 1
+        assert np.array_equal(*frames)
+        assert np.array_equal(frames[0], Pipeline(networks, QUICK)(clip.frames, clip.masks))
+
+    def test_a_cache_that_cannot_be_written_is_no_obstacle(self, networks, clip, tmp_path, caplog):
+        (tmp_path / "file").touch()
+        cache = ArrayCache(tmp_path / "file" / "folder", max_bytes=10**9)
+        frames = reference_frames(lambda: networks, networks.device, QUICK, clip, "weights", cache).frames
+        assert frames.shape == clip.frames.shape
+        assert "could not be kept" in caplog.text
+
+    def test_the_key_covers_data_weights_schedule_and_device(self, clip):
+        other = load(sample_clip(num_frames=3, height=128, width=128))
+        keys = {
+            reference_key(torch.device("cpu"), schedule, data, weights)
+            for schedule in (Schedule(), QUICK)
+            for data in (clip, other)
+            for weights in ("a", "b")
+        }
+        assert len(keys) == 8
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("device_name", lambda device: "another device"),
+            ("version", lambda package: "0.0"),
+            ("code_fingerprint", lambda *sources: "another code"),
+            ("torch.get_num_threads", lambda: 77),
+        ],
+    )
+    def test_the_key_covers_where_it_ran(self, clip, monkeypatch, name, value):
+        before = reference_key(torch.device("cpu"), QUICK, clip, "a")
+        monkeypatch.setattr(f"experiments.quality.reference.{name}", value)
+        assert reference_key(torch.device("cpu"), QUICK, clip, "a") != before

@@ -1,29 +1,23 @@
-"""Records, references and caches on disk: whole or absent, and read back as a table."""
+"""Records: whole or absent on disk, as the schema has them, and read back as a table."""
 
 import json
+from dataclasses import fields
+from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
+from jsonschema import validate
 from support.command_line import ROOT
 from support.configs import OPTIONS, composed
 
 import analysis
-from experiments.data import load, sample_clip
-from experiments.errors import NonFiniteError, classify
-from experiments.quality.array_cache import ArrayCache
-from experiments.quality.reference import reference_frames, reference_key
-from experiments.record.record import task_of, variant, write_record
-from propainter import InputError, Pipeline, Schedule
+from experiments.record import types
+from experiments.record.record import Record, empty_record, task_of, variant, write_record
 from propainter.io.atomic import atomic_write
-from variants import GROUPS, UnsupportedError
+from variants import GROUPS
 
-QUICK = Schedule(raft_iterations=1)
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load(sample_clip(num_frames=2, height=128, width=128))
+SCHEMA = json.loads((Path(analysis.__file__).parent / "records" / "record.schema.json").read_text())
+SCHEMA_KEYS = SCHEMA["properties"]
+EMPTY = {"effective": {}, "disturbed": [], "artifacts": {}}
 
 
 class TestRecord:
@@ -69,12 +63,55 @@ def described(*overrides):
     return variant(cfg, cfg.hydra.runtime.choices)
 
 
+RECORD = json.loads((Path(__file__).parents[2] / "golden" / "record.json").read_text())
+"""A real record, made before Record was a class."""
+
+
+class TestSchema:
+    def test_a_real_record_is_read_and_written_as_it_was(self, tmp_path):
+        record = Record(**RECORD)
+        assert record.as_json() == RECORD
+        assert list(record.as_json()) == list(RECORD)
+        write_record(tmp_path / "record.json", record.as_json())
+        assert analysis.load(tmp_path)["variant.id"].tolist() == [RECORD["variant"]["id"]]
+
+    def test_every_field_is_in_the_schema_and_the_reverse(self):
+        assert {item.name for item in fields(Record)} == SCHEMA_KEYS.keys()
+
+    @pytest.mark.parametrize(
+        ("name", "section"),
+        [
+            ("run", types.Run),
+            ("data", types.Data),
+            ("weights", types.WeightsUsed),
+            ("latency", types.Latency),
+            ("speedup", types.Speedup),
+            ("memory", types.MemoryUse),
+            ("energy", types.Energy),
+            ("reference", types.ReferenceUsed),
+        ],
+    )
+    def test_every_key_of_a_section_too(self, name, section):
+        assert section.__annotations__.keys() == SCHEMA_KEYS[name]["properties"].keys()
+
+    def test_every_key_of_a_stage_too(self):
+        assert types.Stage.__annotations__.keys() == SCHEMA_KEYS["stages"]["additionalProperties"]["properties"].keys()
+
+    def test_a_run_without_result_has_no_section(self):
+        assert empty_record() == {**dict.fromkeys(RECORD), "schema": 2, "status": "failed", **EMPTY}
+        record = Record(quality_reason="left out", weights={"source": "seeded", "fingerprint": "0"})
+        assert list(record.as_json())[-1] == "quality_reason"
+        validate(record.as_json(), SCHEMA)
+
+
 class TestVariant:
+    @pytest.mark.slow
     def test_every_option_has_an_id_of_its_own(self):
         options = [(group, option) for group, option in OPTIONS if group in GROUPS]
         ids = [described(f"{group}={option}")["id"] for group, option in options]
         assert len({*ids}) == len(options) - len(GROUPS) + 1  # the published options are one variant together
 
+    @pytest.mark.slow
     def test_ids_are_those_of_the_committed_baseline(self):
         for row in json.loads((ROOT / "baselines/amd-epyc/sample.json").read_text())["variants"]:
             groups = [f"{group}={row[f'variant.{group}']}" for group in GROUPS]
@@ -103,99 +140,3 @@ def test_records_name_a_task_as_ever(experiment, task, function):
     """By these, older records are found and older sweeps resumed."""
     assert task_of(composed(*([f"experiment={experiment}"] if experiment else [])).task._target_) == (task, function)
     assert task_of("mine.endings.run") == ("endings", "mine.endings.run")
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "foreseen"),
-    [
-        (UnsupportedError("no such kernel here"), "unsupported", True),
-        (NonFiniteError("stage flow gave"), "non_finite", True),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "out_of_memory", True),
-        (MemoryError(), "out_of_memory", True),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out_of_memory", True),
-        (InputError("wrong"), "failed", True),
-        (OSError(28, "No space left on device"), "failed", True),
-        (RuntimeError("shapes"), "failed", False),
-        (ZeroDivisionError("division by zero"), "failed", False),
-    ],
-)
-def test_errors_become_statuses(error, status, foreseen):
-    got = classify(error)
-    assert (got[0], got[2]) == (status, foreseen)
-    assert got[1]
-    assert "\n" not in got[1]
-
-
-class TestCache:
-    def test_round_trip_and_damage(self, tmp_path, caplog):
-        cache = ArrayCache(tmp_path / "deep" / "folder", max_bytes=10**6)
-        assert cache.get("key") is None
-        array = np.arange(12, dtype=np.uint8).reshape(3, 4)
-        cache.put("key", array)
-        assert np.array_equal(cache.get("key"), array)
-        path = cache.path("key")
-        path.write_bytes(path.read_bytes()[:-3])
-        assert cache.get("key") is None
-        assert "damaged" in caplog.text
-
-    def test_the_least_recently_used_go_first(self, tmp_path):
-        import os
-
-        cache = ArrayCache(tmp_path, max_bytes=3500)
-        for age, key in enumerate(("a", "b", "c")):
-            cache.put(key, np.zeros(1000, np.uint8))
-            os.utime(cache.path(key), (age, age))
-        cache.get("a")
-        cache.put("d", np.zeros(1000, np.uint8))
-        assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "c", "d"]
-
-    def test_the_newest_stays_even_if_too_large(self, tmp_path):
-        cache = ArrayCache(tmp_path, max_bytes=10)
-        cache.put("a", np.zeros(1000, np.uint8))
-        assert cache.get("a") is not None
-
-
-class TestReference:
-    def test_computed_once(self, networks, clip, tmp_path):
-        cache = ArrayCache(tmp_path, max_bytes=10**9)
-        made = []
-
-        def make():
-            made.append(1)
-            return networks
-
-        frames = [reference_frames(make, networks.device, QUICK, clip, "weights", cache).frames for _ in range(2)]
-        assert len(made) == 1
-        assert np.array_equal(*frames)
-        assert np.array_equal(frames[0], Pipeline(networks, QUICK)(clip.frames, clip.masks))
-
-    def test_a_cache_that_cannot_be_written_is_no_obstacle(self, networks, clip, tmp_path, caplog):
-        (tmp_path / "file").touch()
-        cache = ArrayCache(tmp_path / "file" / "folder", max_bytes=10**9)
-        frames = reference_frames(lambda: networks, networks.device, QUICK, clip, "weights", cache).frames
-        assert frames.shape == clip.frames.shape
-        assert "could not be kept" in caplog.text
-
-    def test_the_key_covers_data_weights_schedule_and_device(self, clip):
-        other = load(sample_clip(num_frames=3, height=128, width=128))
-        keys = {
-            reference_key(torch.device("cpu"), schedule, data, weights)
-            for schedule in (Schedule(), QUICK)
-            for data in (clip, other)
-            for weights in ("a", "b")
-        }
-        assert len(keys) == 8
-
-    @pytest.mark.parametrize(
-        ("name", "value"),
-        [
-            ("device_name", lambda device: "another device"),
-            ("version", lambda package: "0.0"),
-            ("code_fingerprint", lambda *sources: "another code"),
-            ("torch.get_num_threads", lambda: 77),
-        ],
-    )
-    def test_the_key_covers_where_it_ran(self, clip, monkeypatch, name, value):
-        before = reference_key(torch.device("cpu"), QUICK, clip, "a")
-        monkeypatch.setattr(f"experiments.quality.reference.{name}", value)
-        assert reference_key(torch.device("cpu"), QUICK, clip, "a") != before

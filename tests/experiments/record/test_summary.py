@@ -1,4 +1,4 @@
-"""A record in a few lines: what is doubtful is said to be."""
+"""A record in a few lines: what is doubtful has a line."""
 
 import pytest
 from support.records_fixture import make_record
@@ -16,15 +16,15 @@ def test_a_sound_speedup():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "line_start"),
     [
         ({"disturbed": ["load 3.0"]}, "DOUBTFUL, since the run was disturbed: 1.30 times as fast"),
         ({"speedup__ci95": None}, "DOUBTFUL, since too few pairs for an interval: 1.30 times as fast"),
     ],
 )
-def test_a_doubtful_one_says_why(changes, said):
+def test_a_doubtful_one_has_its_reason(changes, line_start):
     (line,) = [line for line in lines(**changes) if "times as fast" in line]
-    assert line.startswith(said)
+    assert line.startswith(line_start)
 
 
 def test_disturbances_are_the_last_lines():

@@ -109,8 +109,8 @@ def test_a_nan_in_the_decoder_is_named(drift):
     for which in ("own", "accumulated"):
         assert report.first_non_finite(which).unit == report.first_over_bound(which).unit == "decoder"
         assert [unit.unit for unit in report.units if which in unit.non_finite] == ["decoder", "prediction"]
-    told = json.loads(json.dumps(report.as_json(), allow_nan=False))
-    assert told["first_non_finite"] == {"own": "decoder", "accumulated": "decoder"}
+    document = json.loads(json.dumps(report.as_json(), allow_nan=False))
+    assert document["first_non_finite"] == {"own": "decoder", "accumulated": "decoder"}
     assert "| decoder | generation | not finite | not finite | float32 |" in markdown(report)
 
 
@@ -180,9 +180,9 @@ def test_the_plot_shows_errors_of_any_size(tmp_path):
 def test_the_command_writes_table_and_plot(bench):
     done = bench("experiment=drift", "precision=amp", *SMALLEST)
     assert done.code == 0, done.err
-    told = json.loads((done.folder / "drift.json").read_text())
-    assert told["variant"]["precision"] == "amp" and told["bound"] == 0.008
-    assert [unit["unit"] for unit in told["units"]][6:14] == [f"block_{number}" for number in range(8)]
+    document = json.loads((done.folder / "drift.json").read_text())
+    assert document["variant"]["precision"] == "amp" and document["bound"] == 0.008
+    assert [unit["unit"] for unit in document["units"]][6:14] == [f"block_{number}" for number in range(8)]
     assert (done.folder / "drift.png").stat().st_size > 10_000
     assert (done.folder / "drift.md").read_text().strip() in done.out
     assert not done.leftovers

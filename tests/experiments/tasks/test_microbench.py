@@ -171,9 +171,9 @@ class TestRun:
             assert row["median_s"] > 0
             assert row["ratio"]["ci95"][0] <= row["ratio"]["ci95"][1]
             assert row["peak_bytes"] >= 0
-        said = (tmp_path / "micro.md").read_text()
-        assert said.count("\n| ") == 1 + len(rows) + 1
-        assert said.strip() in capsys.readouterr().out
+        text = (tmp_path / "micro.md").read_text()
+        assert text.count("\n| ") == 1 + len(rows) + 1
+        assert text.strip() in capsys.readouterr().out
         assert {path.name for path in tmp_path.iterdir()} == {"micro.json", "micro.md"}
 
     @pytest.mark.parametrize("override", ["task.groups=[tension]", "task.dtypes=[int8]", "task.size=1x1"])

@@ -3,6 +3,7 @@
 import json
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -68,6 +69,14 @@ class TestPlan:
         assert tiny_overrides(["data.num_frames=3"]) == ["data.num_frames=3"]
         with pytest.raises(InputError, match="suite.tiny is 'small'"):
             tiny_overrides("small")
+
+    @pytest.mark.parametrize("wrong", [{"minutes": "long"}, {"slice_minutes": 0}, {"slice": 9}])
+    def test_settings_that_make_no_sense_are_a_sentence(self, wrong, tmp_path, monkeypatch, caplog):
+        hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)))
+        monkeypatch.setattr(suite.HydraConfig, "get", lambda: hydra)
+        entries = [{"name": "a", "overrides": [], "seconds": 1}]
+        assert suite.run(None, entries, **{"minutes": 1, "slice_minutes": 1, **wrong}) == "failed"
+        assert f"suite.{next(iter(wrong))} is " in caplog.text
 
     def test_two_runs_of_one_name_are_refused(self):
         with pytest.raises(InputError, match="two runs named a"):

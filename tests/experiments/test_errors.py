@@ -1,0 +1,46 @@
+"""What exceptions during a run stand for, and what is logged of them."""
+
+import pytest
+import torch
+
+from experiments.errors import NonFiniteError, classify, log_failure
+from propainter import InputError
+from variants import UnsupportedError
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "foreseen"),
+    [
+        (UnsupportedError("no such kernel here"), "unsupported", True),
+        (NonFiniteError("stage flow gave"), "non_finite", True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "out_of_memory", True),
+        (MemoryError(), "out_of_memory", True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out_of_memory", True),
+        (InputError("wrong"), "failed", True),
+        (OSError(28, "No space left on device"), "failed", True),
+        (RuntimeError("shapes"), "failed", False),
+        (ZeroDivisionError("division by zero"), "failed", False),
+    ],
+)
+def test_errors_become_statuses(error, status, foreseen):
+    got = classify(error)
+    assert (got[0], got[2]) == (status, foreseen)
+    assert got[1]
+    assert "\n" not in got[1]
+
+
+class TestLog:
+    def test_an_expected_failure_has_no_stack(self, caplog):
+        assert log_failure(InputError("wrong")) == ("failed", "wrong")
+        assert caplog.text.rstrip().endswith("failed: wrong")
+
+    def test_another_has(self, caplog):
+        try:
+            raise ZeroDivisionError("division by zero")
+        except ZeroDivisionError as error:
+            assert log_failure(error, "attention=sdpa") == ("failed", "ZeroDivisionError: division by zero")
+        assert "attention=sdpa: ZeroDivisionError" in caplog.text and "Traceback" in caplog.text
+
+    def test_a_row_states_its_expected_failure_itself(self, caplog):
+        assert log_failure(UnsupportedError("no such kernel here"), "attention=sdpa")[0] == "unsupported"
+        assert not caplog.text
