@@ -88,7 +88,7 @@ class Jobs:
 def _run_alone(cfg: DictConfig) -> str:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        if cfg.resume is not None:
+        if cfg.resume is not None and Path(cfg.resume).expanduser().absolute() != folder:
             raise InputError(f"resume is {cfg.resume}, but this is no sweep; add -m, or leave resume out")
         if should_isolate(cfg, sweep=False):
             overrides = list(HydraConfig.get().overrides.task)

@@ -1,11 +1,14 @@
-"""`resume=DIR`: a sweep goes on in the folder of an earlier one, and runs only what came to no result there."""
+"""`resume=FOLDER`: go on with what the folder holds, a sweep or a suite, and run only what came to no result there."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
+from omegaconf import OmegaConf
 
-from experiments.launch.command_line import CommandLine
+from experiments.launch.command_line import CommandLine, parse_override
 from experiments.launch.isolation import read_record
 from propainter.errors import InputError
 
@@ -48,23 +51,79 @@ class PreviousSweep:
         return self.folder / str(number)
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of folder that a command line can go on in.
+
+    Attributes:
+        name: in a sentence.
+        holds: whether a folder is of this kind.
+        line: the command line that goes on in it, from what was typed and the folder.
+    """
+
+    name: str
+    holds: Callable[[Path], bool]
+    line: Callable[[CommandLine, Path], CommandLine]
+
+
 def resumed(line: CommandLine) -> CommandLine:
-    """Return the command line of a sweep that goes on in the folder that its `resume` names; others as they are.
+    """Return the command line that goes on in the folder that `resume` names; a line without `resume` as it is.
 
     Raises:
-        InputError: that folder is none, or holds no sweep, or another one is given beside it.
+        InputError: nothing can go on there, or another folder is given beside it.
     """
     folder = line.value("resume")
     if folder is None:
         return line
     path = Path(folder).expanduser().absolute()
+    names = " or ".join(f"a {kind.name}" for kind in KINDS)
     if not path.is_dir():
-        raise InputError(f"resume is {folder}, which is no folder; give the folder of the sweep that is to go on")
-    if not (path / "multirun.yaml").exists() and not any(path.glob("*/record.json")):
-        raise InputError(f"resume is {folder}, which holds no sweep; give the folder that has the numbered run folders")
-    other = line.value("hydra.sweep.dir")
-    if other is not None and Path(other).expanduser().absolute() != path:
-        raise InputError(f"resume={folder} and hydra.sweep.dir={other} are two folders; leave out hydra.sweep.dir")
-    where = f"hydra.sweep.dir={QuotedString(str(path), Quote.single).with_quotes()}"
-    rest = line.without("hydra.sweep.dir", "hydra.sweep.subdir")
-    return rest.extended(where, f"hydra.sweep.subdir={SCRATCH}/${{hydra.job.num}}")
+        what = "a file" if path.exists() else "not there"
+        raise InputError(f"resume is {folder}, which is {what}; give the folder of {names}")
+    for kind in KINDS:
+        if kind.holds(path):
+            return kind.line(line, path)
+    if (path / "record.json").exists() or (path / ".hydra").exists():
+        raise InputError(
+            f"resume is {folder}, the folder of a single run, which can't go on; run its command again, or give the "
+            f"folder of {names}"
+        )
+    raise InputError(f"resume is {folder}, which holds nothing that can go on; give the folder of {names}")
+
+
+def _is_suite(folder: Path) -> bool:
+    config = folder / ".hydra" / "config.yaml"
+    target = OmegaConf.select(OmegaConf.load(config), "task._target_") if config.exists() else None
+    return str(target).startswith("experiments.tasks.suite.")
+
+
+def _suite_line(line: CommandLine, folder: Path) -> CommandLine:
+    """Return what the suite was started with, replaced by what is typed now."""
+    if "--multirun" in line.flags:
+        raise InputError(f"resume={folder} is the folder of a suite; leave out -m")
+    stored = folder / ".hydra" / "overrides.yaml"
+    before = [parse_override(item) for item in (OmegaConf.load(stored) if stored.exists() else [])]
+    kept = [item for item in before if line.override(item.key_or_group) is None]
+    line = replace(line, overrides=(*kept, *line.overrides))
+    return _in_folder(line, "hydra.run.dir", folder)
+
+
+def _is_sweep(folder: Path) -> bool:
+    return (folder / "multirun.yaml").exists() or any(folder.glob("*/record.json"))
+
+
+def _sweep_line(line: CommandLine, folder: Path) -> CommandLine:
+    """Return what is typed, in the sweep's folder: the runs may be others than before."""
+    line = _in_folder(line.without("hydra.sweep.subdir"), "hydra.sweep.dir", folder)
+    return line.extended(f"hydra.sweep.subdir={SCRATCH}/${{hydra.job.num}}")
+
+
+def _in_folder(line: CommandLine, key: str, folder: Path) -> CommandLine:
+    other = line.value(key)
+    if other is not None and Path(other).expanduser().absolute() != folder:
+        raise InputError(f"resume={folder} and {key}={other} are two folders; leave out {key}")
+    return line.without(key).extended(f"{key}={QuotedString(str(folder), Quote.single).with_quotes()}")
+
+
+KINDS = (Kind("suite", _is_suite, _suite_line), Kind("sweep", _is_sweep, _sweep_line))
+"""What can go on, the first that fits: a suite's folder has records in folders as a sweep's does."""

@@ -32,16 +32,44 @@ def test_a_line_without_resume_is_left_as_it_is(arguments):
     assert resume(*arguments) == arguments
 
 
-def test_what_cannot_go_on(folder, tmp_path):
+@pytest.fixture
+def suite(tmp_path):
+    """A suite's folder: records in folders, as a sweep's, and Hydra's of the suite itself."""
+    (tmp_path / "suite" / "first").mkdir(parents=True)
+    (tmp_path / "suite" / "first" / "record.json").write_text("{}")
+    (tmp_path / "suite" / ".hydra").mkdir()
+    (tmp_path / "suite" / ".hydra" / "config.yaml").write_text("task:\n  _target_: experiments.tasks.suite.run\n")
+    stored = "- experiment=gpu_suite\n- suite.slice=1\n- weights=seeded\n"
+    (tmp_path / "suite" / ".hydra" / "overrides.yaml").write_text(stored)
+    return tmp_path / "suite"
+
+
+def test_a_suite_goes_on_as_it_was_started_but_for_what_is_typed(suite):
+    where = f"hydra.run.dir='{suite}'"
+    told = ["experiment=gpu_suite", "weights=seeded", f"resume={suite}", "suite.slice=2", where]
+    assert resume(f"resume={suite}", "suite.slice=2") == told
+    with pytest.raises(InputError, match="leave out -m"):
+        resume("-m", f"resume={suite}")
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "named"),
+    [
+        ("nowhere", [], "which is not there; give the folder of a suite or a sweep"),
+        ("file", [], "which is a file"),
+        ("empty", [], "which holds nothing that can go on"),
+        ("single", [], "the folder of a single run, which can't go on; run its command again"),
+        ("a sweep", ["hydra.sweep.dir=elsewhere"], "two folders"),
+        ("suite", ["hydra.run.dir=elsewhere"], "two folders"),
+    ],
+)
+def test_what_cannot_go_on(folder, suite, tmp_path, name, more, named):
     (tmp_path / "empty").mkdir()
-    for name, more, named in (
-        ("nowhere", [], "which is no folder"),
-        ("empty", [], "holds no sweep"),
-        ("'a sweep'", ["hydra.sweep.dir=elsewhere"], "two folders"),
-    ):
-        path = f"'{tmp_path}/{name}'" if "'" not in name else f"'{folder}'"
-        with pytest.raises(InputError, match=named):
-            resume(f"resume={path}", *more)
+    (tmp_path / "file").touch()
+    (tmp_path / "single").mkdir()
+    (tmp_path / "single" / "record.json").touch()
+    with pytest.raises(InputError, match=named):
+        resume(f"resume='{tmp_path}/{name}'", *more)
 
 
 def test_is_for_sweeps(bench, folder):

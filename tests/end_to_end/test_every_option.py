@@ -1,0 +1,62 @@
+"""Every option, preset and experiment by the command that its file prints, made small, through the command line."""
+
+import shlex
+
+import pytest
+import torch
+from support.command_line import ROOT, SMALLEST
+from support.configs import CONF, OPTIONS
+from support.printed_commands import MEASURED_ONCE, UsersFiles, commands_of, made_small
+from support.run_many import run_many
+
+from propainter import seeded_state_dict
+from propainter.weights import FILES
+
+SHARES = 3
+"""Processes that the runs are divided between; tests run beside each other on several cores."""
+
+SUITE = ["suite.minutes=0.1", f'suite.tiny="{" ".join([*SMALLEST, *MEASURED_ONCE])}"']
+"""A suite's first run alone."""
+
+SMALL_EXPERIMENTS = {
+    "matrix": ["task.groups=[flow_cache]", "task.pairs=1"],
+    "compile_report": ["task.components=[decoder]"],
+    "drift": [],
+    "micro": ["task.groups=[partition]", "task.rounds=1", "task.min_seconds=0.001"],
+    "trust": ["task.times=1", *("measure.min_samples=2", "measure.max_samples=2", "measure.min_pairs=2")],
+    "waterfall": SUITE,
+    "claims": SUITE,
+    "gpu_suite": SUITE,
+}
+"""What makes each shorter than its smallest clip does."""
+
+
+def printed(group: str, option: str) -> list[str]:
+    """Return the first command that an option's file prints, as arguments of run.py."""
+    return shlex.split(commands_of((CONF / group / f"{option}.yaml").read_text())[0])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    made = UsersFiles(tmp_path_factory.mktemp("files"))
+    made.weights.mkdir()
+    for name, file in FILES.items():
+        torch.save(seeded_state_dict(name), made.weights / file)
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", range(SHARES))
+def test_runs_by_the_command_that_its_file_prints(share, files, tmp_path):
+    lines = []
+    for number, (group, option) in enumerate(OPTIONS[share::SHARES]):
+        where = [f"hydra.run.dir={tmp_path}/{number}", f"cache.dir={tmp_path}/cache"]
+        small = made_small(printed(group, option), files)
+        lines.append([*small, *where, *(SMALL_EXPERIMENTS[option] if group == "experiment" else [])])
+    failures = []
+    for ran in run_many(lines, cwd=ROOT / "tests", timeout=600):
+        only_cuda = ran.code == 3 and "unsupported" in ran.text
+        print(f"{ran.seconds:.1f} s", ran.code, ran.arguments)
+        if ran.code != 0 and not only_cuda:
+            failures.append(f"python run.py {shlex.join(ran.arguments)}\nexit code {ran.code}: {ran.text[-2000:]}")
+    assert not failures, "\n\n".join(failures)

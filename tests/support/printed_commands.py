@@ -1,0 +1,94 @@
+"""The commands that README, docs and config files print, and how to make one small."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from support.command_line import CHEAP, SMALLEST, picture_folder
+
+from propainter.io.video import VideoWriter
+
+MEASURED_ONCE = [*CHEAP[1:], "measure.reference=false", "measure.min_pairs=1"]
+"""One timed run, one pair where a baseline is asked for, no fp32 reference."""
+
+_FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.M | re.S)
+_INLINE = re.compile(r"`([^`]+)`")
+_COMMAND = re.compile(
+    r"^[\s$]*(?:- run: +)?(?:\w+=\S+ +|time +)*"
+    r"(?P<command>(?:python run\.py|python -m (?:analysis|experiments)[\w.]*|propainter-bench[\w-]*|make [a-z]\S*)(?: .*)?)$"
+)
+_REMARK = re.compile(r"\s+#\s.*| {2,}[^-\s\w].*| {2,}\w[^=]*$|\s>>?.*")
+
+
+def commands_in(page: str) -> list[str]:
+    """Return the commands in a Markdown page: lines of its blocks of code, and code within sentences."""
+    lines = [line for block in _FENCE.findall(page) for line in re.sub(r"\s*\\\n\s*", " ", block).splitlines()]
+    lines += [" ".join(code.split()) for code in _INLINE.findall(_FENCE.sub("", page))]
+    found = (_COMMAND.match(line) for line in lines)
+    return list(dict.fromkeys(_REMARK.sub("", match["command"]).strip() for match in found if match))
+
+
+def commands_of(config: str) -> list[str]:
+    """Return the commands in the comments that a config file begins with, but for `python run.py`."""
+    return re.findall(r"^# python run\.py (.*)$", config, re.M)
+
+
+class UsersFiles:
+    """Small files in place of the user's, which commands name: a video, frames, a mask, weights."""
+
+    def __init__(self, folder: Path) -> None:
+        self.frames = picture_folder(folder / "frames")
+        self.video, self.mask, self.weights = folder / "video.mp4", folder / "mask.png", folder / "weights"
+        noise = np.random.default_rng(0)
+        with VideoWriter(self.video, 24, 128, 128) as video:
+            for _ in range(2):
+                video.write(noise.integers(0, 255, (128, 128, 3), dtype=np.uint8))
+        mask = np.zeros((128, 128), np.uint8)
+        mask[40:60, 50:80] = 255
+        Image.fromarray(mask).save(self.mask)
+
+    def places(self) -> dict[str, str]:
+        """Return what stands in for a setting that names a file, by its key."""
+        return {
+            "data.video": str(self.video),
+            "data.frames": str(self.frames),
+            "data.masks": str(self.mask),
+            "weights.dir": str(self.weights),
+        }
+
+
+def made_small(arguments: Sequence[str], files: UsersFiles) -> list[str]:
+    """Return arguments of run.py with the smallest clip and no download, on `files` in place of the user's."""
+    here = list(_with_files(arguments, files))
+    given = dict(item.split("=", 1) for item in here if "=" in item and not item.startswith("-"))
+    source = given.get("data", "sample")
+    small = SMALLEST[3:]
+    if source == "sample":
+        small = SMALLEST
+    elif "data.outpaint.scale_w" not in given:
+        small = [*small, "data.resize_ratio=1", "data.height=128", "data.width=128"]
+    if given.get("weights", "seeded") == "seeded":
+        small = [*small, "weights=seeded"]
+    if given.get("weights") == "auto":
+        small = [*small, "weights.url=http://127.0.0.1:9/"]
+    if any(key.startswith(("measure", "experiment")) for key in given):
+        small = [*small, *MEASURED_ONCE] if given.get("measure") != "none" else small
+    else:
+        small = [*small, "measure=none"]
+    if given.get("compile", "none") != "none":
+        small = [*small, "compile.components=[decoder]"]
+    return [*here, *small]
+
+
+def _with_files(arguments: Sequence[str], files: UsersFiles) -> Iterator[str]:
+    places = files.places()
+    for item in arguments:
+        key, equals, _ = item.partition("=")
+        if item == "data=...":
+            yield from ("data=folder", f"data.frames={files.frames}", f"data.masks={files.mask}")
+        elif equals and key in places:
+            yield f"{key}={places[key]}"
+        elif item != "...":
+            yield item
