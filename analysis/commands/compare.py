@@ -47,7 +47,7 @@ def compare(first: list[Row], second: list[Row]) -> str:
         "A speedup whose interval holds 1 shows no difference. Its times were measured apart: intervals that come from "
         "one process miss what differs between processes (repeat=0,1,2 has it in them)."
     )
-    agreement = figures.agreement({row.get("weights.source") for row, _ in pairs})
+    agreement = figures.agreement([row for row, _ in pairs])
     lines += [agreement] if agreement else []
     for name, rows, others in (("A", first, second), ("B", second, first)):
         alone = [row["variant.label"] for row in rows if match(row, others) is None]

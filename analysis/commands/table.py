@@ -159,7 +159,7 @@ def main(arguments: argparse.Namespace) -> int:
             partial.write_text(text, encoding="utf-8")
     if arguments.format == "markdown" and arguments.output is None:
         rows = rows_of(table)
-        note = figures.agreement({row.get("weights.source") for row in rows})
+        note = figures.agreement(rows)
         for line in [*([note] if note else []), *what_to_measure_again(rows)]:
             print(f"\n{line}")
     return 0

@@ -112,7 +112,7 @@ def styled() -> Any:
     """A context in which figures are drawn and saved in the report's style."""
     import matplotlib
 
-    return matplotlib.rc_context(STYLE)
+    return matplotlib.rc_context(dict[Any, Any](STYLE))
 
 
 def named_bars(axes: "Axes", names: Sequence[str]) -> list[float]:
@@ -181,7 +181,7 @@ def inline(svg: str, name: str, alt: str) -> str:
     element = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", element)
     for colour, replacement in _IN_PAGE.items():
         element = element.replace(colour, replacement)
-    box = re.search(r'viewBox="[^"]*"', element)[0]
+    (box,) = re.findall(r'viewBox="[^"]*"', element)[:1]
     body = element[element.index(">") + 1 :]
     links = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     return f'<svg {links} {box} role="img" aria-label="{escape(alt)}">{body}'

@@ -129,12 +129,11 @@ def _together(cells: dict[tuple[str, str], Row], first: str, second: str, value:
     row = cells.get((first, second))
     if row is None or len(row.changes) != 2 or not value:
         return ""
-    alone = [
-        r.sound_speedup
-        for r in cells.values()
-        if len(r.changes) == 1 and set(r.changes.items()) < set(row.changes.items())
-    ]
-    return times(alone[0] * alone[1]) if len(alone) == 2 and all(alone) else ""
+    mine = set(row.changes.items())
+    alone = [r.sound_speedup for r in cells.values() if len(r.changes) == 1 and set(r.changes.items()) < mine]
+    if len(alone) != 2 or not alone[0] or not alone[1]:
+        return ""
+    return times(alone[0] * alone[1])
 
 
 def _worth(cells: dict[tuple[str, str], Row], place: int) -> Counter:

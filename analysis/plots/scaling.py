@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 
 from analysis.plots.base import SERIES, Drawing, new_figure
 from analysis.plots.base import shortened as short
-from analysis.results.rows import Row
-
-MIB = 2**20
+from analysis.results.rows import Row, known
 
 MOST_LINES = 5
 
@@ -18,12 +16,18 @@ LEAST_POINTS = 3
 
 def with_frames(rows: Sequence[Row]) -> Drawing | None:
     """Latency and memory against the number of frames, at one frame size."""
-    return _growth(rows, "growth_frames", "frames", lambda row: row.frames, lambda row: (row.height, row.width))
+    return _growth(rows, "growth_frames", "frames", lambda row: known(row.frames), lambda row: (row.height, row.width))
 
 
 def with_pixels(rows: Sequence[Row]) -> Drawing | None:
     """Latency and memory against the pixels of a frame, at one number of frames."""
-    return _growth(rows, "growth_pixels", "pixels a frame", lambda row: row.height * row.width, lambda row: row.frames)
+    return _growth(
+        rows,
+        "growth_pixels",
+        "pixels a frame",
+        lambda row: known(row.height) * known(row.width),
+        lambda row: row.frames,
+    )
 
 
 def _growth(
@@ -40,8 +44,8 @@ def _growth(
         sizes = [size(row) for row in points]
         exponents = []
         for axes, values in (
-            (left, [row.latency_s for row in points]),
-            (right, [row.peak_bytes / MIB if row.peak_bytes else math.nan for row in points]),
+            (left, [known(row.latency_s) for row in points]),
+            (right, [row.peak_mib if row.peak_bytes else math.nan for row in points]),
         ):
             axes.plot(sizes, values, **look)
             exponents.append(exponent(sizes, values))

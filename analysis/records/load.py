@@ -117,7 +117,7 @@ def _rows(paths: tuple[str | Path, ...], left_out: list[str]) -> Iterator[dict[s
         if name.endswith(".parquet"):
             tables.append((name, read))
         elif Path(name).name == "record.json" or name in given:
-            row = _checked(name, left_out, lambda read=read: _parse(read()))
+            row = _checked(name, left_out, read)
             if row is None:
                 continue
             for folder in map(str, Path(name).parents):
@@ -144,10 +144,10 @@ def _rows(paths: tuple[str | Path, ...], left_out: list[str]) -> Iterator[dict[s
                 yield {**flat, "path": where}
 
 
-def _checked(name: str, left_out: list[str], read: Callable[[], Any]) -> dict[str, Any] | None:
+def _checked(name: str, left_out: list[str], read: Callable[[], bytes]) -> dict[str, Any] | None:
     """The flat record, or None, and the reason in `left_out`."""
     try:
-        record = read()
+        record = _parse(read())
         if isinstance(record, dict) and record.get("kind") == "micro":  # see load_micro
             return None
         wrong = schema.validation_error(record) if isinstance(record, dict) else "it is no record"
@@ -197,8 +197,9 @@ def _members(path: Path, left_out: list[str]) -> list[File]:
     try:
         with tarfile.open(path) as tar:
             for member in tar:
-                if member.isfile() and member.name.endswith((".json", ".parquet")):
-                    found.append((str(path / member.name), io.BytesIO(tar.extractfile(member).read()).getvalue))
+                content = tar.extractfile(member) if member.name.endswith((".json", ".parquet")) else None
+                if content is not None:  # a file's, not a folder's
+                    found.append((str(path / member.name), io.BytesIO(content.read()).getvalue))
     except _DAMAGE as error:
         left_out.append(f"{path} is left out: it can't be read as a tar ({_why(error)})")
     return sorted(found, key=lambda file: _natural(Path(file[0])))

@@ -35,6 +35,7 @@ def _row(flat: Flat, setting: str, changes: dict[str, str], first_s: dict[str, f
     get = flat.get
     against = variants.name(get("speedup.baseline")) if get("speedup.median") is not None else None
     over_published = against == "published" and flat["variant.name"] != "published"
+    elsewhere = against if against not in (None, "published", flat["variant.name"]) else None
     folder = Path(flat["path"]).parent if get("path") else None
     frames = get("quality.frames.psnr_hole_db")
     return Row(
@@ -60,9 +61,7 @@ def _row(flat: Flat, setting: str, changes: dict[str, str], first_s: dict[str, f
         speedup=get("speedup.median") if over_published else None,
         speedup_ci=_pair(get("speedup.ci95")) if over_published else None,
         speedup_kind=get("speedup.kind") if over_published else None,
-        speedup_elsewhere=None
-        if over_published or not against or against == flat["variant.name"]
-        else (get("speedup.median"), against),
+        speedup_elsewhere=(flat["speedup.median"], elsewhere) if elsewhere else None,
         peak_bytes=get("memory.peak_bytes"),
         peak_range=_pair(get("memory.peak_range_bytes")),
         memory_kind=get("memory.kind"),
@@ -116,9 +115,9 @@ def _changes(table: list[Flat]) -> list[dict[str, str]]:
         for group in _groups(flat):
             by_option[group, flat[f"variant.{group}"]].append(variants.options(flat, f"{group}."))
     telling = {}
-    for option, found in by_option.items():
+    for choice, found in by_option.items():
         keys = sorted({key for settings in found for key in settings})
-        telling[option] = [key for key in keys if len({str(settings.get(key)) for settings in found}) > 1]
+        telling[choice] = [key for key in keys if len({str(settings.get(key)) for settings in found}) > 1]
     changes = []
     for flat in table:
         mine = {}

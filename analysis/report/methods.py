@@ -108,7 +108,7 @@ def _plain(value: Any) -> str:
 
 
 def _weights(records: list[variants.Row]) -> list[tuple[str, str]]:
-    pairs = {}
+    pairs: dict[tuple[str, str | None], str] = {}
     for record in records:
         if record.get("weights.source"):
             reason = record.get("weights.reason")

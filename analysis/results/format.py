@@ -1,5 +1,7 @@
 """How figures are written for people: with their unit and their interval."""
 
+from collections.abc import Iterable
+
 from analysis.results.pooling import Row, decibel
 
 GIB = 2**30
@@ -46,9 +48,9 @@ def where(row: Row) -> str:
     return f"{row.get('environment.device')}, torch {row.get('environment.torch')}"
 
 
-def agreement(sources: set[str]) -> str | None:
-    """What figures of quality are, where any of the weights are the seeded ones."""
-    if "seeded" not in sources:
+def agreement(rows: Iterable[Row]) -> str | None:
+    """What figures of quality are, where any row's weights are the seeded ones."""
+    if all(row.get("weights.source") != "seeded" for row in rows):
         return None
     return (
         "The weights are the seeded ones: every figure of quality (PSNR, SSIM, LPIPS) is numerical agreement with the "
