@@ -178,8 +178,9 @@ def _measured_shortly(verdict: dict[str, Any]) -> str:
     judged = [measured for measured in verdict["measured"] if measured["verdict"]]
     if not judged:
         return "see below for what would" if verdict["commands"] else verdict["remark"]
+    sound = [measured for measured in judged if not measured["doubt"]]
     more = f", and {len(judged) - 1} more" if len(judged) > 1 else ""
-    return judged[0]["text"] + (" (doubtful)" if judged[0]["doubt"] else "") + more
+    return (sound[0]["text"] if sound else "doubtful, see below") + more
 
 
 def _line(measured: dict[str, Any]) -> str:

@@ -68,8 +68,10 @@ def _doubtful(rows: list[Row]) -> list[dict[str, Any]]:
         disturbed = all(row.disturbed for row in rows)
         head = "Every variant was disturbed." if disturbed else "No variant has a sound time."
     shown = doubtful[:MOST_DOUBTS]
-    more = [f"and {len(doubtful) - len(shown)} more, as the table says"] if len(doubtful) > len(shown) else []
-    text = "; ".join([*(str(row.own_doubt) for row in shown), *more])
+    text = str(doubtful[0].own_doubt)
+    if len(doubtful) > 1:
+        more = f" and {len(doubtful) - len(shown)} more" if len(doubtful) > len(shown) else ""
+        text += f"; doubtful too: {'; '.join(row.name for row in shown[1:])}{more}, as the table says"
     text += ". No finding rests on such a time. Measure again on a quiet machine, then make this report again:"
     return [{"kind": "doubt", "head": head, "text": text, "commands": [row.again for row in shown]}]
 
