@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import InputError
-from analysis.records.atomic import atomic_write
+from analysis.records.atomic import write_text
 from analysis.records.load import load_some
 from analysis.results.pooling import Row, rows_of, variants_table
 
@@ -119,8 +119,7 @@ def main(arguments: argparse.Namespace) -> int:
     if refused:
         print("no baseline was made:", *refused, sep="\n  ")
         return 1
-    with atomic_write(arguments.output) as partial:
-        partial.write_text(json.dumps(baseline, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(arguments.output, json.dumps(baseline, indent=1, allow_nan=False) + "\n")
     variants, references = baseline["variants"], baseline["references"]
     frames = sum(map(len, references.values()))
     size = arguments.output.stat().st_size

@@ -9,7 +9,7 @@ from typing import Any
 from analysis.commands.bless import Baseline, build, pixels, read_baseline
 from analysis.commands.check_result import Bounds, Finding, Outcome
 from analysis.errors import InputError
-from analysis.records.atomic import atomic_write
+from analysis.records.atomic import print_or_write
 from analysis.records.load import load_some
 from analysis.results import format as figures
 from analysis.results import intervals
@@ -259,9 +259,5 @@ def main(arguments: argparse.Namespace) -> int:
         raise InputError(f"{arguments.baseline} is a damaged baseline ({type(error).__name__}: {error}).") from error
     outcome.notes += frame.attrs["left_out"]
     text = FORMATS[arguments.format](outcome)
-    if arguments.output is None:
-        print(text, end="")
-    else:
-        with atomic_write(arguments.output) as partial:
-            partial.write_text(text, encoding="utf-8")
+    print_or_write(text, arguments.output)
     return outcome.code

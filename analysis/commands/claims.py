@@ -20,7 +20,7 @@ from analysis.commands.claim_checks import (
 )
 from analysis.commands.table import markdown
 from analysis.errors import InputError
-from analysis.records.atomic import atomic_write
+from analysis.records.atomic import print_or_write
 from analysis.records.load import load, load_micro
 from analysis.results.pooling import Row, rows_of, variants_table
 
@@ -131,11 +131,7 @@ def main(arguments: argparse.Namespace) -> int:
         given = ", ".join(map(str, arguments.paths))
         raise InputError(f"there is no record and no micro.json in {given}; give sweep folders or such files.")
     text = to_markdown(evaluate(frame, micro))
-    if arguments.output is None:
-        print(text, end="")
-    else:
-        with atomic_write(arguments.output) as partial:
-            partial.write_text(text, encoding="utf-8")
+    print_or_write(text, arguments.output)
     return 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from analysis.commands.table import markdown
 from analysis.errors import InputError
-from analysis.records.atomic import atomic_write
+from analysis.records.atomic import print_or_write
 from analysis.records.load import load_some
 from analysis.results import format as figures
 from analysis.results import intervals
@@ -71,11 +71,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Print or write the comparison as Markdown; 0."""
     first, second = (rows_of(variants_table(load_some(path))) for path in (arguments.a, arguments.b))
     text = compare(first, second)
-    if arguments.output is None:
-        print(text, end="")
-    else:
-        with atomic_write(arguments.output) as partial:
-            partial.write_text(text, encoding="utf-8")
+    print_or_write(text, arguments.output)
     return 0
 
 

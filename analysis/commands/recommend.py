@@ -11,11 +11,13 @@ from analysis.records.load import load_some
 from analysis.results import format as figures
 from analysis.results.intervals import disjoint
 from analysis.results.pooling import Row, decibel, rows_of, variants_table
-from analysis.results.soundness import what_to_measure_again
+from analysis.results.soundness import command, what_to_measure_again
 
 RUNNERS_UP = 3
 
 FITS, NOTHING_FITS = 0, 1
+
+_NOT_COMPARED = "it was not compared with the reference"
 
 
 @dataclass(frozen=True)
@@ -48,45 +50,15 @@ class Bound:
 
 def bounds_of(arguments: argparse.Namespace) -> list[Bound]:
     """The bounds that were asked for. Gigabytes are GiB, 2**30 bytes, as in limits.vram_gb."""
-    asked = []
-    if arguments.max_vram_gb is not None:
-        asked.append(
-            Bound(
-                "max-vram-gb", arguments.max_vram_gb, _vram_gib, "{:.2f} GiB of VRAM".format, "it was not run on a GPU"
-            )
-        )
-    if arguments.max_memory_gb is not None:
-        asked.append(
-            Bound(
-                "max-memory-gb",
-                arguments.max_memory_gb,
-                _host_gib,
-                "{:.2f} GiB of host memory".format,
-                "its host memory is not known",
-            )
-        )
-    if arguments.min_psnr_hole_db is not None:
-        asked.append(
-            Bound(
-                "min-psnr-hole-db",
-                arguments.min_psnr_hole_db,
-                decibel,
-                "{:.1f} dB in the hole".format,
-                "it was not compared with the reference",
-                high_is_good=True,
-            )
-        )
-    if arguments.max_latency_s is not None:
-        asked.append(
-            Bound(
-                "max-latency-s",
-                arguments.max_latency_s,
-                lambda row: None if row.get("doubt.latency") else row.get("latency.median_s"),
-                "{:.2f} s".format,
-                "it has no sound time",
-            )
-        )
-    return asked
+    vram, host, time = "{:.2f} GiB of VRAM".format, "{:.2f} GiB of host memory".format, "{:.2f} s".format
+    psnr = "{:.1f} dB in the hole".format
+    known = [
+        Bound("max-vram-gb", arguments.max_vram_gb, _vram_gib, vram, "it was not run on a GPU"),
+        Bound("max-memory-gb", arguments.max_memory_gb, _host_gib, host, "its host memory is not known"),
+        Bound("min-psnr-hole-db", arguments.min_psnr_hole_db, decibel, psnr, _NOT_COMPARED, True),
+        Bound("max-latency-s", arguments.max_latency_s, _sound_s, time, "it has no sound time"),
+    ]
+    return [bound for bound in known if bound.limit is not None]
 
 
 def recommend(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[list[Row], list[Row]]:
@@ -129,7 +101,7 @@ def answer(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[str, boo
         good = "fastest" if purpose == "speed" else "smallest"
         sound = "" if len(fitting) + len(rest) == len(rows) else " and sound"
         within = " within the bounds" if bounds else ""
-        lines += ["", f"The {good} of {len(rows)} measured{sound}{within}:", *_described(best), f"    {_command(best)}"]
+        lines += ["", f"The {good} of {len(rows)} measured{sound}{within}:", *_described(best), f"    {command(best)}"]
         if others:
             lines += ["", "Runners-up:"]
             for row in others[:RUNNERS_UP]:
@@ -137,7 +109,7 @@ def answer(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[str, boo
         lines += _reserved(best, bounds)
     elif rest:
         nearest = rest[0]
-        lines += ["", "Nothing that was measured fits. The nearest:", *_described(nearest), f"    {_command(nearest)}"]
+        lines += ["", "Nothing that was measured fits. The nearest:", *_described(nearest), f"    {command(nearest)}"]
         lines += ["what breaks:", *(f"    {bound.breach(nearest)}" for bound in bounds if bound.excess(nearest))]
     else:
         lines += ["", f"Nothing can be recommended: none of the {len(rows)} measured has a sound figure."]
@@ -208,13 +180,13 @@ def _reserved(row: Row, bounds: list[Bound]) -> list[str]:
     ]
 
 
-def _command(row: Row) -> str:
-    return row.get("run.command") or f"python run.py {row['variant.name'].replace(',', ' ')}"
-
-
 def _vram_gib(row: Row) -> float | None:
     peak = row.get("memory.peak_bytes") if row.get("memory.kind") == "vram" else None
     return None if peak is None else peak / figures.GIB
+
+
+def _sound_s(row: Row) -> float | None:
+    return None if row.get("doubt.latency") else row.get("latency.median_s")
 
 
 def _host_gib(row: Row) -> float | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import InputError
-from analysis.records.atomic import atomic_write
+from analysis.records.atomic import print_or_write
 from analysis.records.load import load_some
 from analysis.results import format as figures
 from analysis.results.pooling import Row, rows_of, variants_table
@@ -152,11 +152,7 @@ def main(arguments: argparse.Namespace) -> int:
         table = table.sort_values(arguments.sort, key=_sortable)
     columns = [column.strip() for column in arguments.columns.split(",")] if arguments.columns else None
     text = (to_csv if arguments.format == "csv" else to_markdown)(table, columns)
-    if arguments.output is None:
-        print(text, end="")
-    else:
-        with atomic_write(arguments.output) as partial:
-            partial.write_text(text, encoding="utf-8")
+    print_or_write(text, arguments.output)
     if arguments.format == "markdown" and arguments.output is None:
         rows = rows_of(table)
         note = figures.agreement(rows)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.records.atomic import atomic_write
+from analysis.records.atomic import atomic_write, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,17 +87,11 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Plot:
+class Plot(Drawing):
     """A drawing as it stands in the page; `inline` is an SVG element of that height, at the width of all."""
 
-    name: str
-    title: str
     inline: str
     height_inches: float
-    caption: str
-    alt: str
-    header: Sequence[str]
-    lines: Sequence[Sequence[str]]
 
 
 def new_figure(height_inches: float, columns: int = 1, **options: Any) -> tuple["Figure", Any]:
@@ -155,18 +149,9 @@ def render(drawing: Drawing, folder: Path) -> Plot:
     drawing.figure.savefig(vector, format="svg", metadata={"Date": None, "Title": drawing.title})
     with atomic_write(folder / f"{drawing.name}.png") as partial:
         partial.write_bytes(picture.getvalue())
-    with atomic_write(folder / f"{drawing.name}.svg") as partial:
-        partial.write_text(vector.getvalue(), encoding="utf-8")
-    return Plot(
-        name=drawing.name,
-        title=drawing.title,
-        inline=inline(vector.getvalue(), drawing.name, drawing.alt),
-        height_inches=drawing.figure.get_figheight(),
-        caption=drawing.caption,
-        alt=drawing.alt,
-        header=drawing.header,
-        lines=drawing.lines,
-    )
+    write_text(folder / f"{drawing.name}.svg", vector.getvalue())
+    element = inline(vector.getvalue(), drawing.name, drawing.alt)
+    return Plot(**vars(drawing), inline=element, height_inches=drawing.figure.get_figheight())
 
 
 def inline(svg: str, name: str, alt: str) -> str:

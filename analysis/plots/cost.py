@@ -17,7 +17,7 @@ from analysis.plots.base import (
     value_label,
 )
 from analysis.plots.base import shortened as short
-from analysis.results.format import times
+from analysis.results.format import MEMORY_KINDS, times
 from analysis.results.rows import MIB, Row, chain, known, notable, pareto_front
 
 MOST_BARS = 16
@@ -257,8 +257,5 @@ def _memory_kind(rows: Sequence[Row]) -> str:
 
 
 def _memory_words(rows: Sequence[Row]) -> str:
-    words = {
-        "vram": "vram: the most that torch had allocated on the GPU, weights included.",
-        "rss": "rss: the most that the process's resident set grew above its level before the run.",
-    }
-    return " ".join(words[kind] for kind in sorted({row.memory_kind for row in rows if row.memory_kind in words}))
+    kinds = {row.memory_kind for row in rows}
+    return " ".join(f"{kind}: {words}." for kind, words in MEMORY_KINDS.items() if kind in kinds)

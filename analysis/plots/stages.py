@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from analysis.plots.base import BLUE, GREEN, INK, ORANGE, PINK, Drawing, bars_height, named_bars, new_figure
 from analysis.plots.cost import MOST_BARS, by_speed, left_out, undisturbed
-from analysis.results.rows import STAGES, Row, known, notable
+from analysis.results.pooling import STAGES
+from analysis.results.rows import Row, known, notable
 
 _STAGE_LOOK = {
     "flow": (BLUE, ""),

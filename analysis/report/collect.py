@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.results import format as figures
 from analysis.results import pooling as variants
-from analysis.results.rows import STAGES, Row
+from analysis.results import soundness
+from analysis.results.pooling import STAGES
+from analysis.results.rows import Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +39,7 @@ def _row(flat: Flat, setting: str, changes: dict[str, str], first_s: dict[str, f
     over_published = against == "published" and flat["variant.name"] != "published"
     elsewhere = against if against not in (None, "published", flat["variant.name"]) else None
     folder = Path(flat["path"]).parent if get("path") else None
+    setting_of = [get("data.fingerprint"), variants.options(flat, "schedule"), variants.limits(flat)]
     frames = get("quality.frames.psnr_hole_db")
     return Row(
         variant=get("variant.id") or "unknown",
@@ -44,13 +47,13 @@ def _row(flat: Flat, setting: str, changes: dict[str, str], first_s: dict[str, f
         changes=changes,
         choices={key: _choice(flat, key, changes) for key in _groups(flat)},
         status=flat["status"],
-        clip=json.dumps([get("data.fingerprint"), variants.options(flat, "schedule"), _limits(flat)], sort_keys=True),
+        clip=json.dumps(setting_of, sort_keys=True),
         machine=flat["place"],
         weights=get("weights.fingerprint") or "",
         weights_source=get("weights.source"),
         setting=setting,
         reason=get("reason"),
-        command=get("run.command") or _command(flat),
+        command=soundness.command(flat),
         frames=_whole(get("data.frames")),
         height=_whole(get("data.height")),
         width=_whole(get("data.width")),
@@ -93,10 +96,6 @@ def _whole(value: float | None) -> int | None:
     return None if value is None else int(value)
 
 
-def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _groups(flat: Flat) -> list[str]:
     """The groups that make the variant; the schedule is part of the setting."""
     keys = (key.removeprefix("variant.") for key in flat if key.startswith("variant."))
@@ -123,7 +122,7 @@ def _changes(table: list[Flat]) -> list[dict[str, str]]:
         mine = {}
         for group, option in _changed(flat).items():
             keys = telling.get((group, option), [])
-            shown = [f"{key.split('.', 1)[1]}={_plain(flat.get(f'variant.options.{key}'))}" for key in keys]
+            shown = [f"{key.split('.', 1)[1]}={variants.plain(flat.get(f'variant.options.{key}'))}" for key in keys]
             mine[group] = f"{group}={option}" + (f" ({' '.join(shown)})" if shown else "")
         changes.append(mine)
     return changes
@@ -131,11 +130,6 @@ def _changes(table: list[Flat]) -> list[dict[str, str]]:
 
 def _choice(flat: Flat, group: str, changes: dict[str, str]) -> str:
     return changes[group].split("=", 1)[1] if group in changes else str(flat[f"variant.{group}"])
-
-
-def _limits(flat: Flat) -> Flat:
-    kept = ("run.limits.vram_gb", "run.limits.host_gb")
-    return {key.removeprefix("run.limits."): flat[key] for key in kept if flat.get(key) is not None}
 
 
 def _settings(table: list[Flat]) -> list[str]:
@@ -148,7 +142,7 @@ def _settings(table: list[Flat]) -> list[str]:
             "torch": f"torch {flat['environment.torch']}" if flat.get("environment.torch") else "",
             "weights": f"{flat['weights.source']} weights" if flat.get("weights.source") else "",
             "schedule": _schedule(flat),
-            "limits": " ".join(f"{key}={_plain(value)}" for key, value in _limits(flat).items()),
+            "limits": " ".join(f"{key}={variants.plain(value)}" for key, value in variants.limits(flat).items()),
         }
         for flat in table
     ]
@@ -173,15 +167,10 @@ def _told_apart(table: list[Flat], texts: list[str]) -> list[str]:
 
 def _schedule(flat: Flat) -> str:
     settings = variants.options(flat, "schedule.").items()
-    return " ".join(f"{key.removeprefix('schedule.')}={_plain(value)}" for key, value in settings)
+    return " ".join(f"{key.removeprefix('schedule.')}={variants.plain(value)}" for key, value in settings)
 
 
 def _size(flat: Flat) -> str:
     if flat.get("data.frames") is None:
         return ""
     return figures.size({**flat, "data.name": ""}).removeprefix(", ")
-
-
-def _command(flat: Flat) -> str:
-    """A command for a record that lacks its own: the groups that differ from published."""
-    return " ".join(["python run.py", *(f"{group}={option}" for group, option in _changed(flat).items())])

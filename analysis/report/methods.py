@@ -27,11 +27,6 @@ _VERSIONS = (
     "platform",
 )
 
-_MEMORY = {
-    "vram": "Memory (vram) is the most that torch had allocated on the GPU, weights included.",
-    "rss": "Memory (rss) is the most that the process's resident set grew above its level before the run.",
-}
-
 
 def folds(frame: "pd.DataFrame", rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The folds, each with `title`, `text` (paragraphs) and `pairs` (label and value)."""
@@ -57,7 +52,8 @@ def _measuring(records: list[variants.Row], rows: Sequence[Row]) -> list[str]:
         "taken from the differences between them; from inside one process otherwise. A paired speedup comes from runs "
         "made in turn with the baseline in one process; an unpaired one from two rows of the table, and is less sharp."
     )
-    text += [words for kind, words in _MEMORY.items() if any(row.memory_kind == kind for row in rows)]
+    kinds = {row.memory_kind for row in rows}
+    text += [f"Memory ({kind}) is {words}." for kind, words in figures.MEMORY_KINDS.items() if kind in kinds]
     text.append(
         "PSNR, SSIM and LPIPS compare the final 8-bit frames with the fp32 reference, the published variant's output "
         "with TF32 off. Hole means the pixels that were inpainted. LPIPS: lower is nearer."
@@ -86,7 +82,8 @@ def _machines(records: list[variants.Row]) -> list[dict[str, Any]]:
 
 
 def _machine(record: variants.Row) -> list[tuple[str, str]]:
-    pairs = [(name, _plain(record[f"environment.{name}"])) for name in _VERSIONS if f"environment.{name}" in record]
+    versions = {name: record.get(f"environment.{name}") for name in _VERSIONS}
+    pairs = [(name, variants.plain(value)) for name, value in versions.items() if value is not None]
     if "environment.commit" in record:
         changed = " with changes not committed" if record.get("environment.dirty") is True else ""
         pairs.append(("commit", f"{record['environment.commit']}{changed}"))
@@ -101,10 +98,6 @@ def _machine(record: variants.Row) -> list[tuple[str, str]]:
     if "machine.ceilings.copy_bytes_per_s" in record:
         pairs.append(("measured copy rate", f"{record['machine.ceilings.copy_bytes_per_s'] / 1e9:,.1f} GB/s"))
     return pairs
-
-
-def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _weights(records: list[variants.Row]) -> list[tuple[str, str]]:

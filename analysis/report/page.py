@@ -16,7 +16,7 @@ from analysis.plots import cost as plots_cost
 from analysis.plots import quality as plots_quality
 from analysis.plots import scaling as plots_growth
 from analysis.plots import stages as plots_stages
-from analysis.records.atomic import atomic_write
+from analysis.records.atomic import write_text
 from analysis.records.load import load_micro, load_some
 from analysis.report import findings as words
 from analysis.report import header as report_head
@@ -76,11 +76,9 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
     if not rows:
         raise InputError(f"the records in {', '.join(map(str, paths))} are of no inpainting run; give others.")
     for suffix, text in ((".csv", to_csv(table)), (".md", to_markdown(table))):
-        with atomic_write(out.with_suffix(suffix)) as partial:
-            partial.write_text(text, encoding="utf-8")
+        write_text(out.with_suffix(suffix), text)
     page = _page(frame, table, rows, load_micro(*paths), out.with_name(f"{out.stem}_plots"))
-    with atomic_write(out) as partial:
-        partial.write_text(page, encoding="utf-8")
+    write_text(out, page)
     return out
 
 

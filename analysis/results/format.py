@@ -6,6 +6,11 @@ from analysis.results.pooling import Row, decibel
 
 GIB = 2**30
 
+MEMORY_KINDS = {
+    "vram": "the most that torch had allocated on the GPU, weights included",
+    "rss": "the most that the process's resident set grew above its level before the run",
+}
+
 
 def seconds(median: float | None, interval: list[float] | None = None) -> str:
     """ "7.70 s (7.40 to 8.00)"."""

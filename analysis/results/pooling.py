@@ -244,17 +244,19 @@ def _label(rows: list[Row]) -> None:
         key = (row["variant.name"], *(row.get(key) for key in ("place", "data.fingerprint", "weights.fingerprint")))
         namesakes.setdefault(key, []).append(row)
     for alike in namesakes.values():
-        settings = [options(row) | _limits(row) for row in alike]
+        settings = [options(row) | limits(row) for row in alike]
         keys = dict.fromkeys(key for setting in settings for key in setting)
         telling = [key for key in keys if any(one.get(key) != settings[0].get(key) for one in settings)]
         for row, setting in zip(alike, settings, strict=True):
-            shown = [f"{key}={_plain(setting[key])}" for key in telling if key in setting]
+            shown = [f"{key}={plain(setting[key])}" for key in telling if key in setting]
             row["variant.label"] = row["variant.name"] + (f" ({', '.join(shown)})" if shown else "")
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """Return a setting as it would be typed: 8 for 8.0."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _limits(row: Row) -> Row:
+def limits(row: Row) -> Row:
+    """Return the limits that a row ran with, by what is typed for them."""
     return {key.removeprefix("run."): value for key, value in row.items() if key in _SAME[3:]}

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-STAGES = ("flow", "completion", "propagation", "generation")
-
 MIB = 2**20
 
 Value = TypeVar("Value")
