@@ -63,7 +63,7 @@ class Measured:
 
 
 def measure(part: dict[str, Any], rows: list[Row], micro: list[Row]) -> list[Measured]:
-    """All that rows of `variants_table` and of `load_micro` say about a part; empty where they say nothing."""
+    """Return all that rows of `variants_table` and of `load_micro` say about a part; empty where they say nothing."""
     if part["figure"].startswith("micro"):
         return list(_micro(part, micro))
     fitting = [row for row in rows if _meets(row, part.get("where", {}))]
@@ -78,7 +78,7 @@ def measure(part: dict[str, Any], rows: list[Row], micro: list[Row]) -> list[Mea
 
 
 def judge(part: dict[str, Any], value: float, interval: list[float] | None) -> str:
-    """The verdict on a figure, by its interval and the part's promise, within, at_least, at_most or near."""
+    """Return the verdict on a figure, by its interval and the part's promise, within, at_least, at_most or near."""
     if interval is None:
         return INCONCLUSIVE
     low, high = interval
@@ -125,7 +125,7 @@ def _saving(part: dict[str, Any], row: Row, baseline: Row | None) -> Figure:
 
 
 def _peaks(part: dict[str, Any], row: Row) -> list[float] | None:
-    """Least and most bytes that a row's peak may be."""
+    """Return the least and most bytes that a row's peak may be."""
     peak = row.get(f"{part['of']}.peak_bytes")
     if not peak:
         return None
@@ -183,7 +183,7 @@ def _outlasts(part: dict[str, Any], chosen: Iterable[Row], rows: list[Row]) -> I
 
 
 def _micro(part: dict[str, Any], micro: list[Row]) -> Iterable[Measured]:
-    """Rows of single operations: `ratio` is a row's time over that of the first option of its group."""
+    """Measure single operations: `ratio` is a row's time over that of the first option of its group."""
     alike: dict[tuple, dict[str, Row]] = {}
     for row in micro:
         if row.get("group") == part["group"] and row.get("pass") == part["pass"] and row.get("status") == "ok":
@@ -286,7 +286,7 @@ def _text(figure: str, value: float, interval: list[float] | None, kind: str | N
 
 
 def _counterpart(part: dict[str, Any], row: Row, rows: list[Row], same_limit: bool = False) -> Row | None:
-    """The baseline's row that a variant's is compared with: same place, data and weights, best the same limits."""
+    """Return the row of the baseline: same machine, data and weights, best the same limits."""
 
     def limits_differ(one: Row) -> bool:
         return any(one.get(key) != row.get(key) for key in ("run.limits.vram_gb", "run.limits.host_gb"))

@@ -33,7 +33,7 @@ VERDICTS = (CONFIRMED, PARTLY, CONTRADICTED, INCONCLUSIVE, NOT_MEASURED)
 
 
 def read_claims(path: str | Path | None = None) -> list[dict[str, Any]]:
-    """The claims of a YAML file (`analysis/commands/claims.yaml`, which describes its keys); not to be changed."""
+    """Return the claims of a YAML file, which must not be changed; `claims.yaml` describes its keys."""
     return _parsed(Path(path or FILE).read_text(encoding="utf-8"))
 
 
@@ -45,7 +45,7 @@ def _parsed(text: str) -> list[dict[str, Any]]:
 
 
 def entries(device_type: str | None = None, path: str | Path | None = None) -> list[dict[str, Any]]:
-    """The runs that the claims need, each once, in the claims' order: {name, overrides, seconds}.
+    """Return the runs that the claims need, each once, in the claims' order: {name, overrides, seconds}.
 
     Args:
         device_type: "cpu" or "cuda"; None gives the runs of both, those for CUDA first.
@@ -60,14 +60,14 @@ def entries(device_type: str | None = None, path: str | Path | None = None) -> l
 
 
 def runs(path: str | Path | None = None, device_type: str | None = None) -> list[list[str]]:
-    """The overrides of `entries`: what `python run.py` is to be given, a list for each run."""
+    """Return the overrides of `entries`: what `python run.py` is to be given, a list for each run."""
     return [entry["overrides"] for entry in entries(device_type, path)]
 
 
 def evaluate(
     frame: "pd.DataFrame", micro: "pd.DataFrame | None" = None, path: str | Path | None = None
 ) -> list[dict[str, Any]]:
-    """A verdict for each claim.
+    """Return a verdict for each claim.
 
     Args:
         frame: of `load`, or of `variants_table`.
@@ -85,7 +85,7 @@ def evaluate(
 
 
 def combine(verdicts: Iterable[str | None]) -> str:
-    """One verdict of several; None stands for what was not measured.
+    """Return one verdict of several; None stands for what was not measured.
 
     Confirmed or contradicted where all are; partly where some of it holds and some does not, or was not measured.
     """
@@ -101,7 +101,7 @@ def combine(verdicts: Iterable[str | None]) -> str:
 
 
 def to_markdown(verdicts: Sequence[dict[str, Any]]) -> str:
-    """The verdicts of `evaluate` as a table, their figures as a list, and what would measure the rest."""
+    """Return the verdicts of `evaluate` as a table, their figures as a list, and what would measure the rest."""
     counts = Counter(verdict["verdict"] for verdict in verdicts)
     lines = [", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]) + ".", ""]
     table = [[v["id"], v["claim"], v["verdict"], _measured_shortly(v)] for v in verdicts]
@@ -116,7 +116,7 @@ def to_markdown(verdicts: Sequence[dict[str, Any]]) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own."""
+    """Add the command's own arguments."""
     parser.add_argument("paths", nargs="+", type=Path, metavar="DIR", help="sweep folders, record files, micro.json")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="a file instead of the screen")
 

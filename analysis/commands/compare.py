@@ -28,7 +28,7 @@ HEADER = (
 
 
 def compare(first: list[Row], second: list[Row]) -> str:
-    """Markdown of the rows of two `variants_table`s, those of the same variant, data and weights side by side.
+    """Return Markdown of the rows of two `variants_table`s, those of the same variant, data and weights side by side.
 
     Raises:
         InputError: they have nothing to compare.
@@ -61,7 +61,7 @@ def compare(first: list[Row], second: list[Row]) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own."""
+    """Add the command's own arguments."""
     parser.add_argument("a", type=Path, metavar="A", help="a sweep folder, record file or parquet")
     parser.add_argument("b", type=Path, metavar="B", help="another")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="a file instead of the screen")

@@ -32,7 +32,7 @@ class Bound:
     high_is_good: bool = False
 
     def excess(self, row: Row) -> float:
-        """How far a row is beyond the limit, as a share of it; 0 within, infinite where the figure is not known."""
+        """Return how far a row is beyond the limit, as a share of it; 0 within, infinite where that is not known."""
         value = self.figure(row)
         if value is None:
             return math.inf
@@ -40,7 +40,7 @@ class Bound:
         return max(0.0, beyond / self.limit) if self.limit else math.inf if beyond > 0 else 0.0
 
     def breach(self, row: Row) -> str:
-        """What breaks, in words."""
+        """Return what breaks, in words."""
         value = self.figure(row)
         if value is None:
             return f"{self.unknown} (--{self.option} {self.limit:g})"
@@ -49,7 +49,7 @@ class Bound:
 
 
 def bounds_of(arguments: argparse.Namespace) -> list[Bound]:
-    """The bounds that were asked for. Gigabytes are GiB, 2**30 bytes, as in limits.vram_gb."""
+    """Return the bounds that were asked for. Gigabytes are GiB, 2**30 bytes, as in limits.vram_gb."""
     vram, host, time = "{:.2f} GiB of VRAM".format, "{:.2f} GiB of host memory".format, "{:.2f} s".format
     psnr = "{:.1f} dB in the hole".format
     known = [
@@ -87,7 +87,7 @@ def recommend(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[list[
 
 
 def answer(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[str, bool]:
-    """What to use, in words, and whether anything fits."""
+    """Return what to use, in words, and whether anything fits."""
     fitting, rest = recommend(rows, bounds, purpose)
     lines = [f"{figures.size(rows[0])}; {figures.where(rows[0])}; {rows[0].get('weights.source')} weights"]
     psnr = next((bound for bound in bounds if bound.high_is_good), None)
@@ -120,7 +120,7 @@ def answer(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[str, boo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own."""
+    """Add the command's own arguments."""
     parser.add_argument("paths", nargs="+", type=Path, metavar="DIR", help="sweep folders, record files or parquet")
     parser.add_argument("--max-vram-gb", type=_positive, metavar="GB", help="peak that torch allocates on the GPU, GiB")
     parser.add_argument("--max-memory-gb", type=_positive, metavar="GB", help="peak of host memory, GiB")
@@ -168,7 +168,7 @@ def _described(row: Row, best: Row | None = None) -> list[str]:
 
 
 def _reserved(row: Row, bounds: list[Bound]) -> list[str]:
-    """A word where torch's allocator held more than the bound, though less was allocated."""
+    """Return a word where torch's allocator held more than the bound, though less was allocated."""
     limit = next((bound.limit for bound in bounds if bound.option == "max-vram-gb"), None)
     held = max(row.get("memory.reserved_bytes", 0), row.get("memory.process_bytes", 0)) / figures.GIB
     if limit is None or held <= limit:

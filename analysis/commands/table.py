@@ -73,7 +73,7 @@ RAW = (
 
 
 def to_markdown(table: "pd.DataFrame", columns: Sequence[str] | None = None) -> str:
-    """A Markdown table of a `variants_table`.
+    """Return a Markdown table of a `variants_table`.
 
     Args:
         columns: of `COLUMNS`, or the table's own; by default `USUAL`, with data and device where there are several.
@@ -89,7 +89,7 @@ def to_markdown(table: "pd.DataFrame", columns: Sequence[str] | None = None) -> 
 
 
 def to_csv(table: "pd.DataFrame", columns: Sequence[str] | None = None) -> str:
-    """The same as CSV, by default `RAW`; intervals take two columns, `.low` and `.high`.
+    """Return the same as CSV, by default `RAW`; intervals take two columns, `.low` and `.high`.
 
     Raises:
         InputError: a column that is not there.
@@ -109,7 +109,7 @@ def to_csv(table: "pd.DataFrame", columns: Sequence[str] | None = None) -> str:
 
 
 def cells(table: "pd.DataFrame", rows: list[Row], columns: Sequence[str]) -> list[list[str]]:
-    """The text of each cell.
+    """Return the text of each cell.
 
     Raises:
         InputError: a column that is not there.
@@ -123,14 +123,14 @@ def cells(table: "pd.DataFrame", rows: list[Row], columns: Sequence[str]) -> lis
 
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; a bar or a line break in a cell can't break it."""
+    """Return a Markdown table; a bar or a line break in a cell can't break it."""
     rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
     rule = ["---"] * len(header)
     return "\n".join("| " + " | ".join(line) + " |" for line in [list(header), rule, *rows]) + "\n"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own."""
+    """Add the command's own arguments."""
     parser.add_argument("paths", nargs="+", type=Path, metavar="DIR", help="sweep folders, record files or parquet")
     parser.add_argument("--format", choices=("markdown", "csv"), default="markdown")
     parser.add_argument(

@@ -95,7 +95,7 @@ class Plot(Drawing):
 
 
 def new_figure(height_inches: float, columns: int = 1, **options: Any) -> tuple["Figure", Any]:
-    """A figure of the report's width and its axes (one, or an array of `columns`). To be used within `styled`."""
+    """Return a figure of the report's width and its axes, one or an array of `columns`. Call it within `styled`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
@@ -103,7 +103,7 @@ def new_figure(height_inches: float, columns: int = 1, **options: Any) -> tuple[
 
 
 def styled() -> Any:
-    """A context in which figures are drawn and saved in the report's style."""
+    """Return a context in which figures are drawn and saved in the report's style."""
     import matplotlib
 
     return matplotlib.rc_context(dict[Any, Any](STYLE))
@@ -123,17 +123,17 @@ def named_bars(axes: "Axes", names: Sequence[str]) -> list[float]:
 
 
 def value_label(axes: "Axes", x: float, y: float, text: str) -> None:
-    """A figure to the right of a bar's end."""
+    """Write a figure to the right of a bar's end."""
     axes.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", va="center", annotation_clip=False)
 
 
 def bars_height(count: int) -> float:
-    """Inches for that many bars of `named_bars`."""
+    """Return the inches for that many bars of `named_bars`."""
     return 0.75 + 0.42 * count
 
 
 def shortened(name: str, limit: int = 60) -> str:
-    """The name with its end left out where it is longer than `limit` characters."""
+    """Return the name with its end left out where it is longer than `limit` characters."""
     return name if len(name) <= limit else name[: limit - 1] + "…"
 
 
@@ -155,7 +155,7 @@ def render(drawing: Drawing, folder: Path) -> Plot:
 
 
 def inline(svg: str, name: str, alt: str) -> str:
-    """An SVG file as an element of the page: its text alternative, ids that are the page's only ones, its colours."""
+    """Return an SVG file as an element of the page, with its text alternative, unique ids and the page's colours."""
     from html import escape
 
     element = svg[svg.index("<svg") :]

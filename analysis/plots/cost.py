@@ -47,12 +47,12 @@ def undisturbed(rows: Sequence[Row]) -> list[Row]:
 
 
 def by_speed(rows: Sequence[Row]) -> list[Row]:
-    """The fastest first."""
+    """Return the fastest first."""
     return sorted(rows, key=lambda row: known(row.latency_s))
 
 
 def waterfall(rows: Sequence[Row]) -> Drawing | None:
-    """Techniques added one by one: from the published variant, each bar what one more changes in latency.
+    """Draw techniques added one by one: from the published variant, each bar what one more changes in latency.
 
     The fastest variant of all comes last, as a whole bar, where it is none of these.
     """
@@ -106,7 +106,7 @@ def waterfall(rows: Sequence[Row]) -> Drawing | None:
 
 
 def speedup_bars(rows: Sequence[Row]) -> Drawing | None:
-    """Speedup over the published variant, with 95% intervals."""
+    """Draw the speedup over the published variant, with 95% intervals."""
     measured = [row for row in rows if row.speedup and not row.published]
     sound = [row for row in measured if row.sound_speedup]
     if not sound:
@@ -148,7 +148,7 @@ def speedup_bars(rows: Sequence[Row]) -> Drawing | None:
 
 
 def memory_bars(rows: Sequence[Row]) -> Drawing | None:
-    """Peak memory of each variant, with the range over repeats where there are some."""
+    """Draw the peak memory of each variant, with the range over repeats where there are some."""
     measured = [row for row in rows if row.peak_bytes]
     sound = [row for row in measured if row.memory_doubt is None]
     if len(sound) < 2:
@@ -186,7 +186,7 @@ def memory_bars(rows: Sequence[Row]) -> Drawing | None:
 
 
 def pareto(rows: Sequence[Row], quality: str) -> Drawing | None:
-    """Latency against memory, the hole's PSNR as colour, the front of variants that no other beats in both drawn in."""
+    """Draw latency against memory, the hole's PSNR as colour, and the front that no other variant beats in both."""
     measured = [row for row in rows if row.latency_s and row.peak_bytes]
     quiet = undisturbed(measured)
     if len(quiet) < 3:
@@ -202,7 +202,7 @@ def pareto(rows: Sequence[Row], quality: str) -> Drawing | None:
     scored = [row for row in quiet if row.psnr_hole_db is not None and not row.identical]
     same = [row for row in quiet if row.identical]
     unknown = [row for row in quiet if row.psnr_hole_db is None and not row.identical]
-    look = dict(edgecolors=INK, linewidths=0.7, zorder=2)
+    style = dict(edgecolors=INK, linewidths=0.7, zorder=2)
     if scored:
         values = [known(row.psnr_hole_db) for row in scored]
         scale = Normalize(min(values) - 0.5, max(values) + 0.5)
@@ -213,7 +213,7 @@ def pareto(rows: Sequence[Row], quality: str) -> Drawing | None:
             cmap="cividis",
             norm=scale,
             s=44,
-            **look,
+            **style,
         )
         figure.colorbar(dots, ax=axes, label=f"PSNR in the hole [dB] ({quality})", pad=0.02)
     for group, marker, colour, label in (
@@ -223,7 +223,7 @@ def pareto(rows: Sequence[Row], quality: str) -> Drawing | None:
         if group:
             size = 120 if marker == "*" else 44
             points = [r.peak_mib for r in group], [known(r.latency_s) for r in group]
-            axes.scatter(*points, marker=marker, c=colour, s=size, label=f"{label}", **look)
+            axes.scatter(*points, marker=marker, c=colour, s=size, label=f"{label}", **style)
     for number, row in enumerate(front[:12], 1):
         axes.annotate(str(number), (row.peak_mib, known(row.latency_s)), xytext=(6, 5), textcoords="offset points")
     if same or unknown:

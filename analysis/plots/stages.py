@@ -7,7 +7,7 @@ from analysis.plots.cost import MOST_BARS, by_speed, left_out, undisturbed
 from analysis.results.pooling import STAGES
 from analysis.results.rows import Row, known, notable
 
-_STAGE_LOOK = {
+_STAGE_STYLE = {
     "flow": (BLUE, ""),
     "completion": (ORANGE, "///"),
     "propagation": (GREEN, "..."),
@@ -16,7 +16,7 @@ _STAGE_LOOK = {
 
 
 def stages(rows: Sequence[Row]) -> Drawing | None:
-    """Where the time goes: the medians of the four stages, one beside the other."""
+    """Draw where the time goes: the medians of the four stages, one beside the other."""
     measured = [row for row in rows if row.latency_s and any(row.stage_s.values())]
     quiet = undisturbed(measured)
     if not quiet:
@@ -26,7 +26,7 @@ def stages(rows: Sequence[Row]) -> Drawing | None:
     places = named_bars(axes, [row.name for row in shown])
     for place, row in zip(places, shown, strict=True):
         left = 0.0
-        for stage, (colour, hatch) in _STAGE_LOOK.items():
+        for stage, (colour, hatch) in _STAGE_STYLE.items():
             value = row.stage_s.get(stage) or 0.0
             label = stage if row is shown[0] else None
             axes.barh(
@@ -58,7 +58,7 @@ def stages(rows: Sequence[Row]) -> Drawing | None:
 
 
 def fraction_of_peak(rows: Sequence[Row]) -> Drawing | None:
-    """How near each stage comes to the device's measured peak of arithmetic."""
+    """Draw how near each stage comes to the device's measured peak of arithmetic."""
     measured = [row for row in rows if any(value is not None for value in row.stage_fraction.values())]
     quiet = undisturbed(measured)
     if not quiet:
@@ -73,7 +73,7 @@ def fraction_of_peak(rows: Sequence[Row]) -> Drawing | None:
             if row.stage_fraction.get(stage) is not None
         ]
         if points:
-            colour = _STAGE_LOOK[stage][0]
+            colour = _STAGE_STYLE[stage][0]
             axes.scatter(
                 *zip(*points, strict=True),
                 marker=marker,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(target: str | Path) -> Iterator[Path]:
-    """A temporary path to write to; it becomes `target` at the end of the block, or is removed on an error.
+    """Give a temporary path to write to; it becomes `target` at the end of the block, or is removed on an error.
 
     The folder is made where it is missing. The temporary name keeps the target's ending.
     """

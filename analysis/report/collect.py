@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.results import format as figures
-from analysis.results import pooling as variants
-from analysis.results import soundness
+from analysis.results import pooling, soundness
 from analysis.results.pooling import STAGES
 from analysis.results.rows import Row
 
@@ -18,14 +17,14 @@ Flat = dict[str, Any]
 
 
 def rows_of(frame: "pd.DataFrame", table: "pd.DataFrame | None" = None) -> list[Row]:
-    """One row for each variant, on each clip, device, set of weights, schedule and limit that it ran with.
+    """Return one row for each variant, on each clip, device, set of weights, schedule and limit that it ran with.
 
     Args:
         frame: of `load`.
         table: its `variants_table`, where that is there already.
     """
-    pooled = variants.rows_of(variants.variants_table(frame) if table is None else table)
-    first_s = {record["path"]: record.get("latency.first_s") for record in variants.rows_of(frame)}
+    pooled = pooling.rows_of(pooling.variants_table(frame) if table is None else table)
+    first_s = {record["path"]: record.get("latency.first_s") for record in pooling.rows_of(frame)}
     settings = _settings(pooled)
     changes = _changes(pooled)
     return [
@@ -35,11 +34,11 @@ def rows_of(frame: "pd.DataFrame", table: "pd.DataFrame | None" = None) -> list[
 
 def _row(flat: Flat, setting: str, changes: dict[str, str], first_s: dict[str, float | None]) -> Row:
     get = flat.get
-    against = variants.name(get("speedup.baseline")) if get("speedup.median") is not None else None
+    against = pooling.name(get("speedup.baseline")) if get("speedup.median") is not None else None
     over_published = against == "published" and flat["variant.name"] != "published"
     elsewhere = against if against not in (None, "published", flat["variant.name"]) else None
     folder = Path(flat["path"]).parent if get("path") else None
-    setting_of = [get("data.fingerprint"), variants.options(flat, "schedule"), variants.limits(flat)]
+    setting_of = [get("data.fingerprint"), pooling.options(flat, "schedule"), pooling.limits(flat)]
     frames = get("quality.frames.psnr_hole_db")
     return Row(
         variant=get("variant.id") or "unknown",
@@ -92,12 +91,12 @@ def _pair(value: Any) -> tuple[float, float] | None:
 
 
 def _whole(value: float | None) -> int | None:
-    """A table makes floats of whole numbers in a column where some are missing."""
+    """Return a count as a whole number: a table makes floats of them where some are missing."""
     return None if value is None else int(value)
 
 
 def _groups(flat: Flat) -> list[str]:
-    """The groups that make the variant; the schedule is part of the setting."""
+    """Return the groups that make the variant; the schedule is part of the setting."""
     keys = (key.removeprefix("variant.") for key in flat if key.startswith("variant."))
     return [key for key in keys if "." not in key and key not in ("id", "name", "label", "schedule", "options")]
 
@@ -108,11 +107,11 @@ def _changed(flat: Flat) -> dict[str, str]:
 
 
 def _changes(table: list[Flat]) -> list[dict[str, str]]:
-    """Of each row, what differs from published by group; with the settings in which rows of that option differ."""
+    """Return what differs from published in each row, by group, with the settings that tell its options apart."""
     by_option = defaultdict(list)
     for flat in table:
         for group in _groups(flat):
-            by_option[group, flat[f"variant.{group}"]].append(variants.options(flat, f"{group}."))
+            by_option[group, flat[f"variant.{group}"]].append(pooling.options(flat, f"{group}."))
     telling = {}
     for choice, found in by_option.items():
         keys = sorted({key for settings in found for key in settings})
@@ -122,7 +121,7 @@ def _changes(table: list[Flat]) -> list[dict[str, str]]:
         mine = {}
         for group, option in _changed(flat).items():
             keys = telling.get((group, option), [])
-            shown = [f"{key.split('.', 1)[1]}={variants.plain(flat.get(f'variant.options.{key}'))}" for key in keys]
+            shown = [f"{key.split('.', 1)[1]}={pooling.plain(flat.get(f'variant.options.{key}'))}" for key in keys]
             mine[group] = f"{group}={option}" + (f" ({' '.join(shown)})" if shown else "")
         changes.append(mine)
     return changes
@@ -133,7 +132,7 @@ def _choice(flat: Flat, group: str, changes: dict[str, str]) -> str:
 
 
 def _settings(table: list[Flat]) -> list[str]:
-    """What tells the rows' clips, devices, weights, schedules and limits apart, in words; empty where all are alike."""
+    """Return what tells the rows' clips, devices, weights, schedules and limits apart; empty where all are alike."""
     facts = [
         {
             "clip": flat.get("data.name") or "",
@@ -142,7 +141,7 @@ def _settings(table: list[Flat]) -> list[str]:
             "torch": f"torch {flat['environment.torch']}" if flat.get("environment.torch") else "",
             "weights": f"{flat['weights.source']} weights" if flat.get("weights.source") else "",
             "schedule": _schedule(flat),
-            "limits": " ".join(f"{key}={variants.plain(value)}" for key, value in variants.limits(flat).items()),
+            "limits": " ".join(f"{key}={pooling.plain(value)}" for key, value in pooling.limits(flat).items()),
         }
         for flat in table
     ]
@@ -152,7 +151,7 @@ def _settings(table: list[Flat]) -> list[str]:
 
 
 def _told_apart(table: list[Flat], texts: list[str]) -> list[str]:
-    """Fingerprints are added where the words of two settings are the same."""
+    """Add fingerprints where the words of two settings are the same."""
     keys = ("data.fingerprint", "place", "weights.fingerprint")
     found = defaultdict(set)
     for flat, text in zip(table, texts, strict=True):
@@ -166,8 +165,8 @@ def _told_apart(table: list[Flat], texts: list[str]) -> list[str]:
 
 
 def _schedule(flat: Flat) -> str:
-    settings = variants.options(flat, "schedule.").items()
-    return " ".join(f"{key.removeprefix('schedule.')}={variants.plain(value)}" for key, value in settings)
+    settings = pooling.options(flat, "schedule.").items()
+    return " ".join(f"{key.removeprefix('schedule.')}={pooling.plain(value)}" for key, value in settings)
 
 
 def _size(flat: Flat) -> str:

@@ -132,17 +132,17 @@ class Row:
         return self.speedup_ci is not None and not self.speedup_ci[0] <= 1 <= self.speedup_ci[1]
 
     def added_to(self, other: "Row") -> list[str]:
-        """What this one changes beyond the other, as `group=option`."""
+        """Return what this one changes beyond the other, as `group=option`."""
         return [text for group, text in self.changes.items() if other.changes.get(group) != text]
 
 
 def within_bounds(row: Row, least_psnr_hole_db: float) -> bool:
-    """Whether the result is identical to the reference, or near enough in the hole."""
+    """Return whether the result is identical to the reference, or near enough in the hole."""
     return row.identical or (row.psnr_hole_db is not None and row.psnr_hole_db >= least_psnr_hole_db)
 
 
 def pareto_front(rows: Sequence[Row]) -> list[Row]:
-    """The rows that no other one beats in both latency and memory, by growing memory."""
+    """Return the rows that no other one beats in both latency and memory, by growing memory."""
     front: list[Row] = []
     for row in sorted(rows, key=lambda row: (known(row.peak_bytes), known(row.latency_s))):
         if not front or known(row.latency_s) < known(front[-1].latency_s):
@@ -151,8 +151,11 @@ def pareto_front(rows: Sequence[Row]) -> list[Row]:
 
 
 def notable(rows: Sequence[Row], count: int) -> list[Row]:
-    """The `count` rows most worth showing, in their own order: published, fastest, smallest, furthest from the
-    reference, then those on the front of latency and memory, then the faster."""
+    """Return the `count` rows most worth showing, in their own order.
+
+    These are published, fastest, smallest, furthest from the reference, then the front of latency and memory, then
+    the faster.
+    """
     if len(rows) <= count:
         return list(rows)
     timed = sorted((row for row in rows if row.latency_s is not None), key=lambda row: known(row.latency_s))
@@ -166,7 +169,7 @@ def notable(rows: Sequence[Row], count: int) -> list[Row]:
 
 
 def chain(rows: Sequence[Row]) -> list[Row]:
-    """The longest chain of variants in which each keeps what the one before changed and changes more.
+    """Return the longest chain of variants in which each keeps what the one before changed and changes more.
 
     It starts with the published variant where that is there. Of chains of equal length, the one that adds one technique
     at a time goes first, then the one that ends fastest.
