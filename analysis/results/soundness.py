@@ -60,7 +60,8 @@ def again(record: Flat) -> str:
     A record without an interval gets more timed runs.
     """
     typed = command(record)
-    if not record.get("disturbed"):
+    keys = ["latency.ci95_s"] + (["speedup.ci95"] if "speedup.median" in record else [])
+    if any(record.get(key) is None for key in keys):
         seconds = math.ceil(6 * record.get("latency.median_s", 10.0))
         typed += f" measure.min_samples=3 measure.max_samples=30 measure.max_seconds={seconds}"
         typed += " measure.min_pairs=6" if "speedup.median" in record else ""
