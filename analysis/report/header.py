@@ -63,7 +63,7 @@ def _doubtful(rows: list[Row]) -> list[dict[str, Any]]:
     if not doubtful:
         return []
     if len(doubtful) < len(rows):
-        head = f"{len(doubtful)} of {len(rows)} variants are doubtful."
+        head = f"{len(doubtful)} of {len(rows)} variants {'is' if len(doubtful) == 1 else 'are'} doubtful."
     else:
         disturbed = all(row.disturbed for row in rows)
         head = "Every variant was disturbed." if disturbed else "No variant has a sound time."

@@ -19,7 +19,7 @@ class TestDoubts:
     def test_some_are_named_with_their_commands(self, rows):
         found = rows(make_record(disturbed=["load 3.0"]), make_record(attention="sdpa"))
         (notice,) = header._doubtful(found)
-        assert notice["head"] == "1 of 2 variants are doubtful."
+        assert notice["head"] == "1 of 2 variants is doubtful."
         assert len(notice["commands"]) == 1
         assert header._doubtful(found[1:]) == []
 
