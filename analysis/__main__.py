@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.commands import bless as baseline
-from analysis.commands import check, claims, compare, recommend, table
+from analysis.commands import bless, check, claims, compare, recommend, table
 from analysis.errors import InputError
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -16,7 +15,7 @@ OK, FAILED, USAGE = 0, 1, 2
 COMMANDS = {
     "claims": (claims, "the promises of docs/plan.md, each with a verdict"),
     "check": (check, "has output or speed shifted since a baseline: exit 0 fine, 1 regression, 2 not comparable"),
-    "bless": (baseline, "make a baseline of a sweep"),
+    "bless": (bless, "make a baseline of a sweep"),
     "recommend": (recommend, "the best measured variant within bounds, and its command; exit 1 where nothing fits"),
     "compare": (compare, "two sweeps side by side"),
     "table": (table, "one row a variant, as Markdown or CSV"),
@@ -24,7 +23,7 @@ COMMANDS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """Return the whole command line."""
     top = argparse.ArgumentParser(
         prog="python -m analysis",
         description="Reads records: sweep folders, run folders, record.json and records.parquet files, tars of them.",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import InputError
-from analysis.records.atomic import atomic_write
+from analysis.records.atomic import write_text
 from analysis.records.load import load_some
 from analysis.results.pooling import Row, rows_of, variants_table
 
@@ -38,7 +38,7 @@ of `references`, or None) and `results` (hash of each preview frame); `reference
 
 
 def build(frame: "pd.DataFrame", *, allow_disturbed: bool = False) -> Baseline:
-    """The baseline of a sweep, or what a sweep has to be compared with one.
+    """Return the baseline of a sweep, or what a sweep has to be compared with one.
 
     Args:
         frame: of `load`.
@@ -59,7 +59,7 @@ def build(frame: "pd.DataFrame", *, allow_disturbed: bool = False) -> Baseline:
 
 
 def read_baseline(path: str | Path, *, allow_disturbed: bool = False) -> Baseline:
-    """A baseline from its file, or made of a sweep folder.
+    """Return a baseline from its file, or made of a sweep folder.
 
     Raises:
         InputError: no such path, or neither of the two.
@@ -84,7 +84,7 @@ def read_baseline(path: str | Path, *, allow_disturbed: bool = False) -> Baselin
 
 
 def pixels(png: bytes) -> "np.ndarray":
-    """uint8 [H, W, 3] of a PNG.
+    """Return uint8 [H, W, 3] of a PNG.
 
     Raises:
         OSError: it is damaged.
@@ -97,13 +97,13 @@ def pixels(png: bytes) -> "np.ndarray":
 
 
 def pixel_hash(png: bytes) -> str:
-    """A hash of a PNG's pixels, the same for any compression."""
+    """Return a hash of a PNG's pixels, the same for any compression."""
     array = pixels(png)
     return hashlib.sha256(repr(array.shape).encode() + array.tobytes()).hexdigest()[:16]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own."""
+    """Add the command's own arguments."""
     parser.add_argument("path", type=Path, metavar="DIR", help="a sweep folder, with the previews of its runs")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", required=True, help="the baseline, a JSON file")
     parser.add_argument(
@@ -119,8 +119,7 @@ def main(arguments: argparse.Namespace) -> int:
     if refused:
         print("no baseline was made:", *refused, sep="\n  ")
         return 1
-    with atomic_write(arguments.output) as partial:
-        partial.write_text(json.dumps(baseline, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(arguments.output, json.dumps(baseline, indent=1, allow_nan=False) + "\n")
     variants, references = baseline["variants"], baseline["references"]
     frames = sum(map(len, references.values()))
     size = arguments.output.stat().st_size
@@ -134,7 +133,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def refusals(baseline: Baseline, left_out: list[str]) -> list[str]:
-    """Why this can't be a baseline, a sentence each; empty where it can."""
+    """Return why this can't be a baseline, a sentence each; empty where it can."""
     refused = [f"{sentence}." for sentence in left_out]
     for row in baseline["variants"]:
         label = row.get("variant.label", "unknown")
@@ -154,7 +153,7 @@ def _kept(key: str) -> bool:
 
 
 def _previews(row: Row, name: str) -> dict[str, bytes]:
-    """Frame number -> PNG of a row's run folder; empty where there is none."""
+    """Return frame number -> PNG of a row's run folder; empty where there is none."""
     found = {}
     for path in sorted(Path(row["path"]).parent.glob(f"preview/*_{name}.png")):
         found[path.name.split("_")[0]] = path.read_bytes()

@@ -9,7 +9,7 @@ from typing import Any
 from analysis.commands.bless import Baseline, build, pixels, read_baseline
 from analysis.commands.check_result import Bounds, Finding, Outcome
 from analysis.errors import InputError
-from analysis.records.atomic import atomic_write
+from analysis.records.atomic import print_or_write
 from analysis.records.load import load_some
 from analysis.results import format as figures
 from analysis.results import intervals
@@ -62,7 +62,7 @@ def check(
 
 
 def same_arithmetic(one: Row, other: Row) -> bool:
-    """Whether equal work must give equal bits: the same environment, and the same processor."""
+    """Return whether equal work must give equal bits: the same environment, and the same processor."""
     return one["place"] == other["place"] and one.get("environment.cpu") == other.get("environment.cpu")
 
 
@@ -180,7 +180,7 @@ def _check_performance(outcome: Outcome, before: Row, after: Row, bounds: Bounds
 
 
 def _check_times(outcome: Outcome, before: Row, after: Row, bounds: Bounds) -> None:
-    """Latency, and a paired speedup where both have one over the same baseline."""
+    """Check the latency, and a paired speedup where both have one over the same baseline."""
     label = _label(after)
     checks: list[tuple[str, str, float, Any]] = [("latency.median_s", "latency.ci95_s", 1, figures.seconds)]
     paired = all(row.get("speedup.kind") == "paired" for row in (before, after))
@@ -205,7 +205,7 @@ def _label(row: Row) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own."""
+    """Add the command's own arguments."""
     usual = Bounds()
     parser.add_argument("path", type=Path, metavar="DIR", help="the sweep folder to check")
     parser.add_argument("--baseline", type=Path, required=True, metavar="FILE|DIR", help="of bless, or a sweep folder")
@@ -259,9 +259,5 @@ def main(arguments: argparse.Namespace) -> int:
         raise InputError(f"{arguments.baseline} is a damaged baseline ({type(error).__name__}: {error}).") from error
     outcome.notes += frame.attrs["left_out"]
     text = FORMATS[arguments.format](outcome)
-    if arguments.output is None:
-        print(text, end="")
-    else:
-        with atomic_write(arguments.output) as partial:
-            partial.write_text(text, encoding="utf-8")
+    print_or_write(text, arguments.output)
     return outcome.code

@@ -15,7 +15,7 @@ _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
 def as_text(outcome: Outcome) -> str:
-    """For a terminal."""
+    """Return text for a terminal."""
     lines = [_headline(outcome)]
     lines += [f"  {why}" for why in outcome.not_comparable]
     lines += [f"  {f.variant}: {f.figure}: {f.before} -> {f.after}: {f.why}" for f in outcome.regressions]
@@ -24,7 +24,7 @@ def as_text(outcome: Outcome) -> str:
 
 
 def as_markdown(outcome: Outcome) -> str:
-    """For a comment or a job's summary."""
+    """Return Markdown for a comment or a job's summary."""
     lines = [f"**{_headline(outcome)}**", ""]
     if outcome.regressions:
         cells = [[f.variant, f.figure, f.before, f.after, f.why] for f in outcome.regressions]
@@ -34,13 +34,13 @@ def as_markdown(outcome: Outcome) -> str:
 
 
 def as_json(outcome: Outcome) -> str:
-    """For programs: verdict, exit_code, regressions, not_comparable, compared, notes."""
+    """Return JSON for programs: verdict, exit_code, regressions, not_comparable, compared, notes."""
     content = {"verdict": VERDICTS[outcome.code], "exit_code": outcome.code, **asdict(outcome)}
     return json.dumps(content, indent=2) + "\n"
 
 
 def as_junit(outcome: Outcome) -> str:
-    """For CI servers: a test case for the reference and for each variant."""
+    """Return XML for CI servers: a test case for the reference and for each variant."""
     found: dict[str, list[str]] = {variant: [] for variant in outcome.compared}
     for f in outcome.regressions:
         found.setdefault(f.variant, []).append(f"{f.figure}: {f.before} -> {f.after}: {f.why}")

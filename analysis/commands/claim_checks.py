@@ -36,6 +36,10 @@ _UNITS = {
 """By figure: factor, digits and unit in texts."""
 
 
+Figure = tuple[float | None, list[float] | None, str | None]
+"""A value, its interval, and for a speedup whether it is "paired" or "unpaired"."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """One figure of one part: `value` and `interval` [low, high] in the figure's unit, and where it comes from.
@@ -59,7 +63,7 @@ class Measured:
 
 
 def measure(part: dict[str, Any], rows: list[Row], micro: list[Row]) -> list[Measured]:
-    """All that rows of `variants_table` and of `load_micro` say about a part; empty where they say nothing."""
+    """Return all that rows of `variants_table` and of `load_micro` say about a part; empty where they say nothing."""
     if part["figure"].startswith("micro"):
         return list(_micro(part, micro))
     fitting = [row for row in rows if _meets(row, part.get("where", {}))]
@@ -74,7 +78,7 @@ def measure(part: dict[str, Any], rows: list[Row], micro: list[Row]) -> list[Mea
 
 
 def judge(part: dict[str, Any], value: float, interval: list[float] | None) -> str:
-    """The verdict on a figure, by its interval and the part's promise, within, at_least, at_most or near."""
+    """Return the verdict on a figure, by its interval and the part's promise, within, at_least, at_most or near."""
     if interval is None:
         return INCONCLUSIVE
     low, high = interval
@@ -99,16 +103,13 @@ def _against(part: dict[str, Any], chosen: Iterable[Row], rows: list[Row]) -> It
         if row["status"] != "ok":
             continue
         baseline = _counterpart(part, row, rows)
-        if part["figure"] == "speedup":
-            value, interval, kind = _speedup(part, row, baseline)
-        else:
-            value, interval, kind = _saving(part, row, baseline)
+        value, interval, kind = (_speedup if part["figure"] == "speedup" else _saving)(part, row, baseline)
         if value is None:
             continue
         yield _measured(part, row, value, interval, kind=kind, other=baseline)
 
 
-def _speedup(part: dict[str, Any], row: Row, baseline: Row | None) -> tuple[float | None, list[float] | None, str]:
+def _speedup(part: dict[str, Any], row: Row, baseline: Row | None) -> Figure:
     column = _speedup_column(part["of"])
     if row.get("speedup.kind") == "paired" and _same_name(name(row.get("speedup.baseline")), part["baseline"]):
         return row.get(f"{column}.median"), row.get(f"{column}.ci95"), "paired"
@@ -116,7 +117,7 @@ def _speedup(part: dict[str, Any], row: Row, baseline: Row | None) -> tuple[floa
     return figure.get("it.median"), figure.get("it.ci95"), "unpaired"
 
 
-def _saving(part: dict[str, Any], row: Row, baseline: Row | None) -> tuple[float | None, list[float] | None, None]:
+def _saving(part: dict[str, Any], row: Row, baseline: Row | None) -> Figure:
     if baseline is None or not (mine := _peaks(part, row)) or not (theirs := _peaks(part, baseline)):
         return None, None, None
     key = f"{part['of']}.peak_bytes"
@@ -124,7 +125,7 @@ def _saving(part: dict[str, Any], row: Row, baseline: Row | None) -> tuple[float
 
 
 def _peaks(part: dict[str, Any], row: Row) -> list[float] | None:
-    """Least and most bytes that a row's peak may be."""
+    """Return the least and most bytes that a row's peak may be."""
     peak = row.get(f"{part['of']}.peak_bytes")
     if not peak:
         return None
@@ -151,18 +152,17 @@ def _alone(part: dict[str, Any], row: Row) -> Measured | None:
             peaks[1] = max(peaks[1], row.get("memory.process_bytes", 0))
         return _measured(part, row, row[f"{of}.peak_bytes"] / figures.GIB, [peak / figures.GIB for peak in peaks])
     if figure == "seconds":
-        value, interval = row.get(f"{of}.median_s"), row.get(f"{of}.ci95_s")
-    elif figure == "psnr_hole_db":
+        seconds = row.get(f"{of}.median_s")
+        return None if seconds is None else _measured(part, row, seconds, row.get(f"{of}.ci95_s"))
+    if figure == "psnr_hole_db":
         value = decibel(row)
         if value == math.inf:
             verdict = judge(part, value, [value, value])
             return _measured(part, row, None, None, text="identical", verdict=verdict)
-        interval = [value, value]
     else:
-        value = row.get("quality.truth.psnr_hole_db"), row.get("quality.truth.reference_psnr_hole_db")
-        value = None if None in value else value[0] - value[1]
-        interval = [value, value]
-    return None if value is None else _measured(part, row, value, interval)
+        mine, reference = (row.get(f"quality.truth.{key}psnr_hole_db") for key in ("", "reference_"))
+        value = None if mine is None or reference is None else mine - reference
+    return None if value is None else _measured(part, row, value, [value, value])
 
 
 def _outlasts(part: dict[str, Any], chosen: Iterable[Row], rows: list[Row]) -> Iterable[Measured]:
@@ -183,31 +183,33 @@ def _outlasts(part: dict[str, Any], chosen: Iterable[Row], rows: list[Row]) -> I
 
 
 def _micro(part: dict[str, Any], micro: list[Row]) -> Iterable[Measured]:
-    """Rows of single operations: `ratio` is a row's time over that of the first option of its group."""
+    """Measure single operations: `ratio` is a row's time over that of the first option of its group."""
     alike: dict[tuple, dict[str, Row]] = {}
     for row in micro:
         if row.get("group") == part["group"] and row.get("pass") == part["pass"] and row.get("status") == "ok":
             key = (row["path"], row.get("dtype"))
             alike.setdefault(key, {})[row["option"]] = row
     for (_, dtype), options in alike.items():
-        row, baseline = options.get(part["variant"]), options.get(part["baseline"])
-        if row is None or baseline is None:
+        mine, theirs = options.get(part["variant"]), options.get(part["baseline"])
+        if mine is None or theirs is None:
             continue
-        if part["figure"] == "micro_saving":
-            mine, theirs = row.get("peak_bytes"), baseline.get("peak_bytes")
-            if not mine or not theirs:
-                continue
-            value, interval, kind = 1 - mine / theirs, [1 - mine / theirs] * 2, None
-        else:
-            value, interval, kind = _micro_speedup(row, baseline)
-        data = f"single operation, {row.get('size', 'shapes of a run')}, {dtype}"
-        yield _measured(part, row, value, interval, kind=kind, other=baseline, data=data)
+        value, interval, kind = (_micro_saving if part["figure"] == "micro_saving" else _micro_speedup)(mine, theirs)
+        if value is not None:
+            data = f"single operation, {mine.get('size', 'shapes of a run')}, {dtype}"
+            yield _measured(part, mine, value, interval, kind=kind, other=theirs, data=data)
 
 
-def _micro_speedup(row: Row, baseline: Row) -> tuple[float, list[float] | None, str]:
+def _micro_saving(row: Row, baseline: Row) -> Figure:
+    mine, theirs = row.get("peak_bytes"), baseline.get("peak_bytes")
+    if not mine or not theirs:
+        return None, None, None
+    return 1 - mine / theirs, [1 - mine / theirs] * 2, None
+
+
+def _micro_speedup(row: Row, baseline: Row) -> Figure:
     if "ratio.median" in row and "ratio.median" not in baseline:
-        low, high = row.get("ratio.ci95") or (None, None)
-        return 1 / row["ratio.median"], [1 / high, 1 / low] if low else None, "paired"
+        ends = row.get("ratio.ci95")
+        return 1 / row["ratio.median"], [1 / end for end in reversed(ends)] if ends else None, "paired"
     if "ratio.median" in baseline and "ratio.median" not in row:
         return baseline["ratio.median"], baseline.get("ratio.ci95"), "paired"
     above, below = baseline["median_s"], row["median_s"]
@@ -236,7 +238,7 @@ def _measured(
         value=value,
         interval=interval,
         verdict=None if part.get("context") else verdict,
-        text=text or _text(part["figure"], value, interval, kind),
+        text=text or ("" if value is None else _text(part["figure"], value, interval, kind)),
         variant=variant,
         baseline=part.get("baseline"),
         data=data or figures.size(row),
@@ -284,7 +286,7 @@ def _text(figure: str, value: float, interval: list[float] | None, kind: str | N
 
 
 def _counterpart(part: dict[str, Any], row: Row, rows: list[Row], same_limit: bool = False) -> Row | None:
-    """The baseline's row that a variant's is compared with: same place, data and weights, best the same limits."""
+    """Return the row of the baseline: same machine, data and weights, best the same limits."""
 
     def limits_differ(one: Row) -> bool:
         return any(one.get(key) != row.get(key) for key in ("run.limits.vram_gb", "run.limits.host_gb"))

@@ -20,7 +20,7 @@ from analysis.commands.claim_checks import (
 )
 from analysis.commands.table import markdown
 from analysis.errors import InputError
-from analysis.records.atomic import atomic_write
+from analysis.records.atomic import print_or_write
 from analysis.records.load import load, load_micro
 from analysis.results.pooling import Row, rows_of, variants_table
 
@@ -33,7 +33,7 @@ VERDICTS = (CONFIRMED, PARTLY, CONTRADICTED, INCONCLUSIVE, NOT_MEASURED)
 
 
 def read_claims(path: str | Path | None = None) -> list[dict[str, Any]]:
-    """The claims of a YAML file (`analysis/commands/claims.yaml`, which describes its keys); not to be changed."""
+    """Return the claims of a YAML file, which must not be changed; `claims.yaml` describes its keys."""
     return _parsed(Path(path or FILE).read_text(encoding="utf-8"))
 
 
@@ -45,7 +45,7 @@ def _parsed(text: str) -> list[dict[str, Any]]:
 
 
 def entries(device_type: str | None = None, path: str | Path | None = None) -> list[dict[str, Any]]:
-    """The runs that the claims need, each once, in the claims' order: {name, overrides, seconds}.
+    """Return the runs that the claims need, each once, in the claims' order: {name, overrides, seconds}.
 
     Args:
         device_type: "cpu" or "cuda"; None gives the runs of both, those for CUDA first.
@@ -60,14 +60,14 @@ def entries(device_type: str | None = None, path: str | Path | None = None) -> l
 
 
 def runs(path: str | Path | None = None, device_type: str | None = None) -> list[list[str]]:
-    """The overrides of `entries`: what `python run.py` is to be given, a list for each run."""
+    """Return the overrides of `entries`: what `python run.py` is to be given, a list for each run."""
     return [entry["overrides"] for entry in entries(device_type, path)]
 
 
 def evaluate(
     frame: "pd.DataFrame", micro: "pd.DataFrame | None" = None, path: str | Path | None = None
 ) -> list[dict[str, Any]]:
-    """A verdict for each claim.
+    """Return a verdict for each claim.
 
     Args:
         frame: of `load`, or of `variants_table`.
@@ -85,7 +85,7 @@ def evaluate(
 
 
 def combine(verdicts: Iterable[str | None]) -> str:
-    """One verdict of several; None stands for what was not measured.
+    """Return one verdict of several; None stands for what was not measured.
 
     Confirmed or contradicted where all are; partly where some of it holds and some does not, or was not measured.
     """
@@ -101,7 +101,7 @@ def combine(verdicts: Iterable[str | None]) -> str:
 
 
 def to_markdown(verdicts: Sequence[dict[str, Any]]) -> str:
-    """The verdicts of `evaluate` as a table, their figures as a list, and what would measure the rest."""
+    """Return the verdicts of `evaluate` as a table, their figures as a list, and what would measure the rest."""
     counts = Counter(verdict["verdict"] for verdict in verdicts)
     lines = [", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]) + ".", ""]
     table = [[v["id"], v["claim"], v["verdict"], _measured_shortly(v)] for v in verdicts]
@@ -116,7 +116,7 @@ def to_markdown(verdicts: Sequence[dict[str, Any]]) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own."""
+    """Add the command's own arguments."""
     parser.add_argument("paths", nargs="+", type=Path, metavar="DIR", help="sweep folders, record files, micro.json")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="a file instead of the screen")
 
@@ -131,11 +131,7 @@ def main(arguments: argparse.Namespace) -> int:
         given = ", ".join(map(str, arguments.paths))
         raise InputError(f"there is no record and no micro.json in {given}; give sweep folders or such files.")
     text = to_markdown(evaluate(frame, micro))
-    if arguments.output is None:
-        print(text, end="")
-    else:
-        with atomic_write(arguments.output) as partial:
-            partial.write_text(text, encoding="utf-8")
+    print_or_write(text, arguments.output)
     return 0
 
 
@@ -178,8 +174,9 @@ def _measured_shortly(verdict: dict[str, Any]) -> str:
     judged = [measured for measured in verdict["measured"] if measured["verdict"]]
     if not judged:
         return "see below for what would" if verdict["commands"] else verdict["remark"]
+    sound = [measured for measured in judged if not measured["doubt"]]
     more = f", and {len(judged) - 1} more" if len(judged) > 1 else ""
-    return judged[0]["text"] + (" (doubtful)" if judged[0]["doubt"] else "") + more
+    return (sound[0]["text"] if sound else "doubtful, see below") + more
 
 
 def _line(measured: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from analysis.commands.table import markdown
 from analysis.errors import InputError
-from analysis.records.atomic import atomic_write
+from analysis.records.atomic import print_or_write
 from analysis.records.load import load_some
 from analysis.results import format as figures
 from analysis.results import intervals
@@ -28,7 +28,7 @@ HEADER = (
 
 
 def compare(first: list[Row], second: list[Row]) -> str:
-    """Markdown of the rows of two `variants_table`s, those of the same variant, data and weights side by side.
+    """Return Markdown of the rows of two `variants_table`s, those of the same variant, data and weights side by side.
 
     Raises:
         InputError: they have nothing to compare.
@@ -47,7 +47,7 @@ def compare(first: list[Row], second: list[Row]) -> str:
         "A speedup whose interval holds 1 shows no difference. Its times were measured apart: intervals that come from "
         "one process miss what differs between processes (repeat=0,1,2 has it in them)."
     )
-    agreement = figures.agreement({row.get("weights.source") for row, _ in pairs})
+    agreement = figures.agreement([row for row, _ in pairs])
     lines += [agreement] if agreement else []
     for name, rows, others in (("A", first, second), ("B", second, first)):
         alone = [row["variant.label"] for row in rows if match(row, others) is None]
@@ -61,7 +61,7 @@ def compare(first: list[Row], second: list[Row]) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own."""
+    """Add the command's own arguments."""
     parser.add_argument("a", type=Path, metavar="A", help="a sweep folder, record file or parquet")
     parser.add_argument("b", type=Path, metavar="B", help="another")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="a file instead of the screen")
@@ -71,11 +71,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Print or write the comparison as Markdown; 0."""
     first, second = (rows_of(variants_table(load_some(path))) for path in (arguments.a, arguments.b))
     text = compare(first, second)
-    if arguments.output is None:
-        print(text, end="")
-    else:
-        with atomic_write(arguments.output) as partial:
-            partial.write_text(text, encoding="utf-8")
+    print_or_write(text, arguments.output)
     return 0
 
 

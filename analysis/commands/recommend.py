@@ -11,11 +11,13 @@ from analysis.records.load import load_some
 from analysis.results import format as figures
 from analysis.results.intervals import disjoint
 from analysis.results.pooling import Row, decibel, rows_of, variants_table
-from analysis.results.soundness import what_to_measure_again
+from analysis.results.soundness import command, what_to_measure_again
 
 RUNNERS_UP = 3
 
 FITS, NOTHING_FITS = 0, 1
+
+_NOT_COMPARED = "it was not compared with the reference"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Bound:
     high_is_good: bool = False
 
     def excess(self, row: Row) -> float:
-        """How far a row is beyond the limit, as a share of it; 0 within, infinite where the figure is not known."""
+        """Return how far a row is beyond the limit, as a share of it; 0 within, infinite where that is not known."""
         value = self.figure(row)
         if value is None:
             return math.inf
@@ -38,7 +40,7 @@ class Bound:
         return max(0.0, beyond / self.limit) if self.limit else math.inf if beyond > 0 else 0.0
 
     def breach(self, row: Row) -> str:
-        """What breaks, in words."""
+        """Return what breaks, in words."""
         value = self.figure(row)
         if value is None:
             return f"{self.unknown} (--{self.option} {self.limit:g})"
@@ -47,46 +49,16 @@ class Bound:
 
 
 def bounds_of(arguments: argparse.Namespace) -> list[Bound]:
-    """The bounds that were asked for. Gigabytes are GiB, 2**30 bytes, as in limits.vram_gb."""
-    asked = []
-    if arguments.max_vram_gb is not None:
-        asked.append(
-            Bound(
-                "max-vram-gb", arguments.max_vram_gb, _vram_gib, "{:.2f} GiB of VRAM".format, "it was not run on a GPU"
-            )
-        )
-    if arguments.max_memory_gb is not None:
-        asked.append(
-            Bound(
-                "max-memory-gb",
-                arguments.max_memory_gb,
-                _host_gib,
-                "{:.2f} GiB of host memory".format,
-                "its host memory is not known",
-            )
-        )
-    if arguments.min_psnr_hole_db is not None:
-        asked.append(
-            Bound(
-                "min-psnr-hole-db",
-                arguments.min_psnr_hole_db,
-                decibel,
-                "{:.1f} dB in the hole".format,
-                "it was not compared with the reference",
-                high_is_good=True,
-            )
-        )
-    if arguments.max_latency_s is not None:
-        asked.append(
-            Bound(
-                "max-latency-s",
-                arguments.max_latency_s,
-                lambda row: None if row.get("doubt.latency") else row.get("latency.median_s"),
-                "{:.2f} s".format,
-                "it has no sound time",
-            )
-        )
-    return asked
+    """Return the bounds that were asked for. Gigabytes are GiB, 2**30 bytes, as in limits.vram_gb."""
+    vram, host, time = "{:.2f} GiB of VRAM".format, "{:.2f} GiB of host memory".format, "{:.2f} s".format
+    psnr = "{:.1f} dB in the hole".format
+    known = [
+        Bound("max-vram-gb", arguments.max_vram_gb, _vram_gib, vram, "it was not run on a GPU"),
+        Bound("max-memory-gb", arguments.max_memory_gb, _host_gib, host, "its host memory is not known"),
+        Bound("min-psnr-hole-db", arguments.min_psnr_hole_db, decibel, psnr, _NOT_COMPARED, True),
+        Bound("max-latency-s", arguments.max_latency_s, _sound_s, time, "it has no sound time"),
+    ]
+    return [bound for bound in known if bound.limit is not None]
 
 
 def recommend(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[list[Row], list[Row]]:
@@ -115,7 +87,7 @@ def recommend(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[list[
 
 
 def answer(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[str, bool]:
-    """What to use, in words, and whether anything fits."""
+    """Return what to use, in words, and whether anything fits."""
     fitting, rest = recommend(rows, bounds, purpose)
     lines = [f"{figures.size(rows[0])}; {figures.where(rows[0])}; {rows[0].get('weights.source')} weights"]
     psnr = next((bound for bound in bounds if bound.high_is_good), None)
@@ -129,7 +101,7 @@ def answer(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[str, boo
         good = "fastest" if purpose == "speed" else "smallest"
         sound = "" if len(fitting) + len(rest) == len(rows) else " and sound"
         within = " within the bounds" if bounds else ""
-        lines += ["", f"The {good} of {len(rows)} measured{sound}{within}:", *_described(best), f"    {_command(best)}"]
+        lines += ["", f"The {good} of {len(rows)} measured{sound}{within}:", *_described(best), f"    {command(best)}"]
         if others:
             lines += ["", "Runners-up:"]
             for row in others[:RUNNERS_UP]:
@@ -137,7 +109,7 @@ def answer(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[str, boo
         lines += _reserved(best, bounds)
     elif rest:
         nearest = rest[0]
-        lines += ["", "Nothing that was measured fits. The nearest:", *_described(nearest), f"    {_command(nearest)}"]
+        lines += ["", "Nothing that was measured fits. The nearest:", *_described(nearest), f"    {command(nearest)}"]
         lines += ["what breaks:", *(f"    {bound.breach(nearest)}" for bound in bounds if bound.excess(nearest))]
     else:
         lines += ["", f"Nothing can be recommended: none of the {len(rows)} measured has a sound figure."]
@@ -148,7 +120,7 @@ def answer(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[str, boo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own."""
+    """Add the command's own arguments."""
     parser.add_argument("paths", nargs="+", type=Path, metavar="DIR", help="sweep folders, record files or parquet")
     parser.add_argument("--max-vram-gb", type=_positive, metavar="GB", help="peak that torch allocates on the GPU, GiB")
     parser.add_argument("--max-memory-gb", type=_positive, metavar="GB", help="peak of host memory, GiB")
@@ -196,7 +168,7 @@ def _described(row: Row, best: Row | None = None) -> list[str]:
 
 
 def _reserved(row: Row, bounds: list[Bound]) -> list[str]:
-    """A word where torch's allocator held more than the bound, though less was allocated."""
+    """Return a word where torch's allocator held more than the bound, though less was allocated."""
     limit = next((bound.limit for bound in bounds if bound.option == "max-vram-gb"), None)
     held = max(row.get("memory.reserved_bytes", 0), row.get("memory.process_bytes", 0)) / figures.GIB
     if limit is None or held <= limit:
@@ -208,13 +180,13 @@ def _reserved(row: Row, bounds: list[Bound]) -> list[str]:
     ]
 
 
-def _command(row: Row) -> str:
-    return row.get("run.command") or f"python run.py {row['variant.name'].replace(',', ' ')}"
-
-
 def _vram_gib(row: Row) -> float | None:
     peak = row.get("memory.peak_bytes") if row.get("memory.kind") == "vram" else None
     return None if peak is None else peak / figures.GIB
+
+
+def _sound_s(row: Row) -> float | None:
+    return None if row.get("doubt.latency") else row.get("latency.median_s")
 
 
 def _host_gib(row: Row) -> float | None:

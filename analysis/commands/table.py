@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import InputError
-from analysis.records.atomic import atomic_write
+from analysis.records.atomic import print_or_write
 from analysis.records.load import load_some
 from analysis.results import format as figures
 from analysis.results.pooling import Row, rows_of, variants_table
@@ -73,7 +73,7 @@ RAW = (
 
 
 def to_markdown(table: "pd.DataFrame", columns: Sequence[str] | None = None) -> str:
-    """A Markdown table of a `variants_table`.
+    """Return a Markdown table of a `variants_table`.
 
     Args:
         columns: of `COLUMNS`, or the table's own; by default `USUAL`, with data and device where there are several.
@@ -89,7 +89,7 @@ def to_markdown(table: "pd.DataFrame", columns: Sequence[str] | None = None) -> 
 
 
 def to_csv(table: "pd.DataFrame", columns: Sequence[str] | None = None) -> str:
-    """The same as CSV, by default `RAW`; intervals take two columns, `.low` and `.high`.
+    """Return the same as CSV, by default `RAW`; intervals take two columns, `.low` and `.high`.
 
     Raises:
         InputError: a column that is not there.
@@ -109,7 +109,7 @@ def to_csv(table: "pd.DataFrame", columns: Sequence[str] | None = None) -> str:
 
 
 def cells(table: "pd.DataFrame", rows: list[Row], columns: Sequence[str]) -> list[list[str]]:
-    """The text of each cell.
+    """Return the text of each cell.
 
     Raises:
         InputError: a column that is not there.
@@ -123,14 +123,14 @@ def cells(table: "pd.DataFrame", rows: list[Row], columns: Sequence[str]) -> lis
 
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; a bar or a line break in a cell can't break it."""
+    """Return a Markdown table; a bar or a line break in a cell can't break it."""
     rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
     rule = ["---"] * len(header)
     return "\n".join("| " + " | ".join(line) + " |" for line in [list(header), rule, *rows]) + "\n"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own."""
+    """Add the command's own arguments."""
     parser.add_argument("paths", nargs="+", type=Path, metavar="DIR", help="sweep folders, record files or parquet")
     parser.add_argument("--format", choices=("markdown", "csv"), default="markdown")
     parser.add_argument(
@@ -152,14 +152,10 @@ def main(arguments: argparse.Namespace) -> int:
         table = table.sort_values(arguments.sort, key=_sortable)
     columns = [column.strip() for column in arguments.columns.split(",")] if arguments.columns else None
     text = (to_csv if arguments.format == "csv" else to_markdown)(table, columns)
-    if arguments.output is None:
-        print(text, end="")
-    else:
-        with atomic_write(arguments.output) as partial:
-            partial.write_text(text, encoding="utf-8")
+    print_or_write(text, arguments.output)
     if arguments.format == "markdown" and arguments.output is None:
         rows = rows_of(table)
-        note = figures.agreement({row.get("weights.source") for row in rows})
+        note = figures.agreement(rows)
         for line in [*([note] if note else []), *what_to_measure_again(rows)]:
             print(f"\n{line}")
     return 0

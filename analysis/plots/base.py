@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.records.atomic import atomic_write
+from analysis.records.atomic import atomic_write, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,21 +87,15 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Plot:
+class Plot(Drawing):
     """A drawing as it stands in the page; `inline` is an SVG element of that height, at the width of all."""
 
-    name: str
-    title: str
     inline: str
     height_inches: float
-    caption: str
-    alt: str
-    header: Sequence[str]
-    lines: Sequence[Sequence[str]]
 
 
 def new_figure(height_inches: float, columns: int = 1, **options: Any) -> tuple["Figure", Any]:
-    """A figure of the report's width and its axes (one, or an array of `columns`). To be used within `styled`."""
+    """Return a figure of the report's width and its axes, one or an array of `columns`. Call it within `styled`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
@@ -109,10 +103,10 @@ def new_figure(height_inches: float, columns: int = 1, **options: Any) -> tuple[
 
 
 def styled() -> Any:
-    """A context in which figures are drawn and saved in the report's style."""
+    """Return a context in which figures are drawn and saved in the report's style."""
     import matplotlib
 
-    return matplotlib.rc_context(STYLE)
+    return matplotlib.rc_context(dict[Any, Any](STYLE))
 
 
 def named_bars(axes: "Axes", names: Sequence[str]) -> list[float]:
@@ -129,17 +123,17 @@ def named_bars(axes: "Axes", names: Sequence[str]) -> list[float]:
 
 
 def value_label(axes: "Axes", x: float, y: float, text: str) -> None:
-    """A figure to the right of a bar's end."""
+    """Write a figure to the right of a bar's end."""
     axes.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", va="center", annotation_clip=False)
 
 
 def bars_height(count: int) -> float:
-    """Inches for that many bars of `named_bars`."""
+    """Return the inches for that many bars of `named_bars`."""
     return 0.75 + 0.42 * count
 
 
 def shortened(name: str, limit: int = 60) -> str:
-    """The name with its end left out where it is longer than `limit` characters."""
+    """Return the name with its end left out where it is longer than `limit` characters."""
     return name if len(name) <= limit else name[: limit - 1] + "…"
 
 
@@ -155,22 +149,13 @@ def render(drawing: Drawing, folder: Path) -> Plot:
     drawing.figure.savefig(vector, format="svg", metadata={"Date": None, "Title": drawing.title})
     with atomic_write(folder / f"{drawing.name}.png") as partial:
         partial.write_bytes(picture.getvalue())
-    with atomic_write(folder / f"{drawing.name}.svg") as partial:
-        partial.write_text(vector.getvalue(), encoding="utf-8")
-    return Plot(
-        name=drawing.name,
-        title=drawing.title,
-        inline=inline(vector.getvalue(), drawing.name, drawing.alt),
-        height_inches=drawing.figure.get_figheight(),
-        caption=drawing.caption,
-        alt=drawing.alt,
-        header=drawing.header,
-        lines=drawing.lines,
-    )
+    write_text(folder / f"{drawing.name}.svg", vector.getvalue())
+    element = inline(vector.getvalue(), drawing.name, drawing.alt)
+    return Plot(**vars(drawing), inline=element, height_inches=drawing.figure.get_figheight())
 
 
 def inline(svg: str, name: str, alt: str) -> str:
-    """An SVG file as an element of the page: its text alternative, ids that are the page's only ones, its colours."""
+    """Return an SVG file as an element of the page, with its text alternative, unique ids and the page's colours."""
     from html import escape
 
     element = svg[svg.index("<svg") :]
@@ -181,7 +166,7 @@ def inline(svg: str, name: str, alt: str) -> str:
     element = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", element)
     for colour, replacement in _IN_PAGE.items():
         element = element.replace(colour, replacement)
-    box = re.search(r'viewBox="[^"]*"', element)[0]
+    (box,) = re.findall(r'viewBox="[^"]*"', element)[:1]
     body = element[element.index(">") + 1 :]
     links = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     return f'<svg {links} {box} role="img" aria-label="{escape(alt)}">{body}'

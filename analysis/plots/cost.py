@@ -17,11 +17,8 @@ from analysis.plots.base import (
     value_label,
 )
 from analysis.plots.base import shortened as short
-from analysis.results.format import times
-from analysis.results.rows import Row, chain, notable, pareto_front
-
-MIB = 2**20
-
+from analysis.results.format import MEMORY_KINDS, times
+from analysis.results.rows import MIB, Row, chain, known, notable, pareto_front
 
 MOST_BARS = 16
 """A bar plot shows at most so many variants."""
@@ -50,12 +47,12 @@ def undisturbed(rows: Sequence[Row]) -> list[Row]:
 
 
 def by_speed(rows: Sequence[Row]) -> list[Row]:
-    """The fastest first."""
-    return sorted(rows, key=lambda row: row.latency_s)
+    """Return the fastest first."""
+    return sorted(rows, key=lambda row: known(row.latency_s))
 
 
 def waterfall(rows: Sequence[Row]) -> Drawing | None:
-    """Techniques added one by one: from the published variant, each bar what one more changes in latency.
+    """Draw techniques added one by one: from the published variant, each bar what one more changes in latency.
 
     The fastest variant of all comes last, as a whole bar, where it is none of these.
     """
@@ -66,8 +63,9 @@ def waterfall(rows: Sequence[Row]) -> Drawing | None:
     base = steps[0]
 
     def latency_s(row: Row) -> float:
-        compared = row.sound_speedup and base.published and row is not base
-        return base.latency_s / row.sound_speedup if compared else row.latency_s
+        if row.sound_speedup and base.published and row is not base:
+            return known(base.latency_s) / row.sound_speedup
+        return known(row.latency_s)
 
     bars = [(base.name, 0.0, latency_s(base))]
     for before, after in zip(steps, steps[1:], strict=False):
@@ -78,18 +76,18 @@ def waterfall(rows: Sequence[Row]) -> Drawing | None:
     figure, axes = new_figure(bars_height(len(bars)))
     places = named_bars(axes, [name for name, _, _ in bars])
     lines = []
-    for number, (place, (name, before, after)) in enumerate(zip(places, bars, strict=True)):
-        in_all = times(base.latency_s / after)
-        value_label(axes, max(before, after), place, f"{after:.3g} s  ({in_all})")
-        lines.append([name, f"{after:.3g}", times(before / after) if before else "", in_all if number else ""])
-        color, hatch = (GREEN, "") if after <= before else (RED, "///")
-        if before:
-            axes.plot([before, before], [place - 1 + 0.21, place - 0.21], color=INK, linewidth=0.6, linestyle=":")
+    for number, (place, (name, start_s, end_s)) in enumerate(zip(places, bars, strict=True)):
+        in_all = times(known(base.latency_s) / end_s)
+        value_label(axes, max(start_s, end_s), place, f"{end_s:.3g} s  ({in_all})")
+        lines.append([name, f"{end_s:.3g}", times(start_s / end_s) if start_s else "", in_all if number else ""])
+        color, hatch = (GREEN, "") if end_s <= start_s else (RED, "///")
+        if start_s:
+            axes.plot([start_s, start_s], [place - 1 + 0.21, place - 0.21], color=INK, linewidth=0.6, linestyle=":")
         else:
             color, hatch = GRID, ""
-        start, width = min(before, after), abs(before - after)
-        axes.barh(place, width, left=start, height=0.42, color=color, hatch=hatch, edgecolor=INK, linewidth=0.6)
-    axes.set_xlim(0, 1.3 * max(after for _, _, after in bars))
+        left, width = min(start_s, end_s), abs(start_s - end_s)
+        axes.barh(place, width, left=left, height=0.42, color=color, hatch=hatch, edgecolor=INK, linewidth=0.6)
+    axes.set_xlim(0, 1.3 * max(end_s for _, _, end_s in bars))
     axes.set_xlabel("latency [s]; in brackets the speedup over the first bar")
     changes = "; ".join(f"{line[0]}: {line[1]} s, {line[3]} in all" for line in lines[1:])
     paired = all(row.speedup_kind == "paired" for row in [*steps[1:], *beside])
@@ -108,29 +106,29 @@ def waterfall(rows: Sequence[Row]) -> Drawing | None:
 
 
 def speedup_bars(rows: Sequence[Row]) -> Drawing | None:
-    """Speedup over the published variant, with 95% intervals."""
+    """Draw the speedup over the published variant, with 95% intervals."""
     measured = [row for row in rows if row.speedup and not row.published]
-    known = [row for row in measured if row.sound_speedup]
-    if not known:
+    sound = [row for row in measured if row.sound_speedup]
+    if not sound:
         return None
-    shown = sorted(notable(known, MOST_BARS), key=lambda row: -row.speedup)
+    shown = sorted(notable(sound, MOST_BARS), key=lambda row: -known(row.speedup))
     figure, axes = new_figure(bars_height(len(shown)))
     places = named_bars(axes, [row.name for row in shown])
     for place, row in zip(places, shown, strict=True):
-        low, high = row.speedup_ci or (row.speedup, row.speedup)
+        speedup, (low, high) = known(row.speedup), known(row.speedup_ci)
         axes.barh(
             place,
-            row.speedup - 1,
+            speedup - 1,
             left=1,
             height=0.42,
-            color=BLUE if row.speedup >= 1 else RED,
+            color=BLUE if speedup >= 1 else RED,
             hatch="" if row.speedup_sure else "///",
             edgecolor=INK,
             linewidth=0.6,
         )
         axes.plot([low, high], [place, place], color=INK, linewidth=1.2, marker="|", markersize=6)
-        value_label(axes, max(high, 1), place, times(row.speedup))
-    ends = [value for row in shown for value in (*(row.speedup_ci or ()), row.speedup)]
+        value_label(axes, max(high, 1), place, times(speedup))
+    ends = [value for row in shown for value in (*known(row.speedup_ci), known(row.speedup))]
     span = max(max(ends), 1) - min(min(ends), 1)
     axes.set_xlim(min(min(ends), 1) - 0.05 * span, max(max(ends), 1) + 0.2 * span)
     axes.axvline(1, color=INK, linewidth=0.8, zorder=1.5)
@@ -141,7 +139,7 @@ def speedup_bars(rows: Sequence[Row]) -> Drawing | None:
         title="Speedup over the published variant",
         figure=figure,
         caption="Lines are 95% intervals. Hatched: the interval holds 1, so no difference is shown."
-        + left_out(known, shown, measured),
+        + left_out(sound, shown, measured),
         alt=f"Bars of speedup for {len(shown)} variants, from {times(shown[-1].speedup)} ({shown[-1].name}) to "
         f"{times(best.speedup)} ({best.name}).",
         header=["variant", "speedup", "95% interval", "how"],
@@ -150,17 +148,17 @@ def speedup_bars(rows: Sequence[Row]) -> Drawing | None:
 
 
 def memory_bars(rows: Sequence[Row]) -> Drawing | None:
-    """Peak memory of each variant, with the range over repeats where there are some."""
+    """Draw the peak memory of each variant, with the range over repeats where there are some."""
     measured = [row for row in rows if row.peak_bytes]
-    known = [row for row in measured if row.memory_doubt is None]
-    if len(known) < 2:
+    sound = [row for row in measured if row.memory_doubt is None]
+    if len(sound) < 2:
         return None
-    shown = sorted(notable(known, MOST_BARS), key=lambda row: row.peak_bytes)
+    shown = sorted(notable(sound, MOST_BARS), key=lambda row: known(row.peak_bytes))
     figure, axes = new_figure(bars_height(len(shown)))
     places = named_bars(axes, [row.name for row in shown])
-    end = max((row.peak_range or (0, row.peak_bytes))[1] for row in shown) / MIB
+    end = max(row.peak_range[1] / MIB if row.peak_range else row.peak_mib for row in shown)
     for place, row in zip(places, shown, strict=True):
-        value = row.peak_bytes / MIB
+        value = row.peak_mib
         axes.barh(place, value, height=0.42, color=GRID if row.published else SKY, edgecolor=INK, linewidth=0.6)
         high = value
         if row.peak_range and row.runs > 1:
@@ -176,46 +174,46 @@ def memory_bars(rows: Sequence[Row]) -> Drawing | None:
         figure=figure,
         caption=f"{_memory_words(shown)} Grey: published."
         + (" Lines reach from the least to the most of the repeats." if repeats else " One run each, so no interval.")
-        + left_out(known, shown, measured),
-        alt=f"Bars of peak memory for {len(shown)} variants, from {shown[0].peak_bytes / MIB:,.0f} MiB "
-        f"({shown[0].name}) to {shown[-1].peak_bytes / MIB:,.0f} MiB ({shown[-1].name}).",
+        + left_out(sound, shown, measured),
+        alt=f"Bars of peak memory for {len(shown)} variants, from {shown[0].peak_mib:,.0f} MiB "
+        f"({shown[0].name}) to {shown[-1].peak_mib:,.0f} MiB ({shown[-1].name}).",
         header=["variant", "peak [MiB]", "least to most of the repeats [MiB]", "runs"],
         lines=[
-            [r.name, f"{r.peak_bytes / MIB:,.0f}", _interval([v / MIB for v in r.peak_range or ()], 0), str(r.runs)]
+            [r.name, f"{r.peak_mib:,.0f}", _interval([v / MIB for v in r.peak_range or ()], 0), str(r.runs)]
             for r in shown
         ],
     )
 
 
 def pareto(rows: Sequence[Row], quality: str) -> Drawing | None:
-    """Latency against memory, the hole's PSNR as colour, the front of variants that no other beats in both drawn in."""
+    """Draw latency against memory, the hole's PSNR as colour, and the front that no other variant beats in both."""
     measured = [row for row in rows if row.latency_s and row.peak_bytes]
-    known = undisturbed(measured)
-    if len(known) < 3:
+    quiet = undisturbed(measured)
+    if len(quiet) < 3:
         return None
     from matplotlib.colors import Normalize
 
     figure, axes = new_figure(3.6)
-    front = pareto_front(known)
-    corners = [(front[0].peak_bytes / MIB, front[0].latency_s)]
+    front = pareto_front(quiet)
+    corners = [(front[0].peak_mib, known(front[0].latency_s))]
     for row in front[1:]:
-        corners += [(row.peak_bytes / MIB, corners[-1][1]), (row.peak_bytes / MIB, row.latency_s)]
+        corners += [(row.peak_mib, corners[-1][1]), (row.peak_mib, known(row.latency_s))]
     axes.plot(*zip(*corners, strict=True), color=INK, linewidth=0.9, linestyle="--", zorder=1)
-    scored = [row for row in known if row.psnr_hole_db is not None and not row.identical]
-    same = [row for row in known if row.identical]
-    unknown = [row for row in known if row.psnr_hole_db is None and not row.identical]
-    look = dict(edgecolors=INK, linewidths=0.7, zorder=2)
+    scored = [row for row in quiet if row.psnr_hole_db is not None and not row.identical]
+    same = [row for row in quiet if row.identical]
+    unknown = [row for row in quiet if row.psnr_hole_db is None and not row.identical]
+    style = dict(edgecolors=INK, linewidths=0.7, zorder=2)
     if scored:
-        values = [row.psnr_hole_db for row in scored]
+        values = [known(row.psnr_hole_db) for row in scored]
         scale = Normalize(min(values) - 0.5, max(values) + 0.5)
         dots = axes.scatter(
-            [r.peak_bytes / MIB for r in scored],
-            [r.latency_s for r in scored],
+            [r.peak_mib for r in scored],
+            [known(r.latency_s) for r in scored],
             c=values,
             cmap="cividis",
             norm=scale,
             s=44,
-            **look,
+            **style,
         )
         figure.colorbar(dots, ax=axes, label=f"PSNR in the hole [dB] ({quality})", pad=0.02)
     for group, marker, colour, label in (
@@ -224,15 +222,15 @@ def pareto(rows: Sequence[Row], quality: str) -> Drawing | None:
     ):
         if group:
             size = 120 if marker == "*" else 44
-            points = [r.peak_bytes / MIB for r in group], [r.latency_s for r in group]
-            axes.scatter(*points, marker=marker, c=colour, s=size, label=f"{label}", **look)
+            points = [r.peak_mib for r in group], [known(r.latency_s) for r in group]
+            axes.scatter(*points, marker=marker, c=colour, s=size, label=f"{label}", **style)
     for number, row in enumerate(front[:12], 1):
-        axes.annotate(str(number), (row.peak_bytes / MIB, row.latency_s), xytext=(6, 5), textcoords="offset points")
+        axes.annotate(str(number), (row.peak_mib, known(row.latency_s)), xytext=(6, 5), textcoords="offset points")
     if same or unknown:
         axes.legend(loc="best", fontsize=8)
     axes.grid(True)
     axes.margins(0.08)
-    axes.set_xlabel(f"peak memory [MiB] ({_memory_kind(known)})")
+    axes.set_xlabel(f"peak memory [MiB] ({_memory_kind(quiet)})")
     axes.set_ylabel("latency [s]")
     listed = ", ".join(f"{number} {short(row.name)}" for number, row in enumerate(front[:12], 1))
     return Drawing(
@@ -240,12 +238,12 @@ def pareto(rows: Sequence[Row], quality: str) -> Drawing | None:
         title=f"Latency against memory, {quality} as colour",
         figure=figure,
         caption=f"Left and down is better. On the dashed front no other variant is better in both: {listed}."
-        + left_out(known, known, measured),
-        alt=f"Scatter of {len(known)} variants. On the front of least memory and latency: {listed}.",
+        + left_out(quiet, quiet, measured),
+        alt=f"Scatter of {len(quiet)} variants. On the front of least memory and latency: {listed}.",
         header=["variant", "peak [MiB]", "latency [s]", f"PSNR in the hole [dB] ({quality})", "on the front"],
         lines=[
-            [r.name, f"{r.peak_bytes / MIB:,.0f}", f"{r.latency_s:.3g}", r.psnr_text, "yes" if r in front else ""]
-            for r in by_speed(known)[:200]
+            [r.name, f"{r.peak_mib:,.0f}", f"{r.latency_s:.3g}", r.psnr_text, "yes" if r in front else ""]
+            for r in by_speed(quiet)[:200]
         ],
     )
 
@@ -259,8 +257,5 @@ def _memory_kind(rows: Sequence[Row]) -> str:
 
 
 def _memory_words(rows: Sequence[Row]) -> str:
-    words = {
-        "vram": "vram: the most that torch had allocated on the GPU, weights included.",
-        "rss": "rss: the most that the process's resident set grew above its level before the run.",
-    }
-    return " ".join(words[kind] for kind in sorted({row.memory_kind for row in rows if row.memory_kind in words}))
+    kinds = {row.memory_kind for row in rows}
+    return " ".join(f"{kind}: {words}." for kind, words in MEMORY_KINDS.items() if kind in kinds)

@@ -11,7 +11,7 @@ from analysis.results.rows import Row, notable
 
 
 def psnr_per_frame(rows: Sequence[Row], quality: str) -> Drawing | None:
-    """PSNR in the hole, frame by frame, of the variants that are furthest from the reference."""
+    """Draw PSNR in the hole, frame by frame, of the variants that are furthest from the reference."""
     known = [row for row in rows if not row.identical and sum(v is not None for v in row.frames_psnr_db) >= 2]
     if not known:
         return None
@@ -20,10 +20,10 @@ def psnr_per_frame(rows: Sequence[Row], quality: str) -> Drawing | None:
     for row, (colour, marker, line) in zip(shown, SERIES, strict=False):
         numbers = range(len(row.frames_psnr_db))
         values = [float("nan") if value is None else value for value in row.frames_psnr_db]
-        look = dict(color=colour, marker=marker, linestyle=line, markersize=4, linewidth=1.3)
+        style = dict(color=colour, marker=marker, linestyle=line, markersize=4, linewidth=1.3)
         if len(values) > 40:
-            look["markevery"] = len(values) // 20
-        axes.plot(numbers, values, label=short(row.name, 44), **look)
+            style["markevery"] = len(values) // 20
+        axes.plot(numbers, values, label=short(row.name, 44), **style)
     axes.grid(True)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("frame")
@@ -51,7 +51,7 @@ def _extremes(row: Row) -> list[str]:
 
 
 def crossed_groups(rows: Sequence[Row]) -> tuple[str, str] | None:
-    """The two groups whose options were crossed most, attention and precision before others; None where none were."""
+    """Return the two groups whose options were crossed most, attention and precision first; None where none were."""
     best = None
     groups = sorted({group for row in rows for group in row.changes})
     for pair in combinations(groups, 2):
@@ -64,12 +64,12 @@ def crossed_groups(rows: Sequence[Row]) -> tuple[str, str] | None:
 
 
 def _cells(rows: Sequence[Row], pair: tuple[str, str]) -> dict[tuple[str, str], Row]:
-    """Rows that change nothing but these two groups, by their options (of a group that is not changed, None)."""
+    """Return rows that change nothing but these two groups, by their options (of a group that is not changed, None)."""
     return {(row.choices[pair[0]], row.choices[pair[1]]): row for row in rows if not set(row.changes) - set(pair)}
 
 
 def interaction(rows: Sequence[Row]) -> Drawing | None:
-    """Two groups crossed: the speedup of each pair of options, and how far it is from the product of both alone."""
+    """Draw two groups crossed: the speedup of each pair of options, beside the product of both alone."""
     pair = crossed_groups(rows)
     if pair is None:
         return None
@@ -129,16 +129,15 @@ def _together(cells: dict[tuple[str, str], Row], first: str, second: str, value:
     row = cells.get((first, second))
     if row is None or len(row.changes) != 2 or not value:
         return ""
-    alone = [
-        r.sound_speedup
-        for r in cells.values()
-        if len(r.changes) == 1 and set(r.changes.items()) < set(row.changes.items())
-    ]
-    return times(alone[0] * alone[1]) if len(alone) == 2 and all(alone) else ""
+    mine = set(row.changes.items())
+    alone = [r.sound_speedup for r in cells.values() if len(r.changes) == 1 and set(r.changes.items()) < mine]
+    if len(alone) != 2 or not alone[0] or not alone[1]:
+        return ""
+    return times(alone[0] * alone[1])
 
 
 def _worth(cells: dict[tuple[str, str], Row], place: int) -> Counter:
-    """The options that were crossed with one of the other group, and the published one, each with its cells' count."""
+    """Return the options that were crossed with one of the other group, and the published one, with their counts."""
     crossed = {key[place] for key, row in cells.items() if len(row.changes) != 1}
     return Counter(key[place] for key in cells if key[place] in crossed)
 
@@ -149,7 +148,7 @@ def _published_first(counts: Counter, group: str, cells: dict[tuple[str, str], R
 
 
 def _colours():
-    """Orange through white to blue, light enough for dark text in every cell."""
+    """Return a colour map: orange through white to blue, light enough for dark text in every cell."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("slower_faster", ["#f0a35e", "#f6f4ee", "#7fb8e6"])

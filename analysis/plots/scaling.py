@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 
 from analysis.plots.base import SERIES, Drawing, new_figure
 from analysis.plots.base import shortened as short
-from analysis.results.rows import Row
-
-MIB = 2**20
+from analysis.results.rows import Row, known
 
 MOST_LINES = 5
 
@@ -17,13 +15,19 @@ LEAST_POINTS = 3
 
 
 def with_frames(rows: Sequence[Row]) -> Drawing | None:
-    """Latency and memory against the number of frames, at one frame size."""
-    return _growth(rows, "growth_frames", "frames", lambda row: row.frames, lambda row: (row.height, row.width))
+    """Draw latency and memory against the number of frames, at one frame size."""
+    return _growth(rows, "growth_frames", "frames", lambda row: known(row.frames), lambda row: (row.height, row.width))
 
 
 def with_pixels(rows: Sequence[Row]) -> Drawing | None:
-    """Latency and memory against the pixels of a frame, at one number of frames."""
-    return _growth(rows, "growth_pixels", "pixels a frame", lambda row: row.height * row.width, lambda row: row.frames)
+    """Draw latency and memory against the pixels of a frame, at one number of frames."""
+    return _growth(
+        rows,
+        "growth_pixels",
+        "pixels a frame",
+        lambda row: known(row.height) * known(row.width),
+        lambda row: row.frames,
+    )
 
 
 def _growth(
@@ -34,21 +38,21 @@ def _growth(
     if not series:
         return None
     figure, (left, right) = new_figure(3.3, 2)
-    lines, said = [], []
+    lines, descriptions = [], []
     for (label, points), (colour, marker, line) in zip(series[:MOST_LINES], SERIES, strict=False):
-        look = dict(color=colour, marker=marker, linestyle=line, markersize=4.5, linewidth=1.2)
+        style = dict(color=colour, marker=marker, linestyle=line, markersize=4.5, linewidth=1.2)
         sizes = [size(row) for row in points]
         exponents = []
         for axes, values in (
-            (left, [row.latency_s for row in points]),
-            (right, [row.peak_bytes / MIB if row.peak_bytes else math.nan for row in points]),
+            (left, [known(row.latency_s) for row in points]),
+            (right, [row.peak_mib if row.peak_bytes else math.nan for row in points]),
         ):
-            axes.plot(sizes, values, **look)
+            axes.plot(sizes, values, **style)
             exponents.append(exponent(sizes, values))
         name_and_fit = f"{short(label, 40)}: exponents {_fit(exponents[0])}, {_fit(exponents[1])}"
         left.lines[-1].set_label(name_and_fit)
         lines.append([label, ", ".join(f"{value:,}" for value in sizes), *(_fit(value) for value in exponents)])
-        said.append(f"{label}: latency with exponent {_fit(exponents[0])}, memory with {_fit(exponents[1])}")
+        descriptions.append(f"{label}: latency with exponent {_fit(exponents[0])}, memory with {_fit(exponents[1])}")
     for axes, label in ((left, "latency [s]"), (right, "peak memory [MiB]")):
         axes.set(xscale="log", yscale="log", xlabel=what, ylabel=label)
         axes.grid(True, which="major")
@@ -61,7 +65,7 @@ def _growth(
         figure=figure,
         caption="Both axes logarithmic; exponents of latency and memory (1: twice the size, twice the cost)."
         + (f" {left_out} more variants were measured at several sizes." if left_out else ""),
-        alt=f"Lines of latency and of peak memory against {what}. " + ". ".join(said) + ".",
+        alt=f"Lines of latency and of peak memory against {what}. " + ". ".join(descriptions) + ".",
         header=["variant", what, "exponent of latency", "exponent of memory"],
         lines=lines,
     )
@@ -70,7 +74,7 @@ def _growth(
 def _series(
     rows: Sequence[Row], size: Callable[[Row], int], fixed: Callable[[Row], object]
 ) -> list[tuple[str, list[Row]]]:
-    """Of each variant on one device, its rows by growing size; of several values of what is fixed, the best covered."""
+    """Return each variant's rows on one device by growing size, at the fixed value that covers most sizes."""
     groups: dict[tuple, dict[int, Row]] = defaultdict(dict)
     for row in rows:
         groups[row.variant, row.machine, row.weights, fixed(row)].setdefault(size(row), row)
@@ -85,7 +89,7 @@ def _series(
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float | None:
-    """The slope of the straight line through log(value) over log(size), by least squares; None under three points."""
+    """Return the slope of log(value) over log(size) by least squares; None under three points."""
     points = [(math.log(s), math.log(v)) for s, v in zip(sizes, values, strict=True) if v > 0 and math.isfinite(v)]
     if len({x for x, _ in points}) < LEAST_POINTS:
         return None

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from analysis.plots.base import BLUE, GREEN, INK, ORANGE, PINK, Drawing, bars_height, named_bars, new_figure
 from analysis.plots.cost import MOST_BARS, by_speed, left_out, undisturbed
-from analysis.results.rows import STAGES, Row, notable
+from analysis.results.pooling import STAGES
+from analysis.results.rows import Row, known, notable
 
-_STAGE_LOOK = {
+_STAGE_STYLE = {
     "flow": (BLUE, ""),
     "completion": (ORANGE, "///"),
     "propagation": (GREEN, "..."),
@@ -15,17 +16,17 @@ _STAGE_LOOK = {
 
 
 def stages(rows: Sequence[Row]) -> Drawing | None:
-    """Where the time goes: the medians of the four stages, one beside the other."""
+    """Draw where the time goes: the medians of the four stages, one beside the other."""
     measured = [row for row in rows if row.latency_s and any(row.stage_s.values())]
-    known = undisturbed(measured)
-    if not known:
+    quiet = undisturbed(measured)
+    if not quiet:
         return None
-    shown = by_speed(notable(known, MOST_BARS))
+    shown = by_speed(notable(quiet, MOST_BARS))
     figure, axes = new_figure(bars_height(len(shown)) + 0.3)
     places = named_bars(axes, [row.name for row in shown])
     for place, row in zip(places, shown, strict=True):
         left = 0.0
-        for stage, (colour, hatch) in _STAGE_LOOK.items():
+        for stage, (colour, hatch) in _STAGE_STYLE.items():
             value = row.stage_s.get(stage) or 0.0
             label = stage if row is shown[0] else None
             axes.barh(
@@ -48,7 +49,7 @@ def stages(rows: Sequence[Row]) -> Drawing | None:
         name="stages",
         title="Where the time goes",
         figure=figure,
-        caption="Medians of the stages, fastest variant first." + left_out(known, shown, measured),
+        caption="Medians of the stages, fastest variant first." + left_out(quiet, shown, measured),
         alt=f"Stacked bars of the stages' seconds for {len(shown)} variants. In {first.name} {share} takes longest, "
         f"{first.stage_s[share]:.3g} s.",
         header=["variant", *(f"{stage} [s]" for stage in STAGES)],
@@ -57,22 +58,22 @@ def stages(rows: Sequence[Row]) -> Drawing | None:
 
 
 def fraction_of_peak(rows: Sequence[Row]) -> Drawing | None:
-    """How near each stage comes to the device's measured peak of arithmetic."""
+    """Draw how near each stage comes to the device's measured peak of arithmetic."""
     measured = [row for row in rows if any(value is not None for value in row.stage_fraction.values())]
-    known = undisturbed(measured)
-    if not known:
+    quiet = undisturbed(measured)
+    if not quiet:
         return None
-    shown = notable(known, MOST_BARS)
+    shown = notable(quiet, MOST_BARS)
     figure, axes = new_figure(bars_height(len(shown)) + 0.3)
     places = named_bars(axes, [row.name for row in shown])
     for stage, marker in zip(STAGES, "os^D", strict=True):
         points = [
-            (100 * row.stage_fraction[stage], y)
+            (100 * known(row.stage_fraction[stage]), y)
             for y, row in zip(places, shown, strict=True)
             if row.stage_fraction.get(stage) is not None
         ]
         if points:
-            colour = _STAGE_LOOK[stage][0]
+            colour = _STAGE_STYLE[stage][0]
             axes.scatter(
                 *zip(*points, strict=True),
                 marker=marker,
@@ -86,14 +87,17 @@ def fraction_of_peak(rows: Sequence[Row]) -> Drawing | None:
     axes.set_xlabel("share of the device's measured peak [%]")
     figure.legend(loc="outside upper left", ncols=4, fontsize=8, handletextpad=0.3, columnspacing=1.2)
     top = max(
-        (row.stage_fraction[s], s, row.name) for row in shown for s in STAGES if row.stage_fraction.get(s) is not None
+        (known(row.stage_fraction[s]), s, row.name)
+        for row in shown
+        for s in STAGES
+        if row.stage_fraction.get(s) is not None
     )
     return Drawing(
         name="fraction_of_peak",
         title="Fraction of the device's peak",
         figure=figure,
         caption="Counted operations over the stage's time, against what large matrix products reach on this device."
-        + left_out(known, shown, measured),
+        + left_out(quiet, shown, measured),
         alt=f"Dots of the share of peak arithmetic by stage for {len(shown)} variants; the highest is {top[1]} of "
         f"{top[2]} with {100 * top[0]:.0f}%.",
         header=["variant", *(f"{stage} [%]" for stage in STAGES)],

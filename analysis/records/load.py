@@ -28,7 +28,7 @@ File = tuple[str, Callable[[], bytes]]
 
 
 def load(*paths: str | Path) -> "pd.DataFrame":
-    """All records of run folders, sweep folders, record files, parquet files or tars of them, one row each.
+    """Return all records of run folders, sweep folders, record files, parquet files or tars of them, one row each.
 
     Columns are the record's keys joined by dots (`status`, `variant.attention`, `latency.median_s`,
     `stages.flow.peak_bytes`, ...; `record.schema.json` describes them, with units), and `path`, the file.
@@ -55,7 +55,7 @@ def load(*paths: str | Path) -> "pd.DataFrame":
 
 
 def load_some(*paths: str | Path) -> "pd.DataFrame":
-    """As `load`, for a command line.
+    """Load records for a command line, as `load` does.
 
     Raises:
         InputError: a path that does not exist, or no record in any.
@@ -73,7 +73,7 @@ def load_some(*paths: str | Path) -> "pd.DataFrame":
 
 
 def load_micro(*paths: str | Path) -> "pd.DataFrame":
-    """All rows of the `micro.json` files in folders, or of such files themselves.
+    """Return all rows of the `micro.json` files in folders, or of such files themselves.
 
     Columns: `group`, `option`, `dtype`, `pass`, `median_s`, `ratio.median`, `ratio.ci95` (its time over that of
     the first option of its group: under 1 is faster), `peak_bytes`, `status`, `reason`, what else a row has,
@@ -108,7 +108,7 @@ _DAMAGE = (OSError, ValueError, RecursionError, EOFError, tarfile.TarError, zlib
 
 
 def _rows(paths: tuple[str | Path, ...], left_out: list[str]) -> Iterator[dict[str, Any]]:
-    """Flat records, those of record.json files before those of parquet files."""
+    """Yield flat records, those of record.json files before those of parquet files."""
     known: set[tuple[str, Any]] = set()
     folders_with_json: set[str] = set()
     tables = []
@@ -117,7 +117,7 @@ def _rows(paths: tuple[str | Path, ...], left_out: list[str]) -> Iterator[dict[s
         if name.endswith(".parquet"):
             tables.append((name, read))
         elif Path(name).name == "record.json" or name in given:
-            row = _checked(name, left_out, lambda read=read: _parse(read()))
+            row = _checked(name, left_out, read)
             if row is None:
                 continue
             for folder in map(str, Path(name).parents):
@@ -144,10 +144,10 @@ def _rows(paths: tuple[str | Path, ...], left_out: list[str]) -> Iterator[dict[s
                 yield {**flat, "path": where}
 
 
-def _checked(name: str, left_out: list[str], read: Callable[[], Any]) -> dict[str, Any] | None:
-    """The flat record, or None, and the reason in `left_out`."""
+def _checked(name: str, left_out: list[str], read: Callable[[], bytes]) -> dict[str, Any] | None:
+    """Return the flat record, or None, and the reason in `left_out`."""
     try:
-        record = read()
+        record = _parse(read())
         if isinstance(record, dict) and record.get("kind") == "micro":  # see load_micro
             return None
         wrong = schema.validation_error(record) if isinstance(record, dict) else "it is no record"
@@ -192,20 +192,21 @@ def _files(path: Path, left_out: list[str]) -> Iterator[File]:
 
 
 def _members(path: Path, left_out: list[str]) -> list[File]:
-    """The JSON and parquet files of a tar, under the tar's name."""
+    """Return the JSON and parquet files of a tar, under the tar's name."""
     found: list[File] = []
     try:
         with tarfile.open(path) as tar:
             for member in tar:
-                if member.isfile() and member.name.endswith((".json", ".parquet")):
-                    found.append((str(path / member.name), io.BytesIO(tar.extractfile(member).read()).getvalue))
+                content = tar.extractfile(member) if member.name.endswith((".json", ".parquet")) else None
+                if content is not None:  # a file's, not a folder's
+                    found.append((str(path / member.name), io.BytesIO(content.read()).getvalue))
     except _DAMAGE as error:
         left_out.append(f"{path} is left out: it can't be read as a tar ({_why(error)})")
     return sorted(found, key=lambda file: _natural(Path(file[0])))
 
 
 def _natural(path: Path) -> list[list[tuple[bool, int | str]]]:
-    """Sorts 10 after 9."""
+    """Return a key that sorts 10 after 9."""
     parts = (re.split(r"(\d+)", part) for part in path.parts)
     return [[(not p.isdecimal(), int(p) if p.isdecimal() else p) for p in part] for part in parts]
 

@@ -42,7 +42,7 @@ def write_parquet(frame: "pd.DataFrame", path: str | Path) -> None:
 
 
 def read_rows(content: bytes) -> list[dict[str, Any]]:
-    """The flat records of a parquet file that `write_parquet` made, None where a record lacks the key.
+    """Return the flat records of a parquet file that `write_parquet` made, None where a record lacks the key.
 
     Raises:
         Exception: of pyarrow's many kinds, where the file is damaged; ValueError where it is another's.
@@ -64,7 +64,7 @@ def read_rows(content: bytes) -> list[dict[str, Any]]:
 
 
 def nested(flat: dict[str, Any]) -> dict[str, Any]:
-    """The record that a flat one came from, as far as its keys tell, without what is None and without its path."""
+    """Return the record that a flat one came from, without what is None and without its path."""
     record: dict[str, Any] = {}
     for key, value in flat.items():
         if value is None or key == "path":
@@ -81,7 +81,7 @@ def nested(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scalars(values: list[Any]) -> Any:
-    """An array of one kind of scalar, or None where they are not of one."""
+    """Return an array of one kind of scalar, or None where they are not of one."""
     import pyarrow
 
     kinds = {type(value) for value in values if value is not None}

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.results import format as figures
-from analysis.results import pooling as variants
-from analysis.results.rows import STAGES, Row
+from analysis.results import pooling, soundness
+from analysis.results.pooling import STAGES
+from analysis.results.rows import Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,14 +17,14 @@ Flat = dict[str, Any]
 
 
 def rows_of(frame: "pd.DataFrame", table: "pd.DataFrame | None" = None) -> list[Row]:
-    """One row for each variant, on each clip, device, set of weights, schedule and limit that it ran with.
+    """Return one row for each variant, on each clip, device, set of weights, schedule and limit that it ran with.
 
     Args:
         frame: of `load`.
         table: its `variants_table`, where that is there already.
     """
-    pooled = variants.rows_of(variants.variants_table(frame) if table is None else table)
-    first_s = {record["path"]: record.get("latency.first_s") for record in variants.rows_of(frame)}
+    pooled = pooling.rows_of(pooling.variants_table(frame) if table is None else table)
+    first_s = {record["path"]: record.get("latency.first_s") for record in pooling.rows_of(frame)}
     settings = _settings(pooled)
     changes = _changes(pooled)
     return [
@@ -33,9 +34,11 @@ def rows_of(frame: "pd.DataFrame", table: "pd.DataFrame | None" = None) -> list[
 
 def _row(flat: Flat, setting: str, changes: dict[str, str], first_s: dict[str, float | None]) -> Row:
     get = flat.get
-    against = variants.name(get("speedup.baseline")) if get("speedup.median") is not None else None
+    against = pooling.name(get("speedup.baseline")) if get("speedup.median") is not None else None
     over_published = against == "published" and flat["variant.name"] != "published"
+    elsewhere = against if against not in (None, "published", flat["variant.name"]) else None
     folder = Path(flat["path"]).parent if get("path") else None
+    setting_of = [get("data.fingerprint"), pooling.options(flat, "schedule"), pooling.limits(flat)]
     frames = get("quality.frames.psnr_hole_db")
     return Row(
         variant=get("variant.id") or "unknown",
@@ -43,13 +46,13 @@ def _row(flat: Flat, setting: str, changes: dict[str, str], first_s: dict[str, f
         changes=changes,
         choices={key: _choice(flat, key, changes) for key in _groups(flat)},
         status=flat["status"],
-        clip=json.dumps([get("data.fingerprint"), variants.options(flat, "schedule"), _limits(flat)], sort_keys=True),
+        clip=json.dumps(setting_of, sort_keys=True),
         machine=flat["place"],
         weights=get("weights.fingerprint") or "",
         weights_source=get("weights.source"),
         setting=setting,
         reason=get("reason"),
-        command=get("run.command") or _command(flat),
+        command=soundness.command(flat),
         frames=_whole(get("data.frames")),
         height=_whole(get("data.height")),
         width=_whole(get("data.width")),
@@ -60,9 +63,7 @@ def _row(flat: Flat, setting: str, changes: dict[str, str], first_s: dict[str, f
         speedup=get("speedup.median") if over_published else None,
         speedup_ci=_pair(get("speedup.ci95")) if over_published else None,
         speedup_kind=get("speedup.kind") if over_published else None,
-        speedup_elsewhere=None
-        if over_published or not against or against == flat["variant.name"]
-        else (get("speedup.median"), against),
+        speedup_elsewhere=(flat["speedup.median"], elsewhere) if elsewhere else None,
         peak_bytes=get("memory.peak_bytes"),
         peak_range=_pair(get("memory.peak_range_bytes")),
         memory_kind=get("memory.kind"),
@@ -90,16 +91,12 @@ def _pair(value: Any) -> tuple[float, float] | None:
 
 
 def _whole(value: float | None) -> int | None:
-    """A table makes floats of whole numbers in a column where some are missing."""
+    """Return a count as a whole number: a table makes floats of them where some are missing."""
     return None if value is None else int(value)
 
 
-def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _groups(flat: Flat) -> list[str]:
-    """The groups that make the variant; the schedule is part of the setting."""
+    """Return the groups that make the variant; the schedule is part of the setting."""
     keys = (key.removeprefix("variant.") for key in flat if key.startswith("variant."))
     return [key for key in keys if "." not in key and key not in ("id", "name", "label", "schedule", "options")]
 
@@ -110,21 +107,21 @@ def _changed(flat: Flat) -> dict[str, str]:
 
 
 def _changes(table: list[Flat]) -> list[dict[str, str]]:
-    """Of each row, what differs from published by group; with the settings in which rows of that option differ."""
+    """Return what differs from published in each row, by group, with the settings that tell its options apart."""
     by_option = defaultdict(list)
     for flat in table:
         for group in _groups(flat):
-            by_option[group, flat[f"variant.{group}"]].append(variants.options(flat, f"{group}."))
+            by_option[group, flat[f"variant.{group}"]].append(pooling.options(flat, f"{group}."))
     telling = {}
-    for option, found in by_option.items():
+    for choice, found in by_option.items():
         keys = sorted({key for settings in found for key in settings})
-        telling[option] = [key for key in keys if len({str(settings.get(key)) for settings in found}) > 1]
+        telling[choice] = [key for key in keys if len({str(settings.get(key)) for settings in found}) > 1]
     changes = []
     for flat in table:
         mine = {}
         for group, option in _changed(flat).items():
             keys = telling.get((group, option), [])
-            shown = [f"{key.split('.', 1)[1]}={_plain(flat.get(f'variant.options.{key}'))}" for key in keys]
+            shown = [f"{key.split('.', 1)[1]}={pooling.plain(flat.get(f'variant.options.{key}'))}" for key in keys]
             mine[group] = f"{group}={option}" + (f" ({' '.join(shown)})" if shown else "")
         changes.append(mine)
     return changes
@@ -134,13 +131,8 @@ def _choice(flat: Flat, group: str, changes: dict[str, str]) -> str:
     return changes[group].split("=", 1)[1] if group in changes else str(flat[f"variant.{group}"])
 
 
-def _limits(flat: Flat) -> Flat:
-    kept = ("run.limits.vram_gb", "run.limits.host_gb")
-    return {key.removeprefix("run.limits."): flat[key] for key in kept if flat.get(key) is not None}
-
-
 def _settings(table: list[Flat]) -> list[str]:
-    """What tells the rows' clips, devices, weights, schedules and limits apart, in words; empty where all are alike."""
+    """Return what tells the rows' clips, devices, weights, schedules and limits apart; empty where all are alike."""
     facts = [
         {
             "clip": flat.get("data.name") or "",
@@ -149,7 +141,7 @@ def _settings(table: list[Flat]) -> list[str]:
             "torch": f"torch {flat['environment.torch']}" if flat.get("environment.torch") else "",
             "weights": f"{flat['weights.source']} weights" if flat.get("weights.source") else "",
             "schedule": _schedule(flat),
-            "limits": " ".join(f"{key}={_plain(value)}" for key, value in _limits(flat).items()),
+            "limits": " ".join(f"{key}={pooling.plain(value)}" for key, value in pooling.limits(flat).items()),
         }
         for flat in table
     ]
@@ -159,7 +151,7 @@ def _settings(table: list[Flat]) -> list[str]:
 
 
 def _told_apart(table: list[Flat], texts: list[str]) -> list[str]:
-    """Fingerprints are added where the words of two settings are the same."""
+    """Add fingerprints where the words of two settings are the same."""
     keys = ("data.fingerprint", "place", "weights.fingerprint")
     found = defaultdict(set)
     for flat, text in zip(table, texts, strict=True):
@@ -173,16 +165,11 @@ def _told_apart(table: list[Flat], texts: list[str]) -> list[str]:
 
 
 def _schedule(flat: Flat) -> str:
-    settings = variants.options(flat, "schedule.").items()
-    return " ".join(f"{key.removeprefix('schedule.')}={_plain(value)}" for key, value in settings)
+    settings = pooling.options(flat, "schedule.").items()
+    return " ".join(f"{key.removeprefix('schedule.')}={pooling.plain(value)}" for key, value in settings)
 
 
 def _size(flat: Flat) -> str:
     if flat.get("data.frames") is None:
         return ""
     return figures.size({**flat, "data.name": ""}).removeprefix(", ")
-
-
-def _command(flat: Flat) -> str:
-    """A command for a record that lacks its own: the groups that differ from published."""
-    return " ".join(["python run.py", *(f"{group}={option}" for group, option in _changed(flat).items())])

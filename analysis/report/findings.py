@@ -32,12 +32,12 @@ class Finding:
 
 
 def quality_word(rows: Sequence[Row]) -> str:
-    """What distance to the reference says: "quality", or with seeded weights "agreement"."""
+    """Return what distance to the reference says: "quality", or with seeded weights "agreement"."""
     return "agreement" if any(row.weights_source == "seeded" for row in rows) else "quality"
 
 
 def quality_text(row: Row) -> str:
-    """The row's distance to the reference in a few words."""
+    """Return the row's distance to the reference in a few words."""
     kind = " (numerical agreement)" if row.weights_source == "seeded" else ""
     if row.identical:
         return f"identical to the reference{kind}"
@@ -47,7 +47,7 @@ def quality_text(row: Row) -> str:
 
 
 def findings(rows: Sequence[Row]) -> list[Finding]:
-    """Fastest, smallest and best within bounds of the variants of one setting; empty where none ran."""
+    """Return the cards on the fastest, the smallest and the best within bounds of one setting; empty where none ran."""
     timed = [row for row in rows if row.ok]
     if not timed:
         return []
@@ -108,7 +108,7 @@ def _fastest(rows: Sequence[Row], published: Row | None) -> Finding:
 
 
 def _nothing(kind: str, title: str, rows: Sequence[Row]) -> Finding:
-    """The card where no figure is sound: which row is doubtful, and the command that measures it again."""
+    """Return the card where no figure is sound: which row is doubtful, and the command that measures it again."""
     first = next((row for row in sorted(rows, key=lambda row: not row.published) if row.again), None)
     sentence = f"Nothing can be stated: {nothing_sound(rows)}. Measure again on a quiet machine:"
     return Finding(kind, title, None, "none", "", "", sentence, [], first.again if first else None)
@@ -130,11 +130,11 @@ def _speed_sentence(row: Row, rows: Sequence[Row]) -> str:
         and other.speedup_ci
         and other.speedup_ci[1] >= row.speedup_ci[0]
     ]
-    told = f"{seconds(row.latency_s)} a run."
+    text = f"{seconds(row.latency_s)} a run."
     if not close:
-        return told
+        return text
     names = close[0].name if len(close) == 1 else f"{len(close)} others"
-    return f"{told} Not told apart from it by their intervals: {names}."
+    return f"{text} Not told apart from it by their intervals: {names}."
 
 
 def _smallest(rows: Sequence[Row], published: Row | None) -> Finding:
@@ -150,17 +150,17 @@ def _smallest(rows: Sequence[Row], published: Row | None) -> Finding:
         sentence = f"It is not compared with published: {published.memory_doubt}."
     elif published is not None and published.peak_bytes:
         change = _percent(row.peak_bytes, published.peak_bytes)
-        told = f"{change} memory than" if change != "as much" else "As much memory as"
-        sentence = f"{told} published ({memory(published.peak_bytes)})."
+        text = f"{change} memory than" if change != "as much" else "As much memory as"
+        sentence = f"{text} published ({memory(published.peak_bytes)})."
     else:
         sentence = "The published variant was not measured beside it."
     number, unit = memory(row.peak_bytes).split(" ")
     interval = {"vram": "peak GPU memory (vram)", "rss": "peak resident memory above the level before the run (rss)"}
-    told = interval.get(row.memory_kind or "", "peak memory")
+    text = interval.get(row.memory_kind or "", "peak memory")
     if row.peak_range and row.runs > 1:
-        told += f", {memory(row.peak_range[0])} to {memory(row.peak_range[1])} over {row.runs} runs"
+        text += f", {memory(row.peak_range[0])} to {memory(row.peak_range[1])} over {row.runs} runs"
     return Finding(
-        "smallest", "Smallest", row, number, unit, told, sentence, _costs(row, published, "memory"), row.command
+        "smallest", "Smallest", row, number, unit, text, sentence, _costs(row, published, "memory"), row.command
     )
 
 
@@ -183,7 +183,7 @@ def _best(rows: Sequence[Row], published: Row | None) -> Finding:
 
 
 def _card(kind: str, title: str, row: Row, published: Row | None, sentence: str) -> Finding:
-    """The card of a row that has a sound speedup or latency, or is the published one that no other beats."""
+    """Return the card of a row that has a sound speedup or latency, or is the published one that no other beats."""
     interval = ""
     if row.sound_speedup and row.speedup_ci:
         figure, unit = times(row.sound_speedup), "the speed of published" if row.sound_speedup >= 1 else _SLOWER
@@ -201,7 +201,7 @@ _SLOWER = "as fast as published"
 
 
 def _costs(row: Row, published: Row | None, gained: str) -> list[tuple[str, str]]:
-    """What the variant costs beside what it was chosen for, as label and value."""
+    """Return what the variant costs beside what it was chosen for, as label and value."""
     costs = []
     against = published if published is not None and not row.published else None
     if gained != "latency":

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from analysis.report import findings as words
+from analysis.report import findings
 from analysis.results import format as figures
 from analysis.results.rows import Row
 
@@ -14,9 +14,9 @@ MOST_DOUBTS = 5
 
 
 def facts(frame: "pd.DataFrame", rows: list[Row]) -> list[str]:
-    """What all runs have in common, and when they were made, in a few words each."""
+    """Return what all runs have in common, and when they were made, in a few words each."""
     ran = sum(row.status == "ok" for row in rows)
-    told = [f"{len(rows)} variants, {ran} ran" if ran < len(rows) else f"{len(rows)} variants"]
+    parts = [f"{len(rows)} variants, {ran} ran" if ran < len(rows) else f"{len(rows)} variants"]
     for column, form in (
         ("environment.device", "{}"),
         ("environment.torch", "torch {}"),
@@ -25,19 +25,19 @@ def facts(frame: "pd.DataFrame", rows: list[Row]) -> list[str]:
     ):
         values = _values(frame, column)
         if len(values) == 1:
-            told.append(form.format(values[0]))
+            parts.append(form.format(values[0]))
         elif values:
-            told.append(
+            parts.append(
                 f"{len(values)} {column.split('.')[1].replace('torch', 'torch version').replace('name', 'clip')}s"
             )
     sizes = {(row.frames, row.height, row.width) for row in rows if row.frames}
     if len(sizes) == 1:
         count, height, width = (int(value or 0) for value in sizes.pop())
-        told.append(f"{count} frames of {width}x{height}")
+        parts.append(f"{count} frames of {width}x{height}")
     days = sorted({value[:10] for value in _values(frame, "run.started")})
     if days:
-        told.append(days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}")
-    return told
+        parts.append(days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}")
+    return parts
 
 
 def _values(frame: "pd.DataFrame", column: str) -> list[str]:
@@ -45,11 +45,11 @@ def _values(frame: "pd.DataFrame", column: str) -> list[str]:
 
 
 def notices(frame: "pd.DataFrame", rows: list[Row]) -> list[dict[str, Any]]:
-    """What must be known before anything else: `kind`, `head`, `text` and `commands` of each notice."""
+    """Return what must be known before anything else: `kind`, `head`, `text` and `commands` of each notice."""
     found = _doubtful([row for row in rows if row.ok])
     if any(row.weights_source == "seeded" for row in rows):
         some = "" if all(row.weights_source in ("seeded", None) for row in rows) else "Some of the runs are concerned. "
-        found.append({"kind": "seeded", "head": "Seeded weights.", "text": some + words.SEEDED, "commands": []})
+        found.append({"kind": "seeded", "head": "Seeded weights.", "text": some + findings.SEEDED, "commands": []})
     left_out = frame.attrs.get("left_out") or []
     if left_out:
         files = "One file was" if len(left_out) == 1 else f"{len(left_out)} files were"
@@ -58,24 +58,26 @@ def notices(frame: "pd.DataFrame", rows: list[Row]) -> list[dict[str, Any]]:
 
 
 def _doubtful(rows: list[Row]) -> list[dict[str, Any]]:
-    """The notice on rows whose own times or pairs are doubtful, the published one first; none where all are sound."""
+    """Return the notice on rows whose own times or pairs are doubtful, published first; none where all are sound."""
     doubtful = sorted((row for row in rows if row.again), key=lambda row: not row.published)
     if not doubtful:
         return []
     if len(doubtful) < len(rows):
-        head = f"{len(doubtful)} of {len(rows)} variants are doubtful."
+        head = f"{len(doubtful)} of {len(rows)} variants {'is' if len(doubtful) == 1 else 'are'} doubtful."
     else:
         disturbed = all(row.disturbed for row in rows)
         head = "Every variant was disturbed." if disturbed else "No variant has a sound time."
     shown = doubtful[:MOST_DOUBTS]
-    more = [f"and {len(doubtful) - len(shown)} more, as the table says"] if len(doubtful) > len(shown) else []
-    text = "; ".join([*(str(row.own_doubt) for row in shown), *more])
+    text = str(doubtful[0].own_doubt)
+    if len(doubtful) > 1:
+        more = f" and {len(doubtful) - len(shown)} more" if len(doubtful) > len(shown) else ""
+        text += f"; doubtful too: {'; '.join(row.name for row in shown[1:])}{more}, as the table says"
     text += ". No finding rests on such a time. Measure again on a quiet machine, then make this report again:"
     return [{"kind": "doubt", "head": head, "text": text, "commands": [row.again for row in shown]}]
 
 
 def lead(rows: list[Row], several: bool) -> list[str]:
-    """What to know of the findings: of which setting they are, and what is missing."""
+    """Return what to know of the findings: of which setting they are, and what is missing."""
     ran = [row for row in rows if row.ok]
     if not ran:
         return ["No variant was measured: the table says why of each."]
@@ -88,11 +90,11 @@ def lead(rows: list[Row], several: bool) -> list[str]:
 
 
 def line(rows: list[Row]) -> dict[str, str]:
-    """The findings of one setting in a line."""
+    """Return the findings of one setting in a line."""
     ok = [row for row in rows if row.ok]
     if not ok:
         return {"setting": rows[0].setting, "fastest": "none ran", "smallest": "", "best": ""}
-    small, near = words.smallest(ok), words.within_bound(ok)
+    small, near = findings.smallest(ok), findings.within_bound(ok)
     return {
         "setting": rows[0].setting,
         "fastest": _quickest(ok),
@@ -102,7 +104,7 @@ def line(rows: list[Row]) -> dict[str, str]:
 
 
 def _quickest(rows: list[Row]) -> str:
-    row = words.fastest(rows)
+    row = findings.fastest(rows)
     if row is None:
-        return f"not known: {words.nothing_sound(rows)}"
+        return f"not known: {findings.nothing_sound(rows)}"
     return row.name if row.sound_latency_s is None else f"{row.name}: {figures.seconds(row.sound_latency_s)}"

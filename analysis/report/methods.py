@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from analysis.results import format as figures
-from analysis.results import pooling as variants
+from analysis.results import pooling
 from analysis.results.rows import Row
 
 if TYPE_CHECKING:
@@ -27,15 +27,10 @@ _VERSIONS = (
     "platform",
 )
 
-_MEMORY = {
-    "vram": "Memory (vram) is the most that torch had allocated on the GPU, weights included.",
-    "rss": "Memory (rss) is the most that the process's resident set grew above its level before the run.",
-}
-
 
 def folds(frame: "pd.DataFrame", rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The folds, each with `title`, `text` (paragraphs) and `pairs` (label and value)."""
-    records = variants.rows_of(frame)
+    """Return the folds, each with `title`, `text` (paragraphs) and `pairs` (label and value)."""
+    records = pooling.rows_of(frame)
     return [
         {"title": "Measuring", "text": _measuring(records, rows), "pairs": []},
         *_machines(records),
@@ -45,10 +40,10 @@ def folds(frame: "pd.DataFrame", rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _measuring(records: list[variants.Row], rows: Sequence[Row]) -> list[str]:
+def _measuring(records: list[pooling.Row], rows: Sequence[Row]) -> list[str]:
     runs = [len(record.get("latency.samples_s", ())) for record in records if record["status"] == "ok"]
     text = [
-        f"{len(records)} records of {len(rows)} variants. Latency is the median of the timed runs, from frames in the "
+        f"{len(records)} records of {len(rows)} pooling. Latency is the median of the timed runs, from frames in the "
         "host's memory to result frames there; a first run warms up and is not among them."
         + (f" There were {min(runs)} to {max(runs)} timed runs a record." if runs else "")
     ]
@@ -57,7 +52,8 @@ def _measuring(records: list[variants.Row], rows: Sequence[Row]) -> list[str]:
         "taken from the differences between them; from inside one process otherwise. A paired speedup comes from runs "
         "made in turn with the baseline in one process; an unpaired one from two rows of the table, and is less sharp."
     )
-    text += [words for kind, words in _MEMORY.items() if any(row.memory_kind == kind for row in rows)]
+    kinds = {row.memory_kind for row in rows}
+    text += [f"Memory ({kind}) is {words}." for kind, words in figures.MEMORY_KINDS.items() if kind in kinds]
     text.append(
         "PSNR, SSIM and LPIPS compare the final 8-bit frames with the fp32 reference, the published variant's output "
         "with TF32 off. Hole means the pixels that were inpainted. LPIPS: lower is nearer."
@@ -68,11 +64,11 @@ def _measuring(records: list[variants.Row], rows: Sequence[Row]) -> list[str]:
     return text
 
 
-def _machines(records: list[variants.Row]) -> list[dict[str, Any]]:
-    machines: dict[str, variants.Row] = {}
+def _machines(records: list[pooling.Row]) -> list[dict[str, Any]]:
+    machines: dict[str, pooling.Row] = {}
     for record in records:
         if record.get("environment.device"):
-            machines.setdefault(variants.machine_key(record), record)
+            machines.setdefault(pooling.machine_key(record), record)
     shown = [
         {
             "title": "Machine and versions" if len(machines) == 1 else f"Machine: {figures.where(record)}",
@@ -85,8 +81,9 @@ def _machines(records: list[variants.Row]) -> list[dict[str, Any]]:
     return shown + ([{"title": f"{more} more machines", "text": ["See the records."], "pairs": []}] if more else [])
 
 
-def _machine(record: variants.Row) -> list[tuple[str, str]]:
-    pairs = [(name, _plain(record[f"environment.{name}"])) for name in _VERSIONS if f"environment.{name}" in record]
+def _machine(record: pooling.Row) -> list[tuple[str, str]]:
+    versions = {name: record.get(f"environment.{name}") for name in _VERSIONS}
+    pairs = [(name, pooling.plain(value)) for name, value in versions.items() if value is not None]
     if "environment.commit" in record:
         changed = " with changes not committed" if record.get("environment.dirty") is True else ""
         pairs.append(("commit", f"{record['environment.commit']}{changed}"))
@@ -103,28 +100,24 @@ def _machine(record: variants.Row) -> list[tuple[str, str]]:
     return pairs
 
 
-def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _weights(records: list[variants.Row]) -> list[tuple[str, str]]:
-    pairs = {}
+def _weights(records: list[pooling.Row]) -> list[tuple[str, str]]:
+    pairs: dict[tuple[str, str | None], str] = {}
     for record in records:
         if record.get("weights.source"):
             reason = record.get("weights.reason")
-            told = record.get("weights.fingerprint", "no fingerprint") + (f": {reason}" if reason else "")
-            pairs.setdefault((record["weights.source"], record.get("weights.fingerprint")), told)
-    return [(source, told) for (source, _), told in pairs.items()]
+            text = record.get("weights.fingerprint", "no fingerprint") + (f": {reason}" if reason else "")
+            pairs.setdefault((record["weights.source"], record.get("weights.fingerprint")), text)
+    return [(source, text) for (source, _), text in pairs.items()]
 
 
-def _clips(records: list[variants.Row]) -> list[tuple[str, str]]:
+def _clips(records: list[pooling.Row]) -> list[tuple[str, str]]:
     clips: dict[str, tuple[str, str]] = {}
     for record in records:
         fingerprint = record.get("data.fingerprint")
         if fingerprint is not None and fingerprint not in clips:
             hole = record.get("data.hole_fraction")
-            told = figures.size(record) + (f", hole {100 * hole:.1f}%" if hole is not None else "")
-            clips[fingerprint] = (fingerprint, told)
+            text = figures.size(record) + (f", hole {100 * hole:.1f}%" if hole is not None else "")
+            clips[fingerprint] = (fingerprint, text)
     pairs = list(clips.values())
     more = len(pairs) - MOST_CLIPS
     return pairs[:MOST_CLIPS] + ([("", f"and {more} more clips")] if more > 0 else [])

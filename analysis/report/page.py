@@ -11,16 +11,12 @@ from typing import TYPE_CHECKING, Any
 from analysis.commands import claims
 from analysis.commands.table import to_csv, to_markdown
 from analysis.errors import InputError
-from analysis.plots import base as plots
-from analysis.plots import cost as plots_cost
-from analysis.plots import quality as plots_quality
-from analysis.plots import scaling as plots_growth
-from analysis.plots import stages as plots_stages
-from analysis.records.atomic import atomic_write
+from analysis.plots import cost, quality, scaling, stages
+from analysis.plots.base import Plot, render, styled
+from analysis.records.atomic import write_text
 from analysis.records.load import load_micro, load_some
-from analysis.report import findings as words
-from analysis.report import header as report_head
-from analysis.report import table as report_table
+from analysis.report import findings, header
+from analysis.report import table as page_table
 from analysis.report.collect import rows_of
 from analysis.report.methods import folds
 from analysis.report.viewer import frames_of
@@ -76,11 +72,9 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
     if not rows:
         raise InputError(f"the records in {', '.join(map(str, paths))} are of no inpainting run; give others.")
     for suffix, text in ((".csv", to_csv(table)), (".md", to_markdown(table))):
-        with atomic_write(out.with_suffix(suffix)) as partial:
-            partial.write_text(text, encoding="utf-8")
+        write_text(out.with_suffix(suffix), text)
     page = _page(frame, table, rows, load_micro(*paths), out.with_name(f"{out.stem}_plots"))
-    with atomic_write(out) as partial:
-        partial.write_text(page, encoding="utf-8")
+    write_text(out, page)
     return out
 
 
@@ -99,21 +93,21 @@ def _page(
     environment.filters["breakable"] = _breakable
     settings = by_setting(rows)
     main_rows = settings[0]
-    several = report_table.several_settings(rows)
+    several = page_table.several_settings(rows)
     viewer = frames_of(_viewer_order(settings))
     return environment.get_template("report.html.j2").render(
         title=f"ProPainter Bench: {len(rows)} variants",
         heading="ProPainter Bench: what to use",
-        facts=report_head.facts(frame, rows),
-        notices=report_head.notices(frame, rows),
-        lead=report_head.lead(main_rows, several),
-        findings=words.findings(main_rows),
-        other_settings=[report_head.line(other) for other in settings[1 : MOST_SETTINGS + 1]],
+        facts=header.facts(frame, rows),
+        notices=header.notices(frame, rows),
+        lead=header.lead(main_rows, several),
+        findings=findings.findings(main_rows),
+        other_settings=[header.line(other) for other in settings[1 : MOST_SETTINGS + 1]],
         settings_left_out=_left_out(len(settings) - 1 - MOST_SETTINGS),
-        columns=report_table.columns(rows),
+        columns=page_table.columns(rows),
         rows=[
-            {"row": row, "why": report_table.why(row), "cells": report_table.cells(row, several)}
-            for row in report_table.ordered(settings)
+            {"row": row, "why": page_table.why(row), "cells": page_table.cells(row, several)}
+            for row in page_table.ordered(settings)
         ],
         statuses=sorted(Counter(row.status for row in rows).items()),
         any_disturbed=any(row.disturbed for row in rows),
@@ -134,39 +128,39 @@ def _page(
 
 
 def by_setting(rows: Sequence[Row]) -> list[list[Row]]:
-    """The rows that may be compared with each other, together; the setting in which most variants ran first."""
+    """Return the rows that may be compared with each other, together; the setting in which most variants ran first."""
     settings: dict[tuple, list[Row]] = defaultdict(list)
     for row in rows:
         settings[row.key].append(row)
     return sorted(settings.values(), key=lambda group: -sum(row.ok for row in group))
 
 
-def _plots(rows: list[Row], main_rows: list[Row], folder: Path) -> list[plots.Plot]:
+def _plots(rows: list[Row], main_rows: list[Row], folder: Path) -> list[Plot]:
     ok = [row for row in main_rows if row.ok]
-    quality = words.quality_word(rows)
-    with plots.styled():
+    quality_word = findings.quality_word(rows)
+    with styled():
         drawings = [
-            plots_cost.waterfall(ok),
-            plots_cost.speedup_bars(ok),
-            plots_cost.memory_bars(ok),
-            plots_cost.pareto(ok, quality),
-            plots_stages.stages(ok),
-            plots_stages.fraction_of_peak(ok),
-            plots_quality.psnr_per_frame(ok, quality),
-            plots_quality.interaction(main_rows),
-            plots_growth.with_frames(rows),
-            plots_growth.with_pixels(rows),
+            cost.waterfall(ok),
+            cost.speedup_bars(ok),
+            cost.memory_bars(ok),
+            cost.pareto(ok, quality_word),
+            stages.stages(ok),
+            stages.fraction_of_peak(ok),
+            quality.psnr_per_frame(ok, quality_word),
+            quality.interaction(main_rows),
+            scaling.with_frames(rows),
+            scaling.with_pixels(rows),
         ]
-        drawn = [plots.render(drawing, folder) for drawing in drawings if drawing is not None]
+        drawn = [render(drawing, folder) for drawing in drawings if drawing is not None]
     for name in PLOTS - {plot.name for plot in drawn}:
         for suffix in ("png", "svg"):
             (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     return drawn
 
 
-def in_columns(drawn: Sequence[plots.Plot]) -> list[list[tuple[int, plots.Plot]]]:
-    """The plots with their places, in two columns of about the same height."""
-    columns: list[list[tuple[int, plots.Plot]]] = [[], []]
+def in_columns(drawn: Sequence[Plot]) -> list[list[tuple[int, Plot]]]:
+    """Return the plots with their places, in two columns of about the same height."""
+    columns: list[list[tuple[int, Plot]]] = [[], []]
     heights = [0.0, 0.0]
     for place, plot in enumerate(drawn):
         shorter = heights.index(min(heights))
@@ -176,7 +170,7 @@ def in_columns(drawn: Sequence[plots.Plot]) -> list[list[tuple[int, plots.Plot]]
 
 
 def _viewer_order(settings: list[list[Row]]) -> list[Row]:
-    """All rows, setting by setting; in each the notable ones first, of these published at the head."""
+    """Return all rows, setting by setting; in each the notable ones first, of these published at the head."""
     ordered = []
     for group in settings:
         first = notable(group, 12)
@@ -193,7 +187,7 @@ def _left_out(count: int) -> str:
 def _table_caption(rows: list[Row]) -> str:
     text = "Latency is the median of the timed runs, with half the 95% interval's width; speedup is over the published "
     text += "variant, with its interval."
-    if words.quality_word(rows) == "agreement":
+    if findings.quality_word(rows) == "agreement":
         text += " PSNR, SSIM and LPIPS are numerical agreement with the fp32 reference, not visual quality."
     return text
 
@@ -205,7 +199,7 @@ def _table_note(folder: Path) -> str:
 
 def _viewer_note(viewer: dict[str, Any], rows: list[Row]) -> str:
     text = "Frames are made small for this page; each run folder has them larger."
-    if words.quality_word(rows) == "agreement":
+    if findings.quality_word(rows) == "agreement":
         text += (
             " With seeded weights the picture in the hole means nothing: look at the difference, not at the picture."
         )
@@ -226,19 +220,19 @@ def _claims(table: "pd.DataFrame", micro: "pd.DataFrame") -> list[dict[str, Any]
 
 def _claims_lead(rows: list[Row]) -> str:
     text = "What the optimisation plan promised (docs/plan.md), and what these records say of it."
-    if words.quality_word(rows) == "agreement":
+    if findings.quality_word(rows) == "agreement":
         text += " With seeded weights no claim of quality is judged."
     return text
 
 
 def _for_script(value: dict[str, Any]) -> str:
-    """JSON that can't end the script element it stands in."""
+    """Return JSON that can't end the script element it stands in."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def _breakable(text: str) -> Any:
-    """The text escaped, with a place for a line break after each comma."""
+    """Return the text escaped, with a place for a line break after each comma."""
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r",(?=\S)", ",<wbr>", str(escape(text))))

@@ -41,13 +41,13 @@ _STATUS_BADGES = {"unsupported": "dim"}
 
 
 def ordered(settings: Sequence[Sequence[Row]]) -> list[Row]:
-    """The rows of one setting after the other, the fastest first; what did not run last, by status and name."""
+    """Return the rows of one setting after the other, the fastest first; what did not run last, by status and name."""
     order = [sorted(rows, key=lambda r: (not r.ok, r.latency_s or 0.0, r.status, r.name)) for rows in settings]
     return [row for rows in order for row in rows]
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
-    """The columns; with several settings one more says which."""
+    """Return the columns; with several settings one more says which."""
     kind = "agreement" if quality_word(rows) == "agreement" else ""
     settings = [Column("Setting", "text")] if several_settings(rows) else []
     return [
@@ -64,7 +64,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
 
 
 def cells(row: Row, with_setting: bool) -> list[Cell]:
-    """A row's cells, in the columns' order."""
+    """Return a row's cells, in the columns' order."""
     disturbed = "disturbed" if row.disturbed else ""
     return [
         Cell(row.name, row.name),
@@ -92,7 +92,7 @@ def why(row: Row) -> str:
 
 
 def several_settings(rows: Sequence[Row]) -> bool:
-    """Whether there is more than one clip, device, set of weights, schedule or limit."""
+    """Return whether there is more than one clip, device, set of weights, schedule or limit."""
     return len({row.key for row in rows}) > 1
 
 

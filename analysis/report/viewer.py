@@ -31,7 +31,7 @@ _NAME = re.compile(r"(\d+)_(input|result|reference|difference)\.png")
 
 
 def frames_of(rows: Sequence[Row]) -> dict[str, Any]:
-    """What the viewer shows of these rows, which are in the order of their worth: the first ones that fit.
+    """Return what the viewer shows of these rows, which are in the order of their worth: the first ones that fit.
 
     Returns:
         `images`, a list of data URLs; `variants`, each with `name`, `label`, `differs` (from the reference),
@@ -107,7 +107,7 @@ def _read(path: Path | None) -> bytes | None:
 
 
 def _small(content: bytes, path: Path) -> bytes | None:
-    """The picture as JPEG of at most `WIDEST_PIXELS`; None, with a warning, where it is damaged."""
+    """Return the picture as JPEG of at most `WIDEST_PIXELS`; None, with a warning, where it is damaged."""
     from PIL import Image
 
     try:

@@ -1,12 +1,19 @@
 """How figures are written for people: with their unit and their interval."""
 
+from collections.abc import Iterable
+
 from analysis.results.pooling import Row, decibel
 
 GIB = 2**30
 
+MEMORY_KINDS = {
+    "vram": "the most that torch had allocated on the GPU, weights included",
+    "rss": "the most that the process's resident set grew above its level before the run",
+}
+
 
 def seconds(median: float | None, interval: list[float] | None = None) -> str:
-    """ "7.70 s (7.40 to 8.00)"."""
+    """Return seconds: "7.70 s (7.40 to 8.00)"."""
     if median is None:
         return ""
     digits = 3 if median < 1 else 2 if median < 100 else 1
@@ -14,19 +21,19 @@ def seconds(median: float | None, interval: list[float] | None = None) -> str:
 
 
 def times(median: float | None, interval: list[float] | None = None) -> str:
-    """A speedup: "1.31x (1.25 to 1.37)"."""
+    """Return a speedup: "1.31x (1.25 to 1.37)"."""
     return "" if median is None else f"{median:.2f}x{_interval(interval, 2)}"
 
 
 def memory(count: float | None) -> str:
-    """Bytes as "352 MiB" or "3.2 GiB"."""
+    """Return bytes as "352 MiB" or "3.2 GiB"."""
     if count is None:
         return ""
     return f"{count / 2**20:,.0f} MiB" if count < GIB else f"{count / GIB:,.1f} GiB"
 
 
 def psnr(row: Row) -> str:
-    """The hole's PSNR of a row: "85.1 dB", "identical", or nothing without quality."""
+    """Return the hole's PSNR of a row: "85.1 dB", "identical", or nothing without quality."""
     value = decibel(row)
     if value is None:
         return ""
@@ -34,7 +41,7 @@ def psnr(row: Row) -> str:
 
 
 def size(row: Row) -> str:
-    """The clip of a row: "sample, 6 frames of 160x128"."""
+    """Return the clip of a row: "sample, 6 frames of 160x128"."""
     if row.get("data.frames") is None:
         return "unknown data"
     height, width = (int(row.get(f"data.{side}", 0)) for side in ("height", "width"))
@@ -42,13 +49,13 @@ def size(row: Row) -> str:
 
 
 def where(row: Row) -> str:
-    """Device and torch of a row: "AMD EPYC, torch 2.15.0"."""
+    """Return device and torch of a row: "AMD EPYC, torch 2.15.0"."""
     return f"{row.get('environment.device')}, torch {row.get('environment.torch')}"
 
 
-def agreement(sources: set[str]) -> str | None:
-    """What figures of quality are, where any of the weights are the seeded ones."""
-    if "seeded" not in sources:
+def agreement(rows: Iterable[Row]) -> str | None:
+    """Return what figures of quality are, where any row's weights are the seeded ones."""
+    if all(row.get("weights.source") != "seeded" for row in rows):
         return None
     return (
         "The weights are the seeded ones: every figure of quality (PSNR, SSIM, LPIPS) is numerical agreement with the "

@@ -8,7 +8,7 @@ Interval = list[float]
 
 
 def log_t_interval(values: Sequence[float]) -> Interval | None:
-    """The t-interval of the logarithms of positive values, one for each process; None with under 2 of them."""
+    """Return the t-interval of the logarithms of positive values, one for each process; None with under 2 of them."""
     if len(values) < 2 or min(values) <= 0:
         return None
     from scipy.special import stdtrit
@@ -21,7 +21,7 @@ def log_t_interval(values: Sequence[float]) -> Interval | None:
 
 
 def ratio(above: float, above_ci: Interval | None, below: float, below_ci: Interval | None) -> Interval | None:
-    """The interval of above / below of two figures measured apart: their variances add up, in logarithms.
+    """Return the interval of above / below of two figures measured apart: their variances add up, in logarithms.
 
     None where one of them has no interval.
     """
@@ -33,5 +33,5 @@ def ratio(above: float, above_ci: Interval | None, below: float, below_ci: Inter
 
 
 def disjoint(one: Interval | None, other: Interval | None) -> bool:
-    """Whether two intervals have nothing in common; an absent one is never apart from another."""
+    """Return whether two intervals have nothing in common; an absent one is never apart from another."""
     return one is not None and other is not None and (one[1] < other[0] or other[1] < one[0])

@@ -23,7 +23,7 @@ _SHOWN = {
 
 
 def match(row: Row, others: list[Row]) -> Row | None:
-    """The row of the same variant on the same data, weights, limits and kind of device, best of the same place.
+    """Return the row of the same variant on the same data, weights, limits and kind of device, best of the same place.
 
     None where there is none.
     """
@@ -36,7 +36,7 @@ def match(row: Row, others: list[Row]) -> Row | None:
 
 
 def same_variant(one: Row, other: Row) -> bool:
-    """The same id; or the same groups, where the settings that both know are equal (a new group changes the id)."""
+    """Return whether ids are equal, or groups and the settings that both know (a new group changes the id)."""
     if one.get("variant.id") == other.get("variant.id"):
         return True
     mine, theirs = options(one), options(other)
@@ -45,12 +45,12 @@ def same_variant(one: Row, other: Row) -> bool:
 
 
 def obstacles(one: Row, other: Row) -> list[str]:
-    """What makes two rows of a variant incomparable, in words: "schema", "data", "weights", "device", limits."""
+    """Return what makes two rows of a variant incomparable, in words: "schema", "data", "weights", "device", limits."""
     return [word for word, key in _MUST_EQUAL.items() if one.get(key) != other.get(key)]
 
 
 def differences(old: list[Row], new: list[Row]) -> list[str]:
-    """Why no row of one is comparable with any of the other, a sentence each."""
+    """Return why no row of one is comparable with any of the other, a sentence each."""
     found = {}
     for before in old:
         for after in new:

@@ -72,7 +72,7 @@ def variants_table(frame: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def rows_of(frame: "pd.DataFrame") -> list[Row]:
-    """A table's rows as dictionaries, without the cells that are None or NaN."""
+    """Return a table's rows as dictionaries, without the cells that are None or NaN."""
     names = list(frame.columns)
     columns = [frame[name].tolist() for name in names]
     return [
@@ -82,24 +82,24 @@ def rows_of(frame: "pd.DataFrame") -> list[Row]:
 
 
 def machine_key(record: Row) -> str:
-    """Where times may be compared: the environment's fingerprint, or device and torch of an older record."""
+    """Return where times may be compared: the environment's fingerprint, or device and torch of an older record."""
     older = f"{record.get('environment.device')}, torch {record.get('environment.torch')}"
     return record.get("environment.fingerprint") or older
 
 
 def name(variant_id: str | None) -> str:
-    """What differs from published, of a variant's id: "attention=sdpa,precision=amp", or "published"."""
+    """Return what differs from published, of a variant's id: "attention=sdpa,precision=amp", or "published"."""
     return (variant_id or "unknown").split("#")[0]
 
 
 def options(row: Row, group: str = "") -> Row:
-    """The resolved settings of a variant, or of one of its groups."""
+    """Return the resolved settings of a variant, or of one of its groups."""
     start = f"variant.options.{group}"
     return {key.removeprefix("variant.options."): value for key, value in row.items() if key.startswith(start)}
 
 
 def decibel(row: Row) -> float | None:
-    """The hole's PSNR of a row in dB, infinite where it is identical to the reference; None without quality."""
+    """Return the hole's PSNR of a row in dB, infinite where it is identical to the reference; None without quality."""
     if row.get("quality.identical") is None:
         return None
     return row.get("quality.psnr_hole_db", math.inf)
@@ -151,7 +151,7 @@ def _pool(records: list[Row]) -> Row:
 
 
 def _pool_times(records: list[Row], key: str, interval: str) -> Row:
-    """Median and interval of a positive figure; its own interval where only one record has it."""
+    """Return median and interval of a positive figure; its own interval where only one record has it."""
     having = [record for record in records if key in record]
     if not having:
         return {key: None, interval: None}
@@ -221,7 +221,7 @@ def _compare_unpaired(rows: list[Row]) -> dict[int, Row]:
 
 
 def comparable(one: Row, other: Row) -> bool:
-    """Whether times of two rows may be compared: same place, data, weights and schedule."""
+    """Return whether times of two rows may be compared: same place, data, weights and schedule."""
     same = ("place", "data.fingerprint", "weights.fingerprint")
     return all(one.get(key) == other.get(key) for key in same) and options(one, "schedule") == options(
         other, "schedule"
@@ -229,7 +229,7 @@ def comparable(one: Row, other: Row) -> bool:
 
 
 def unpaired(baseline: Row, row: Row, times: str, speedup: str) -> Row:
-    """The speedup of a row's times over a baseline's, `times` and `speedup` being the starts of the columns."""
+    """Return the speedup of a row's times over a baseline's, `times` and `speedup` being the starts of the columns."""
     above, below = baseline.get(f"{times}.median_s"), row.get(f"{times}.median_s")
     if not above or not below:
         return {}
@@ -238,23 +238,25 @@ def unpaired(baseline: Row, row: Row, times: str, speedup: str) -> Row:
 
 
 def _label(rows: list[Row]) -> None:
-    """A name for each row that no other on the same data has, as far as settings and limits tell them apart."""
+    """Give each row a name that no other on the same data has, as far as settings and limits tell them apart."""
     namesakes: dict[tuple, list[Row]] = {}
     for row in rows:
         key = (row["variant.name"], *(row.get(key) for key in ("place", "data.fingerprint", "weights.fingerprint")))
         namesakes.setdefault(key, []).append(row)
     for alike in namesakes.values():
-        settings = [options(row) | _limits(row) for row in alike]
+        settings = [options(row) | limits(row) for row in alike]
         keys = dict.fromkeys(key for setting in settings for key in setting)
         telling = [key for key in keys if any(one.get(key) != settings[0].get(key) for one in settings)]
         for row, setting in zip(alike, settings, strict=True):
-            shown = [f"{key}={_plain(setting[key])}" for key in telling if key in setting]
+            shown = [f"{key}={plain(setting[key])}" for key in telling if key in setting]
             row["variant.label"] = row["variant.name"] + (f" ({', '.join(shown)})" if shown else "")
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """Return a setting as it would be typed: 8 for 8.0."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _limits(row: Row) -> Row:
+def limits(row: Row) -> Row:
+    """Return the limits that a row ran with, by what is typed for them."""
     return {key.removeprefix("run."): value for key, value in row.items() if key in _SAME[3:]}

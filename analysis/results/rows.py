@@ -4,8 +4,22 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
-STAGES = ("flow", "completion", "propagation", "generation")
+MIB = 2**20
+
+Value = TypeVar("Value")
+
+
+def known(value: Value | None) -> Value:
+    """Return a figure that the caller has filtered its rows for.
+
+    Raises:
+        ValueError: it is None.
+    """
+    if value is None:
+        raise ValueError("a row without the figure that it was chosen for")
+    return value
 
 
 @dataclass(frozen=True)
@@ -93,6 +107,11 @@ class Row:
         return self.status == "ok" and self.latency_s is not None
 
     @property
+    def peak_mib(self) -> float:
+        """The peak memory in MiB, of a row that has one."""
+        return known(self.peak_bytes) / MIB
+
+    @property
     def sound_latency_s(self) -> float | None:
         """The latency where it may be a finding."""
         return self.latency_s if self.latency_doubt is None else None
@@ -113,32 +132,35 @@ class Row:
         return self.speedup_ci is not None and not self.speedup_ci[0] <= 1 <= self.speedup_ci[1]
 
     def added_to(self, other: "Row") -> list[str]:
-        """What this one changes beyond the other, as `group=option`."""
+        """Return what this one changes beyond the other, as `group=option`."""
         return [text for group, text in self.changes.items() if other.changes.get(group) != text]
 
 
 def within_bounds(row: Row, least_psnr_hole_db: float) -> bool:
-    """Whether the result is identical to the reference, or near enough in the hole."""
+    """Return whether the result is identical to the reference, or near enough in the hole."""
     return row.identical or (row.psnr_hole_db is not None and row.psnr_hole_db >= least_psnr_hole_db)
 
 
 def pareto_front(rows: Sequence[Row]) -> list[Row]:
-    """The rows that no other one beats in both latency and memory, by growing memory."""
+    """Return the rows that no other one beats in both latency and memory, by growing memory."""
     front: list[Row] = []
-    for row in sorted(rows, key=lambda row: (row.peak_bytes, row.latency_s)):
-        if not front or row.latency_s < front[-1].latency_s:
+    for row in sorted(rows, key=lambda row: (known(row.peak_bytes), known(row.latency_s))):
+        if not front or known(row.latency_s) < known(front[-1].latency_s):
             front.append(row)
     return front
 
 
 def notable(rows: Sequence[Row], count: int) -> list[Row]:
-    """The `count` rows most worth showing, in their own order: published, fastest, smallest, furthest from the
-    reference, then those on the front of latency and memory, then the faster."""
+    """Return the `count` rows most worth showing, in their own order.
+
+    These are published, fastest, smallest, furthest from the reference, then the front of latency and memory, then
+    the faster.
+    """
     if len(rows) <= count:
         return list(rows)
-    timed = sorted((row for row in rows if row.latency_s is not None), key=lambda row: row.latency_s)
-    sized = sorted((row for row in rows if row.peak_bytes is not None), key=lambda row: row.peak_bytes)
-    scored = sorted((row for row in rows if row.psnr_hole_db is not None), key=lambda row: row.psnr_hole_db)
+    timed = sorted((row for row in rows if row.latency_s is not None), key=lambda row: known(row.latency_s))
+    sized = sorted((row for row in rows if row.peak_bytes is not None), key=lambda row: known(row.peak_bytes))
+    scored = sorted((row for row in rows if row.psnr_hole_db is not None), key=lambda row: known(row.psnr_hole_db))
     front = pareto_front([row for row in timed if row.peak_bytes is not None])
     wanted = [*(row for row in rows if row.published), *timed[:1], *sized[:1], *scored[:1], *front, *timed, *rows]
     chosen = list({id(row): row for row in wanted}.values())[:count]
@@ -147,7 +169,7 @@ def notable(rows: Sequence[Row], count: int) -> list[Row]:
 
 
 def chain(rows: Sequence[Row]) -> list[Row]:
-    """The longest chain of variants in which each keeps what the one before changed and changes more.
+    """Return the longest chain of variants in which each keeps what the one before changed and changes more.
 
     It starts with the published variant where that is there. Of chains of equal length, the one that adds one technique
     at a time goes first, then the one that ends fastest.
@@ -164,14 +186,14 @@ def chain(rows: Sequence[Row]) -> list[Row]:
         for before in usable[:position]:
             theirs = changes[id(before)]
             if theirs < mine:
-                (steps, leaps), _ = best[id(before)]
+                (count, leaps), _ = best[id(before)]
                 leap = len(mine - theirs) - 1
-                if (steps + 1, leaps - leap) > found[0]:
-                    found = ((steps + 1, leaps - leap), before)
+                if (count + 1, leaps - leap) > found[0]:
+                    found = ((count + 1, leaps - leap), before)
         best[id(row)] = found
     if not usable:
         return []
-    last: Row | None = max(usable, key=lambda row: (best[id(row)][0], -row.latency_s))
+    last: Row | None = max(usable, key=lambda row: (best[id(row)][0], -known(row.latency_s)))
     steps: list[Row] = []
     while last is not None:
         steps.insert(0, last)

@@ -59,20 +59,26 @@ def again(record: Flat) -> str:
 
     A record without an interval gets more timed runs.
     """
-    variant = str(record.get("variant.id") or "").split("#")[0].replace("published", "").replace(",", " ")
-    command = record.get("run.command") or f"python run.py {variant}".strip()
-    if not record.get("disturbed"):
+    typed = command(record)
+    keys = ["latency.ci95_s"] + (["speedup.ci95"] if "speedup.median" in record else [])
+    if any(record.get(key) is None for key in keys):
         seconds = math.ceil(6 * record.get("latency.median_s", 10.0))
-        command += f" measure.min_samples=3 measure.max_samples=30 measure.max_seconds={seconds}"
-        command += " measure.min_pairs=6" if record.get("speedup.kind") or "speedup.median" in record else ""
+        typed += f" measure.min_samples=3 measure.max_samples=30 measure.max_seconds={seconds}"
+        typed += " measure.min_pairs=6" if "speedup.median" in record else ""
     path = Path(str(record.get("path") or ""))
     if path.name == "record.json" and path.is_file():
         folder = path.parent
         if folder.is_absolute() and folder.is_relative_to(Path.cwd()):
             folder = folder.relative_to(Path.cwd())
         if re.fullmatch(r"[\w./-]*\w", str(folder)):  # others would have to be quoted for Hydra and for the shell
-            command += f" hydra.run.dir={folder}"
-    return command
+            typed += f" hydra.run.dir={folder}"
+    return typed
+
+
+def command(record: Flat) -> str:
+    """Return the command of a record; where it has none, the groups that differ from published."""
+    variant = str(record.get("variant.id") or "").split("#")[0].replace("published", "").replace(",", " ")
+    return record.get("run.command") or f"python run.py {variant}".strip()
 
 
 def what_to_measure_again(rows: Iterable[Flat]) -> list[str]:

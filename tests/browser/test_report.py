@@ -68,7 +68,7 @@ def test_it_fits_and_makes_no_error_and_no_request(driver, page, width, dark):
     too_wide = driver.execute_script(
         "return [...document.querySelectorAll('body *')]"
         ".filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
-        ".filter(e => !e.closest('.scroll, .drawing, .skip, .said')).map(e => e.outerHTML.slice(0, 120))"
+        ".filter(e => !e.closest('.scroll, .drawing, .skip, .announcement')).map(e => e.outerHTML.slice(0, 120))"
     )
     assert too_wide == []
     assert [entry for entry in driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
@@ -162,11 +162,11 @@ def test_a_command_is_copied(driver, page):
     button = _find(driver, ".card .copy")[0]
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
     button.click()
-    said = "return document.getElementById('said').textContent"
+    announcement = "return document.getElementById('announcement').textContent"
     for _ in range(50):
-        if driver.execute_script(said):
+        if driver.execute_script(announcement):
             break
-    assert driver.execute_script(said) == "Command copied"
+    assert driver.execute_script(announcement) == "Command copied"
 
 
 _CONTRAST = """
@@ -177,7 +177,7 @@ const ground = (e) => { for (; e; e = e.parentElement) { const c = parse(getComp
   if (c.length < 4 || c[3] === 1) return c.slice(0, 3); } return [255, 255, 255]; };
 const bad = [];
 for (const e of document.querySelectorAll('body *')) {
-  if (e.closest('svg, script, style, noscript, .said, .stage') || !e.offsetParent) continue;
+  if (e.closest('svg, script, style, noscript, .announcement, .stage') || !e.offsetParent) continue;
   if (![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) continue;
   const style = getComputedStyle(e), [a, b] = [light(parse(style.color).slice(0, 3)), light(ground(e))];
   const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);

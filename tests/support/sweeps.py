@@ -1,6 +1,6 @@
 """Sweeps that several tests of the analysis read."""
 
-from support.records_fixture import MIB, make_record
+from support.records_fixture import MIB, make_record, make_schema_1
 
 SDPA = dict(attention="sdpa", seconds=6.0, psnr_hole_db=85.0)
 
@@ -11,6 +11,15 @@ SWEEP = [
     make_record(chunking="fixed", seconds=9.0, peak_bytes=300 * MIB, psnr_hole_db=45.0),
     make_record(attention="sdpa_cudnn", status="unsupported", reason="needs CUDA | and more"),
 ]
+
+
+RECORDS = [
+    make_record(),
+    make_record(attention="sdpa", seconds=6.0, paired=1.3),
+    make_record(attention="sdpa_cudnn", status="unsupported"),
+    make_schema_1(precision="amp"),
+]
+"""Published, paired, unsupported, and of schema 1."""
 
 
 def one_by_one():

@@ -3,13 +3,13 @@
   const by = (id) => document.getElementById(id);
 
   /* Copying a command. */
-  const said = by("said");
+  const announcement = by("announcement");
   let quiet;
   const say = (text) => {
-    said.textContent = text;
-    said.classList.add("on");
+    announcement.textContent = text;
+    announcement.classList.add("on");
     clearTimeout(quiet);
-    quiet = setTimeout(() => { said.classList.remove("on"); said.textContent = ""; }, 2500);
+    quiet = setTimeout(() => { announcement.classList.remove("on"); announcement.textContent = ""; }, 2500);
   };
   const copyByHand = (text) => {
     const area = document.createElement("textarea");

@@ -106,6 +106,13 @@ class TestVerdicts:
         name = ("published", "precision=amp")[which]
         assert f"Not judged, since {name} was disturbed while it was timed (load 3.0). To measure it" in found["remark"]
 
+    def test_the_table_shows_no_doubtful_figure(self, verdict, tmp_path):
+        verdict("amp_speed", make_record(disturbed=["load 3.0"]), make_record(precision="amp", seconds=1.0))
+        (line,) = [
+            line for line in to_markdown(evaluate(load(tmp_path))).splitlines() if line.startswith("| amp_speed")
+        ]
+        assert line.endswith("| inconclusive | doubtful, see below |")
+
     def test_memory_is_judged_beside_busy_processes(self, verdict):
         records = [
             make_record(peak_bytes=p * GIB, disturbed=["load 3.0"], **v)

@@ -8,20 +8,14 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.records_fixture import make_micro, make_record, make_schema_1, put, write_sweep
+from support.records_fixture import make_micro, make_record, put, write_sweep
+from support.sweeps import RECORDS
 
 import analysis
 from analysis.commands.claims import evaluate
 from analysis.commands.table import to_csv, to_markdown
 from analysis.errors import InputError
 from analysis.records.load import load, load_micro, load_some, write_parquet
-
-RECORDS = [
-    make_record(),
-    make_record(attention="sdpa", seconds=6.0, paired=1.3),
-    make_record(attention="sdpa_cudnn", status="unsupported"),
-    make_schema_1(precision="amp"),
-]
 
 
 class TestLoad:

@@ -2,18 +2,12 @@
 
 import pandas as pd
 import pytest
-from support.records_fixture import make_record, make_schema_1, write_sweep
+from support.records_fixture import write_sweep
+from support.sweeps import RECORDS
 
 import analysis
 from analysis.commands.table import to_csv
 from analysis.records.load import load, write_parquet
-
-RECORDS = [
-    make_record(),
-    make_record(attention="sdpa", seconds=6.0, paired=1.3),
-    make_record(attention="sdpa_cudnn", status="unsupported"),
-    make_schema_1(precision="amp"),
-]
 
 
 class TestParquet:

@@ -6,16 +6,10 @@ import time
 
 import pytest
 from support.command_line import ROOT
-from support.records_fixture import make_record, make_schema_1, put
+from support.records_fixture import make_record, put
+from support.sweeps import RECORDS
 
 from analysis.records import schema
-
-RECORDS = [
-    make_record(),
-    make_record(attention="sdpa", seconds=6.0, paired=1.3),
-    make_record(attention="sdpa_cudnn", status="unsupported"),
-    make_schema_1(precision="amp"),
-]
 
 
 class TestSchema:

@@ -10,13 +10,16 @@ class TestDoubts:
         page = report(make_record(disturbed=["load 3.0"]), make_record(attention="sdpa", disturbed=["load 2.0"]))
         text = " ".join(page.text.split())
         assert text.index("Every variant was disturbed.") < text.index("Seeded weights.") < text.index("What to take")
-        assert "published was disturbed while it was timed (load 3.0); attention=sdpa was" in text
+        assert (
+            "published was disturbed while it was timed (load 3.0); doubtful too: attention=sdpa, as the table says"
+            in text
+        )
         assert page.html.count("hydra.run.dir=") >= 2
 
     def test_some_are_named_with_their_commands(self, rows):
         found = rows(make_record(disturbed=["load 3.0"]), make_record(attention="sdpa"))
         (notice,) = header._doubtful(found)
-        assert notice["head"] == "1 of 2 variants are doubtful."
+        assert notice["head"] == "1 of 2 variants is doubtful."
         assert len(notice["commands"]) == 1
         assert header._doubtful(found[1:]) == []
 
@@ -24,7 +27,7 @@ class TestDoubts:
         many = [make_record(frames=n, disturbed=["load 3.0"]) for n in range(3, 12)]
         (notice,) = header._doubtful(rows(*many))
         assert len(notice["commands"]) == header.MOST_DOUBTS
-        assert "and 4 more, as the table says" in notice["text"]
+        assert " and 4 more, as the table says. No finding rests" in notice["text"]
 
 
 class TestLine:

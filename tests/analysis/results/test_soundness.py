@@ -81,17 +81,15 @@ class TestAgain:
         assert rows["attention=sdpa"]["speedup.median"] == pytest.approx(8 / 6)
         assert not any(key.startswith("doubt") for row in rows.values() for key in row)
 
-    def test_beside_it_where_it_has_no_folder(self, pooled):
-        row = {
-            "variant.id": "attention=sdpa,precision=amp#12345678",
-            "disturbed": [BUSY],
-            "path": "x.tar/0/record.json",
-        }
+    def test_beside_it_where_it_has_no_folder(self):
+        known = {"disturbed": [BUSY], "latency.ci95_s": [1.0, 2.0]}
+        row = known | {"variant.id": "attention=sdpa,precision=amp#12345678", "path": "x.tar/0/record.json"}
         assert soundness.again(row) == "python run.py attention=sdpa precision=amp"
-        assert soundness.again({"variant.id": "published#1", "disturbed": [BUSY]}) == "python run.py"
+        assert soundness.again(known | {"variant.id": "published#1"}) == "python run.py"
 
     def test_for_longer_where_an_interval_is_missing(self):
         row = {"run.command": "python run.py measure.max_seconds=10", "latency.median_s": 8.0, "speedup.median": 1.2}
+        row["disturbed"] = [BUSY]
         asked = dict(part.split("=") for part in shlex.split(soundness.again(row))[2:])
         assert asked == {
             "measure.min_samples": "3",
