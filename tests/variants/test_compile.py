@@ -34,10 +34,10 @@ def test_a_compiled_component_is_compiled_and_near(networks, clip):
     reference = Pipeline(networks, QUICK)(clip.frames, clip.masks)
     pipeline = compiled(Pipeline(copy.deepcopy(networks), QUICK), "reduce-overhead", ["decoder"])
     measured = first_run(pipeline, clip)
-    told = measured.effective["compile"]
-    assert told["mode"] == "reduce-overhead"
-    assert told["cuda_graphs"] == "no: cpu has no CUDA graphs"
-    decoder = told["components"]["decoder"]
+    stats = measured.effective["compile"]
+    assert stats["mode"] == "reduce-overhead"
+    assert stats["cuda_graphs"] == "no: cpu has no CUDA graphs"
+    decoder = stats["components"]["decoder"]
     assert (decoder["status"], decoder["graphs"], decoder["graph_breaks"], decoder["recompilations"]) == (
         *("compiled", 1, {}),
         0,

@@ -90,7 +90,7 @@ class TestCorrelation:
         assert seen.bytes == 64**4 * 4
 
     def test_in_effect_and_equal(self, networks):
-        """Full estimates with RAFT: flows equal within 1e-4 pixels, volume and feature maps told apart."""
+        """Full estimates with RAFT: flows equal within 1e-4 pixels, different bytes for volume and feature maps."""
         frames = noise()
         results = {}
         for name in ("all_pairs", "on_demand"):

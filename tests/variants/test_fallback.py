@@ -43,7 +43,7 @@ class TestLadder:
         return applied(pipeline, "fallback=ladder", *options)
 
     def steps(self, pipeline: Pipeline) -> list[tuple[str, str]]:
-        return [(said["stage"], said["step"]) for said in pipeline.effective["fallbacks"]]
+        return [(step["stage"], step["step"]) for step in pipeline.effective["fallbacks"]]
 
     def inpaint(self, pipeline: Pipeline, fits: int, seen: list, stage: str = "generation") -> Callable:
         """Runs out of memory in the stage with more than `fits` frames; on the CPU it never does."""

@@ -70,10 +70,10 @@ class TestCache:
         flows = [flows_of(pipeline, frames) for pipeline in (first, first, second)]
         for pair in flows:
             assert all(torch.equal(got, wanted) for got, wanted in zip(pair, expected, strict=True))
-        said, later = first.effective["flow_cache"], second.effective["flow_cache"]
-        assert (said["hits"], said["misses"], said["kept"]) == (1, 1, 1)
+        stats, later = first.effective["flow_cache"], second.effective["flow_cache"]
+        assert (stats["hits"], stats["misses"], stats["kept"]) == (1, 1, 1)
         assert (later["hits"], later["misses"], later["cold_s"]) == (1, 0, None)
-        assert said["cold_s"] > said["avoided_s"][0] == later["avoided_s"][0] > said["hit_s"][0] > 0
+        assert stats["cold_s"] > stats["avoided_s"][0] == later["avoided_s"][0] > stats["hit_s"][0] > 0
         assert len(list((tmp_path / "flows").iterdir())) == 1
         assert "from_cache" not in first.effective["correlation"]
         for group in ("correlation", "raft_scale"):
@@ -247,7 +247,7 @@ for number in range(60):
                 cached(estimator=ScaledFlow(estimator, 1 / 2))
 
     def test_a_wrapped_network_is_refused(self, networks, tmp_path):
-        """What a wrapped module computes is not told by its weights."""
+        """The weights of a wrapped module do not determine its output."""
         own = deepcopy(networks)
         own.raft.feature_encoder.forward = partial(own.raft.feature_encoder.forward)
         pipeline = disk(all_pairs(Pipeline(own, QUICK)), tmp_path)

@@ -127,7 +127,7 @@ class TestScale:
 
     @pytest.mark.parametrize("name", ["half", "quarter", "eighth", "auto"])
     def test_in_effect(self, networks, name):
-        """256x280 with RAFT itself: really computed on smaller frames, and said so; full size for `auto`."""
+        """256x280 with RAFT itself: really computed on smaller frames, and reported so; full size for `auto`."""
         asked = {"half": 1 / 2, "quarter": 1 / 4, "eighth": 1 / 8, "auto": 1}[name]
         small = [256, 280] if name == "auto" else [128, 136] if name == "half" else [128, 144]
         pipeline = option("raft_scale", name)(Pipeline(networks, QUICK))
@@ -135,12 +135,12 @@ class TestScale:
         pipeline.flow_estimator.inner = lambda frames, report: seen.append(frames.shape[-2:]) or inner(frames, report)
         flow_f, flow_b = flows_of(pipeline, noise(2, 256, 280))
         assert flow_f.shape == flow_b.shape == (1, 1, 2, 256, 280)
-        said = pipeline.effective["raft_scale"]
-        assert said["asked"] == asked
-        assert said["flow_size"] == list(seen[0])
-        assert (said["flow_size"] == [256, 280]) == (name == "auto")
-        assert said["flow_size"][0] == small[0]
-        assert said["ratio"] == [256 / said["flow_size"][0], 280 / said["flow_size"][1]]
+        stats = pipeline.effective["raft_scale"]
+        assert stats["asked"] == asked
+        assert stats["flow_size"] == list(seen[0])
+        assert (stats["flow_size"] == [256, 280]) == (name == "auto")
+        assert stats["flow_size"][0] == small[0]
+        assert stats["ratio"] == [256 / stats["flow_size"][0], 280 / stats["flow_size"][1]]
         json.dumps(pipeline.effective)
 
     @pytest.mark.parametrize("scale", [0, -1, 1.5, math.nan, "half", True])

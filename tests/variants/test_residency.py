@@ -27,13 +27,13 @@ class TestResidency:
         pipeline = applied(Pipeline(networks, QUICK), f"residency={option}")
         for _ in range(2):
             assert np.array_equal(pipeline(*clip(4)), resident)
-        said = pipeline.effective["residency"]
+        stats = pipeline.effective["residency"]
         pixels = 128 * 136 * 4
         # Flows both ways (3 of 2 channels), masks (4 of 1), frames (4 of 3).
-        assert said["kind"] == option
-        assert said["freed_bytes"] == pixels * (2 * 3 * 2 + 4 + 4 * 3)
+        assert stats["kind"] == option
+        assert stats["freed_bytes"] == pixels * (2 * 3 * 2 + 4 + 4 * 3)
         # At most: frames, flows both ways and masks in completion; filled frames, two masks, completed flows after it.
-        assert (said["host_bytes"] >= pixels * (4 * 3 + 12 + 8)) == (option == "offload")
+        assert (stats["host_bytes"] >= pixels * (4 * 3 + 12 + 8)) == (option == "offload")
 
     def test_what_was_dropped_is_gone(self, networks):
         """By weak references to the memory itself, at the beginning of each stage and of the propagation's work."""
@@ -50,13 +50,13 @@ class TestResidency:
                 alive[f"after dropping {names[0]}"] = {name for name in names if kept[name]() is not None}
 
         @contextmanager
-        def look(stage):
+        def watch(stage):
             alive[stage] = {name for name, ref in kept.items() if ref() is not None}
             yield
 
-        said = {"freed_bytes": 0, "host_bytes": 0, "moved_bytes": 0}
-        storage = lambda device: Watched(device, said)  # noqa: E731
-        Pipeline(networks, QUICK, storage=storage, contexts=[look])(*clip(4))
+        stats = {"freed_bytes": 0, "host_bytes": 0, "moved_bytes": 0}
+        storage = lambda device: Watched(device, stats)  # noqa: E731
+        Pipeline(networks, QUICK, storage=storage, contexts=[watch])(*clip(4))
         assert alive == {
             "flow": set(),
             "completion": {"frames", "flow_f", "flow_b"},
@@ -68,8 +68,8 @@ class TestResidency:
         assert not any(ref() is not None for ref in kept.values())
 
     def test_offload_keeps_on_the_host_and_gives_on_the_device(self):
-        said = {"freed_bytes": 0, "host_bytes": 0, "moved_bytes": 0}
-        store = CpuOffload(torch.device("meta"), said)
+        stats = {"freed_bytes": 0, "host_bytes": 0, "moved_bytes": 0}
+        store = CpuOffload(torch.device("meta"), stats)
         tensor = torch.zeros(1, 5, 3, 8, 8)
         store.put("frames", tensor)
         assert store._tensors["frames"].device.type == "cpu"
@@ -79,9 +79,9 @@ class TestResidency:
             assert got.device.type == "meta"
             assert got.shape == (1, shape, 3, 8, 8)
         frame = 3 * 8 * 8 * 4
-        assert said == {"freed_bytes": 0, "host_bytes": 5 * frame, "moved_bytes": 10 * frame}
+        assert stats == {"freed_bytes": 0, "host_bytes": 5 * frame, "moved_bytes": 10 * frame}
         store.drop("frames")
-        assert said["freed_bytes"] == 5 * frame
+        assert stats["freed_bytes"] == 5 * frame
         with pytest.raises(KeyError):
             store.get("frames")
 

@@ -66,17 +66,17 @@ class TestAuto:
 
     def test_largest_that_fits(self, run):
         pipeline, seen = run(50, runs=2)
-        said = pipeline.effective["chunking"]
+        stats = pipeline.effective["chunking"]
         assert seen == [8, 8, 16, 30, 30, 30, 30, 30]
-        assert (said["size"], said["overlap"], said["chunks"]) == (30, 2, [[0, 30], [20, 50]])
-        assert said["probes"] == [{"frames": n, "peak_bytes": (100 + 10 * n) * 2**20} for n in (8, 16, 30)]
-        assert (said["base_bytes"], said["bytes_per_frame"]) == (100 * 2**20, 10 * 2**20)
-        assert said["limit_bytes"] == said["predicted_peak_bytes"] == said["measured_peak_bytes"] == 400 * 2**20
+        assert (stats["size"], stats["overlap"], stats["chunks"]) == (30, 2, [[0, 30], [20, 50]])
+        assert stats["probes"] == [{"frames": n, "peak_bytes": (100 + 10 * n) * 2**20} for n in (8, 16, 30)]
+        assert (stats["base_bytes"], stats["bytes_per_frame"]) == (100 * 2**20, 10 * 2**20)
+        assert stats["limit_bytes"] == stats["predicted_peak_bytes"] == stats["measured_peak_bytes"] == 400 * 2**20
 
     def test_margin_and_limit(self, run):
         # The margin given last counts.
-        said = run(50, "chunking.limit_gb=0.390625", "chunking.margin=0.25")[0].effective["chunking"]
-        assert (said["size"], said["limit_bytes"], said["margin"]) == (20, 400 * 2**20, 0.25)
+        stats = run(50, "chunking.limit_gb=0.390625", "chunking.margin=0.25")[0].effective["chunking"]
+        assert (stats["size"], stats["limit_bytes"], stats["margin"]) == (20, 400 * 2**20, 0.25)
 
     def test_all_frames_where_they_fit(self, run):
         pipeline, seen = run(20)
@@ -117,11 +117,11 @@ class TestAuto:
         options = ("chunking=auto", "chunking.probe=[2,3]", "chunking.overlap=1", "chunking.limit_gb=64")
         pipeline = applied(Pipeline(networks, QUICK), *options)
         assert np.array_equal(pipeline(*clip(4)), resident)
-        said = pipeline.effective["chunking"]
-        assert said["chunks"] == [[0, 4]]
-        assert all(probe["peak_bytes"] > 0 for probe in said["probes"])
-        assert said["measured_peak_bytes"] > 0
-        assert said["kind"] == ("vram" if networks.device.type == "cuda" else "rss")
+        stats = pipeline.effective["chunking"]
+        assert stats["chunks"] == [[0, 4]]
+        assert all(probe["peak_bytes"] > 0 for probe in stats["probes"])
+        assert stats["measured_peak_bytes"] > 0
+        assert stats["kind"] == ("vram" if networks.device.type == "cuda" else "rss")
 
 
 @pytest.mark.parametrize(

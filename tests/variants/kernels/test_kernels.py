@@ -33,13 +33,13 @@ class TestPipeline:
         identity = pipeline.flow_estimator.identity
         assert numba_math.identity() in identity
         assert hole_psnr(pipeline(video, masks), expected, masks) > 60
-        said = pipeline.effective["kernels"]
-        assert said["windows"] == "numba"
-        assert said["recurrent"] == ("torch, inside the published network" if part == "none" else "numba")
+        stats = pipeline.effective["kernels"]
+        assert stats["windows"] == "numba"
+        assert stats["recurrent"] == ("torch, inside the published network" if part == "none" else "numba")
         for network in (pipeline.networks.generator, pipeline.networks.flow_completion):
             assert any(w.dim() == 4 and not w.is_contiguous() for w in network.parameters())
-        assert said["linear"].startswith("19 layers")
-        assert said["no_heap_trim"] == (platform.libc_ver()[0] == "glibc")
+        assert stats["linear"].startswith("19 layers")
+        assert stats["no_heap_trim"] == (platform.libc_ver()[0] == "glibc")
 
     @pytest.mark.parametrize("once", [False, True])
     def test_golden_flow(self, networks, golden, once):

@@ -45,7 +45,7 @@ class TestFromPython:
         pipeline = fast(copy.deepcopy(networks), schedule)
         assert isinstance(pipeline, Pipeline)
         assert pipeline.schedule is schedule
-        assert "feature_propagation.deform_conv2d" in pipeline.effective["ops_in_fp32"]  # said by autocast
+        assert "feature_propagation.deform_conv2d" in pipeline.effective["ops_in_fp32"]  # reported by autocast
         assert set(pipeline.effective["reuse"]) >= {"flow", "features", "attention"}
         frames = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
         masks = np.zeros((128, 128), np.uint8)

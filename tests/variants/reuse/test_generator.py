@@ -62,9 +62,9 @@ class TestGenerator:
 
     @pytest.mark.parametrize("count", [24, 400])
     def test_only_what_is_still_needed_is_kept(self, count):
-        said = {}
+        stats = {}
         windows = plan_windows(count)
-        kept, made = RefCountedFrames((window.frames for window in windows), said), Counter()
+        kept, made = RefCountedFrames((window.frames for window in windows), stats), Counter()
 
         def make(numbers):
             made.update(numbers)
@@ -73,9 +73,9 @@ class TestGenerator:
         for window in windows:
             assert kept.take(window.frames, make)[0].tolist() == window.frames
         assert set(made.values()) == {1}
-        assert said["made"] == len(made) == count
+        assert stats["made"] == len(made) == count
         # A window's local frames and references, and what was local and will be a reference again.
-        assert said["kept_bytes"] <= 2 * (11 + 16 + 1)
+        assert stats["kept_bytes"] <= 2 * (11 + 16 + 1)
         assert not kept._kept
 
     def test_compositor_is_the_published(self):
