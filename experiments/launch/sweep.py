@@ -18,11 +18,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict, read_write
 from tqdm import tqdm
 
+from experiments.errors import log_failure
 from experiments.launch.isolation import describe, read_record, run_child, save_record, should_isolate
 from experiments.launch.resume import SCRATCH, PreviousSweep
 from experiments.paths import ROOT
 from experiments.record.record import empty_record
-from propainter.errors import InputError, is_out_of_memory
+from propainter.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -135,15 +136,12 @@ def _run_here(cfg: DictConfig, folder: Path, known: dict[str, Any]) -> dict[str,
     path = folder / "record.json"
     path.unlink(missing_ok=True)
     start = time.monotonic()
-    status, reason = "failed", None
+    reason = None
     try:
         with (folder / "output.log").open("w") as output, redirect_stdout(output):
             status = instantiate(cfg.task)(cfg)
     except Exception as error:
-        foreseen = isinstance(error, InputError)
-        status = "out_of_memory" if is_out_of_memory(error) else "failed"
-        reason = str(error) if foreseen else f"{type(error).__name__}: {error}".strip().split("\n")[0]
-        log.error("%s", reason, exc_info=None if foreseen else error)
+        status, reason = log_failure(error)
     record = read_record(path)
     if record is not None:
         return record

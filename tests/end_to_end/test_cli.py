@@ -155,7 +155,7 @@ class TestSweep:
         assert [line.split()[0] for line in lines[1:3]] == ["1/2", "2/2"]
         assert "schedule.mask_dilation is -1" in lines[1]
         assert f"{table['latency.median_s'][1]:.3g} s [" in lines[2]
-        assert lines[2].endswith("identical")
+        assert "  identical" in lines[2]  # and what disturbed it, on a busy machine
         assert "stage  " not in done.out
         assert "stage  " in (done.folder / "1" / "output.log").read_text()
 
