@@ -195,7 +195,7 @@ def compose_known(overrides: Sequence[str], hydra: Sequence[str]) -> dict[str, A
     """What `describe` says of a run with these overrides, in or out of a Hydra job."""
     job = HydraConfig.instance()
     before = job.cfg
-    name = before.hydra.job.config_name if before is not None else "config"
+    name = HydraConfig.get().job.config_name if before is not None else "config"
     with ExitStack() as stack:
         if not GlobalHydra.instance().is_initialized():
             stack.enter_context(initialize_config_dir(version_base="1.3", config_dir=str(CONF)))
@@ -203,7 +203,7 @@ def compose_known(overrides: Sequence[str], hydra: Sequence[str]) -> dict[str, A
             items = [item for item in (*overrides, *hydra) if not item.startswith("-")]
             cfg = compose(name, items, return_hydra_config=True)
             job.set_config(cfg)
-            return describe(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+            return describe(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
         except Exception as error:  # the child could not compose it either, and said so
             log.debug("the config can't be composed: %s", error)
             return {"run": None, "variant": None}

@@ -90,7 +90,7 @@ class Sweep:
         self.report = cfg.report
         known = describe(cfg)
         run_id = (known["run"] or {}).get("id")
-        kept = self.earlier.results.get(run_id) if self.earlier else None
+        kept = self.earlier.results.get(run_id) if self.earlier and run_id else None
         record = kept or self._record(cfg, self._folder(run_id), known)
         self.statuses.append(record["status"])
         if kept and not self.bar.disable:  # it took no time, and says nothing of how long the others take
@@ -105,7 +105,7 @@ class Sweep:
         if self.earlier is None:
             return Path(HydraConfig.get().runtime.output_dir)
         folder = self.earlier.folder_for(run_id)
-        hydra = HydraConfig.get()
+        hydra: Any = HydraConfig.get()
         with read_write(hydra), open_dict(hydra):
             hydra.runtime.output_dir = str(folder)  # for a task that runs in this process
         return folder
