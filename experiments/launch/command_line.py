@@ -75,8 +75,9 @@ class CommandLine:
         device, preset = self.override("device"), self.override("preset")
         if device is None or not device.is_sweep_override():
             return self.value("device") or "auto"
-        names = preset.value().list if preset is not None and preset.is_choice_sweep() else [preset and preset.value()]
-        if "fast" in map(str, names):
+        swept = preset is not None and preset.is_choice_sweep()
+        presets = preset.sweep_string_iterator() if preset is not None and swept else [self.value("preset")]
+        if "fast" in presets:
             raise OverrideParseException(
                 override=str(device.input_line),
                 message=f"preset=fast is another preset on each device, and {device.input_line} sweeps them; sweep "

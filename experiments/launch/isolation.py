@@ -1,8 +1,7 @@
-"""A run in a process of its own: what it takes down with it when it crashes, hangs or is killed is its own row.
+"""A run in a process of its own: a crash, a hang or a kill costs that run alone.
 
-The process is the command line that one would type for the run, with its folder given. It leaves `record.json` and
-`output.log` (what it wrote to the screen) there; where it could not leave a record, one is written for it that says
-how it ended.
+The process runs the command line that one would type for the run, in a given folder. It leaves `record.json` and
+`output.log` there. Where it left no record, one is written for it that says how it ended.
 """
 
 import json
@@ -40,10 +39,10 @@ _OUT_OF_MEMORY = (
 
 
 def should_isolate(cfg: DictConfig, sweep: bool) -> bool:
-    """Whether this run is to have a process of its own: `isolate`, where auto means in sweeps and under a time limit.
+    """Return whether a run gets a process of its own: by `isolate`, where auto is yes in sweeps and under a time limit.
 
     Raises:
-        InputError: `isolate` or `limits.run_seconds` makes no sense, or the second can't be kept.
+        InputError: `isolate` or `limits.run_seconds` has no valid value, or no process of its own to end.
     """
     choice, seconds = cfg.isolate, cfg.limits.run_seconds
     if choice != "auto" and not isinstance(choice, bool):
@@ -65,19 +64,19 @@ def run_child(
     known: Mapping[str, Any] | None = None,
     tick: Callable[[], object] | None = None,
 ) -> dict[str, Any]:
-    """Do one run in a process of its own, in `folder`, and give its record.
+    """Run once in a process of its own, in `folder`, and return the record.
 
-    The process is gone when this returns or raises. The record says `run.isolated`, `run.pid` and `run.wall_s` (of
-    the whole process), with status `timed_out` or `failed` and the reason where the process could not write one, and
-    stands in `folder/record.json`, unless that can't be written: then it is failed, and the log says why.
+    The process is gone when this returns or raises. The record is in `folder/record.json` too, with `run.isolated`,
+    `run.pid` and `run.wall_s` (of the whole process). Where the process wrote none, status and reason say how it ended.
+    A record that can't be written is failed, and the log says why.
 
     Args:
         overrides: as on the command line, without Hydra's own: `["attention=sdpa", "measure=quick"]`.
-        run_seconds: it is ended after these.
-        echo: whether what it writes to the screen is seen here too; `output.log` has it anyway.
+        run_seconds: the process is ended after these.
+        echo: whether this process prints what that one prints; `output.log` has it anyway.
         hydra: Hydra's own overrides and flags (`hydra.searchpath=[...]`, `--config-dir=...`); by default those of the
             job that this is called in, if it is in one.
-        known: the record's `variant` and `run`, for a run that does not write them; found out where they are needed.
+        known: `variant` and `run` for a record that is written here; composed where they are needed and not given.
         tick: called about once a second.
 
     Raises:
@@ -104,7 +103,7 @@ def run_child(
 
 
 def command(overrides: Sequence[str], folder: Path, hydra: Sequence[str]) -> list[str]:
-    """What is typed for a run with these overrides in that folder."""
+    """Return the command that runs these overrides in that folder."""
     flags = [item for item in hydra if item.startswith("-")]
     own = [item for item in hydra if not item.startswith("-")]
     task = [item for item in overrides if key_of(item) not in _NOT_THE_CHILDS]
@@ -114,7 +113,7 @@ def command(overrides: Sequence[str], folder: Path, hydra: Sequence[str]) -> lis
 
 
 def inherited_overrides() -> list[str]:
-    """What a run that the present Hydra job starts needs of the job's own overrides and flags, if there is a job."""
+    """Return the present Hydra job's own overrides and flags that a run it starts needs; none outside a job."""
     if not HydraConfig.initialized():
         return []
     hydra = HydraConfig.get()
@@ -130,7 +129,7 @@ def inherited_overrides() -> list[str]:
 
 
 def key_of(override: str) -> str:
-    """`attention` of `+attention=sdpa`."""
+    """Return the key of an override: `attention` of `+attention=sdpa`."""
     return override.split("=", 1)[0].lstrip("+~").split("@", 1)[0]
 
 
@@ -139,7 +138,7 @@ def _is_under(key: str, parent: str) -> bool:
 
 
 def exit_reason(ended: ProcessResult, run_seconds: float | None) -> tuple[str, str | None]:
-    """Status and reason of a run whose process left no record."""
+    """Return status and reason of a run whose process left no record."""
     wrote = f"; its last lines: {ended.last_lines}" if ended.last_lines else "; it had written nothing"
     code = ended.returncode
     if ended.timed_out:
@@ -161,7 +160,7 @@ def exit_reason(ended: ProcessResult, run_seconds: float | None) -> tuple[str, s
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The record in that file; None where there is none, or it is damaged."""
+    """Return the record in that file; None where there is none, or it is damaged."""
     try:
         record = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -170,7 +169,11 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def save_record(path: Path, record: dict[str, Any], is_there: bool = False) -> dict[str, Any]:
-    """Write the record; where that can't be done, say so, and it has failed unless another version of it is there."""
+    """Write the record and return it; where that fails, log why, and return it as failed.
+
+    Args:
+        is_there: whether the run itself left a record there: then the record's status stays.
+    """
     try:
         write_record(path, record)
     except OSError as error:
@@ -181,7 +184,7 @@ def save_record(path: Path, record: dict[str, Any], is_there: bool = False) -> d
 
 
 def describe(cfg: DictConfig) -> dict[str, Any]:
-    """The record's `run` and `variant` of the present Hydra job; null for what a run that is wrong in itself lacks."""
+    """Return the record's `run` and `variant` of the present Hydra job; None for one that can't be composed."""
     known: dict[str, Any] = {"run": None, "variant": None}
     for key, part in (("run", run_section), ("variant", variant)):
         try:
@@ -192,10 +195,10 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
 
 
 def compose_known(overrides: Sequence[str], hydra: Sequence[str]) -> dict[str, Any]:
-    """What `describe` says of a run with these overrides, in or out of a Hydra job."""
+    """Return what `describe` returns for a run with these overrides, in or out of a Hydra job."""
     job = HydraConfig.instance()
     before = job.cfg
-    name = before.hydra.job.config_name if before is not None else "config"
+    name = HydraConfig.get().job.config_name if before is not None else "config"
     with ExitStack() as stack:
         if not GlobalHydra.instance().is_initialized():
             stack.enter_context(initialize_config_dir(version_base="1.3", config_dir=str(CONF)))
@@ -203,8 +206,8 @@ def compose_known(overrides: Sequence[str], hydra: Sequence[str]) -> dict[str, A
             items = [item for item in (*overrides, *hydra) if not item.startswith("-")]
             cfg = compose(name, items, return_hydra_config=True)
             job.set_config(cfg)
-            return describe(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
-        except Exception as error:  # the child could not compose it either, and said so
+            return describe(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
+        except Exception as error:  # the child could not compose it either, and printed why
             log.debug("the config can't be composed: %s", error)
             return {"run": None, "variant": None}
         finally:

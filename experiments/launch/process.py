@@ -1,4 +1,4 @@
-"""A command in a session of its own: watched, ended with all that it started, and gone when this process is gone."""
+"""Run a command in a session of its own, and end it with all processes that it started."""
 
 import atexit
 import ctypes
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 GRACE_S = 5.0
-"""How long a process that is asked to end has before it is killed."""
+"""Seconds between SIGTERM and SIGKILL."""
 
 TICK_S = 1.0
 STACKS = "HYDRA_FULL_ERROR"
@@ -33,8 +33,8 @@ class ProcessResult:
     Attributes:
         returncode: the exit code; the signal's number below 0 where one ended it.
         wall_s: from its start to its end.
-        timed_out: whether it was ended for its time.
-        last_lines: the last that it had written, before it was ended if it was.
+        timed_out: whether its time limit ended it.
+        last_lines: the last lines of its output; of a timed-out one, those before it was ended.
     """
 
     pid: int
@@ -52,12 +52,12 @@ def run_command(
     echo: bool = False,
     tick: Callable[[], object] | None = None,
 ) -> ProcessResult:
-    """Run a command until it ends; no process that it started in its session is left then, whatever happens here.
+    """Run a command until it ends, then kill what it left running in its session, even if an error is raised here.
 
     Args:
-        output: gets the command, its pid, and all that it writes.
-        seconds: after these it is asked to end (SIGTERM), and killed `GRACE_S` later.
-        echo: whether it writes to this process's own stdout and stderr too.
+        output: file for the command, its pid, and all that it prints.
+        seconds: time limit: SIGTERM after these, SIGKILL `GRACE_S` later.
+        echo: whether its output goes to this process's stdout and stderr too.
         tick: called about once a second.
 
     Raises:
@@ -99,7 +99,7 @@ def run_command(
 
 
 def die_with_parent() -> None:
-    """In a process that `run_command` started: be killed when the one that started it is gone (Linux)."""
+    """Make the kernel kill this process when the one whose `run_command` started it is gone (Linux)."""
     parent = os.environ.pop(_PARENT, None)
     if parent is None:
         return
@@ -112,15 +112,15 @@ def die_with_parent() -> None:
 
 
 def is_child() -> bool:
-    """Whether `run_command` started this process (and it called `die_with_parent`)."""
+    """Return whether `run_command` started this process. Valid after `die_with_parent`."""
     return bool(_inherited)
 
 
 def fast_exit() -> Callable[[int], NoReturn]:
-    """A way to end this process as `sys.exit(code)` does, but with its memory left to the system.
+    """Return a function that ends this process as `sys.exit(code)` does, without freeing its objects.
 
-    Threads are waited for, what was registered for the exit after this call is done, and what was written is flushed.
-    Taking torch apart afterwards, object by object, would be a second in which a sweep waits.
+    It waits for threads, calls the exit functions registered after this call, and flushes output. Freeing torch object
+    by object would take another second, in each run of a sweep.
     """
     codes: list[int] = []
 
@@ -140,7 +140,7 @@ def fast_exit() -> Callable[[int], NoReturn]:
 
 
 def last_lines(output: Path, count: int = 3, length: int = 400) -> str:
-    """The last lines that are not empty, in one, without colours and overwritten progress bars; "" for none."""
+    """Return the last non-empty lines, joined by " | ", without colours and overwritten progress bars; "" for none."""
     try:
         with output.open("rb") as file:
             file.readline()  # the command
@@ -165,7 +165,7 @@ def _environment() -> dict[str, str]:
 
 
 def _until_it_ends(process: subprocess.Popen) -> None:
-    """Sleeps, where `Popen.wait(timeout)` would wake up all the time beside a run that is timed."""
+    """Wait without polling: `Popen.wait(timeout)` wakes up often, beside a run that is timed."""
     if hasattr(os, "waitid"):
         with suppress(ChildProcessError):  # `_stop` has waited for it
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # not reaped: the group's number stays its own
@@ -201,7 +201,7 @@ def _signal_group(group: int, number: signal.Signals) -> None:
 
 
 def _tee(source: IO[str], screen: IO[str], log_file: IO[str]) -> None:
-    """Read on whatever becomes of screen and disk: a pipe that nobody empties would hold the process up."""
+    """Copy a pipe to screen and file, and go on if they fail: a full pipe would block the process."""
     with source:
         for line in source:
             for target in (log_file, screen):

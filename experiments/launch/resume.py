@@ -42,7 +42,7 @@ class PreviousSweep:
 
     def folder_for(self, run_id: str | None) -> Path:
         """Where a run that has no result goes: where it failed before, or else under a number that is free."""
-        before = self._again.pop(run_id, None)
+        before = None if run_id is None else self._again.pop(run_id, None)
         if before is not None:
             return before
         number = 0
@@ -102,7 +102,7 @@ def _suite_line(line: CommandLine, folder: Path) -> CommandLine:
     if "--multirun" in line.flags:
         raise InputError(f"resume={folder} is the folder of a suite; leave out -m")
     stored = folder / ".hydra" / "overrides.yaml"
-    before = [parse_override(item) for item in (OmegaConf.load(stored) if stored.exists() else [])]
+    before = [parse_override(str(item)) for item in (OmegaConf.load(stored) if stored.exists() else [])]
     kept = [item for item in before if line.override(item.key_or_group) is None]
     line = replace(line, overrides=(*kept, *line.overrides))
     return _in_folder(line, "hydra.run.dir", folder)

@@ -1,4 +1,4 @@
-"""A sweep as it goes on: a line per run and a bar over all; at its end a table of the records, and a report."""
+"""A sweep: a line for each run and a bar over all, then a table of the records and a report."""
 
 import logging
 import math
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Plan(Callback):
-    """Counts a sweep's runs before the first. (A Hydra callback: `hydra.callbacks` in conf/config.yaml.)"""
+    """Count a sweep's runs before the first. (A Hydra callback: `hydra.callbacks` in conf/config.yaml.)"""
 
     runs: ClassVar[int | None] = None
 
@@ -38,7 +38,7 @@ class Plan(Callback):
 
 
 def count_runs(config: DictConfig) -> int | None:
-    """How many runs the sweep of this composed config has; None where its sweeper is not Hydra's basic one."""
+    """Return how many runs the sweep of this composed config has; None where its sweeper is not Hydra's basic one."""
     if not str(config.hydra.sweeper.get("_target_")).endswith(".BasicSweeper"):
         return None
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
@@ -57,8 +57,8 @@ class Sweep:
 
     Args:
         folder: of the sweep.
-        total: number of runs, where it is known.
-        resumed: whether what has come to a result in the folder is kept.
+        total: number of runs; None where it is unknown.
+        resumed: whether to keep the runs in the folder that have a result.
 
     Attributes:
         statuses: of the runs that are done or kept.
@@ -76,7 +76,7 @@ class Sweep:
 
     @classmethod
     def of_job(cls, cfg: DictConfig) -> "Sweep":
-        """The sweep that the present Hydra job is the first of.
+        """Return the sweep that the present Hydra job is the first of.
 
         Raises:
             SystemExit: `resume` was not given on the command line.
@@ -87,11 +87,11 @@ class Sweep:
         return cls(folder, Plan.runs, resumed=cfg.resume is not None)
 
     def run(self, cfg: DictConfig) -> None:
-        """Do the present Hydra job, or keep what an earlier sweep has of it; print its line."""
+        """Run the present Hydra job, or keep its result from before; print its line."""
         self.report = cfg.report
         known = describe(cfg)
         run_id = (known["run"] or {}).get("id")
-        kept = self.earlier.results.get(run_id) if self.earlier else None
+        kept = self.earlier.results.get(run_id) if self.earlier and run_id else None
         record = kept or self._record(cfg, self._folder(run_id), known)
         self.statuses.append(record["status"])
         if kept and not self.bar.disable:  # it took no time, and says nothing of how long the others take
@@ -106,7 +106,7 @@ class Sweep:
         if self.earlier is None:
             return Path(HydraConfig.get().runtime.output_dir)
         folder = self.earlier.folder_for(run_id)
-        hydra = HydraConfig.get()
+        hydra: Any = HydraConfig.get()
         with read_write(hydra), open_dict(hydra):
             hydra.runtime.output_dir = str(folder)  # for a task that runs in this process
         return folder
@@ -124,7 +124,7 @@ class Sweep:
             return save_record(folder / "record.json", record)
 
     def close(self) -> None:
-        """Leave the bar, and what Hydra made for jobs of a resumed sweep."""
+        """Close the bar, and remove the folders that Hydra made for the jobs of a resumed sweep."""
         self.bar.close()
         if self.resumed:
             shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
@@ -188,9 +188,9 @@ def _latency(latency: dict[str, Any]) -> str:
 
 
 def finish(folder: Path, report: bool) -> bool:
-    """Write `records.parquet` of all records in the folder and, if asked for, `report.html`; whether both came about.
+    """Write `records.parquet` and, if asked for, `report.html` of the folder's records; return whether both are there.
 
-    What did not is said in one sentence on stderr. A report is of inpainting: without such a run there is none.
+    A failure is one sentence on stderr. Without a run that inpaints there is no report.
     """
     if not any(folder.rglob("record.json")):
         return True
@@ -204,7 +204,7 @@ def finish(folder: Path, report: bool) -> bool:
 
 
 def write_table(folder: Path) -> set[str]:
-    """`records.parquet`: all records in the folder, flattened, a row each; whole or not at all. Returns their tasks.
+    """Write `records.parquet`, a row for each record in the folder, and return the tasks of the records.
 
     Raises:
         OSError: it can't be written.
@@ -219,14 +219,14 @@ def write_table(folder: Path) -> set[str]:
 
 
 def make_report(folder: Path) -> bool:
-    """`report.html` of the sweep, made by `python -m analysis report`; whether it came about, said if not."""
+    """Make `report.html` of the sweep by `python -m analysis report`, and return whether it is there; print why not."""
     target = folder.absolute() / "report.html"
     command = [sys.executable, "-m", "analysis", "report", str(folder.absolute()), "-o", str(target)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace")
     if done.returncode == 0:
         print(f"report: {target}")
         return True
-    said = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-    why = said[-1] if said else f"exit code {done.returncode}"
+    lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    why = lines[-1] if lines else f"exit code {done.returncode}"
     print(f"{target} could not be made: {why}; try again with python -m analysis report {folder}", file=sys.stderr)
     return False

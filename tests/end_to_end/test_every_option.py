@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 import torch
-from support.command_line import ROOT, SMALLEST
+from support.command_line import SMALLEST
 from support.configs import CONF, OPTIONS
 from support.printed_commands import MEASURED_ONCE, UsersFiles, commands_of, made_small
 from support.run_many import run_many
@@ -54,7 +54,7 @@ def test_runs_by_the_command_that_its_file_prints(share, files, tmp_path):
         small = made_small(printed(group, option), files)
         lines.append([*small, *where, *(SMALL_EXPERIMENTS[option] if group == "experiment" else [])])
     failures = []
-    for ran in run_many(lines, cwd=ROOT / "tests", timeout=600):
+    for ran in run_many(lines, tmp_path):
         only_cuda = ran.code == 3 and "unsupported" in ran.text
         print(f"{ran.seconds:.1f} s", ran.code, ran.arguments)
         if ran.code != 0 and not only_cuda:
