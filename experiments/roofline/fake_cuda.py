@@ -89,7 +89,8 @@ class _KnownValues(TorchDispatchMode):
         inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
         values = [_known(x) for x in inputs]
         if func in _SCALARS:
-            return _needed(func, values[0]).item()
+            with unset_fake_temporarily():
+                return _needed(func, values[0]).item()
         if func is torch.ops.aten.nonzero.default:
             with unset_fake_temporarily():
                 value = _needed(func, values[0]).nonzero()
