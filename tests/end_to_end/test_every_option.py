@@ -20,7 +20,7 @@ NEEDS_CUDA = (
     "attention=sdpa_efficient",
     "precision=half",
     "precision=tf32",
-    "preset=fast_cuda",
+    "preset=published_fp16",
 )
 """What may be unsupported on a CPU."""
 
