@@ -78,7 +78,7 @@ def made_small(arguments: Sequence[str], files: UsersFiles) -> list[str]:
         small = [*small, *MEASURED_ONCE] if given.get("measure") != "none" else small
     else:
         small = [*small, "measure=none"]
-    if given.get("compile", "none") != "none":
+    if given.get("compile", "none") != "none" or given.get("preset") == "fast_plan":  # all components take minutes
         small = [*small, "compile.components=[decoder]"]
     return [*here, *small]
 
