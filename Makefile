@@ -1,6 +1,6 @@
 # make demo    set up, then a sweep of four variants on the built-in sample, and its report
 # make check   set up, then format, lint, types, import contracts and the fast tests: a few minutes
-# make test    set up, then format, lint and all tests
+# make test    set up, then format, lint, types, import contracts and all tests
 # make gate    set up, then check the accuracy of some variants against baselines/
 # make bless   make that baseline anew, where a shift is wanted
 # make docs    set up, then build docs/ and API pages into site/; broken links fail
@@ -55,7 +55,7 @@ fast: setup
 
 check: lint types contracts fast
 
-test: lint
+test: lint types contracts
 	$(PYTEST)
 
 # The accuracy gate: variants of a small sample against the baseline that is kept here. On another processor or torch

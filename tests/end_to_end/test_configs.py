@@ -24,6 +24,7 @@ def _sentence(group: str, option: str) -> str:
     return re.split(r"(?<=\.)\n", text)[0].replace("\n", " ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_option_composes_and_resolves(group, option):
     cfg = composed(f"{group}={option}")
@@ -32,6 +33,7 @@ def test_option_composes_and_resolves(group, option):
     OmegaConf.to_container(cfg, resolve=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g in GROUPS])
 def test_variant_is_a_function_of_the_pipeline(group, option):
     assert callable(instantiate(composed(f"{group}={option}")[group]))

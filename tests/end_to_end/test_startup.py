@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
 from support.command_line import ROOT
 
 
@@ -17,6 +18,7 @@ def loaded(code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_a_run_loads_no_compiler():
     """Nor does it in the first run, whose memory that would be counted as."""
     code = """
@@ -32,6 +34,7 @@ def test_a_run_loads_no_compiler():
     assert loaded(code) == "bmm.float32 []"
 
 
+@pytest.mark.slow
 def test_what_needs_the_compiler_finds_it():
     code = """
         import torch

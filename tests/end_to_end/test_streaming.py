@@ -57,6 +57,7 @@ class TestJob:
         data, cost = stream(clip, survey(clip), pipeline, Streaming({}), folder, **options)
         return {"data": data, **cost}
 
+    @pytest.mark.slow
     def test_same_frames_and_record_as_in_memory(self, pipeline, tmp_path):
         sections = self.run(pipeline, tmp_path)
         loaded = load(self.clip)

@@ -49,6 +49,7 @@ print(from_bytes, mapped, kept())
 """160 tensors of 1.25 MiB are freed, 160 of 0.25 MiB between them kept; in a process whose heap has no gaps yet."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GLIBC, reason="needs glibc, whose heap this is about")
 def test_freed_tensors_go_back_at_once():
     from_bytes, mapped, kept = (int(number) for number in output_of(MEASURED).split())
@@ -78,6 +79,7 @@ print(kept, inside, resident() - before)
 """200 MiB are made and freed three times; what of them is resident inside the block, and after it."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GLIBC, reason="needs glibc, which gives the end of its heap back")
 def test_freed_memory_is_kept_inside_and_given_back_after():
     kept, inside, after = output_of(KEPT).split()
@@ -125,6 +127,7 @@ for side in (64, 72, 80, 64, 72, 80):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs a torch built with oneDNN")
 def test_onednn_drops_kernels_and_makes_them_anew():
     environment = {key: value for key, value in os.environ.items() if key != KERNELS_KEPT}

@@ -21,6 +21,7 @@ def test_an_old_module_is_the_new_one(old, new):
     assert module.__name__ == module.__spec__.name == f"propainter.{new}"
 
 
+@pytest.mark.slow
 def test_imports_as_scripts_write_them():
     """An import from an old module and one of it, with the warning at the script's own line."""
     script = "from propainter.networks import build_networks\nimport propainter.files\nprint(propainter.files.__name__)"

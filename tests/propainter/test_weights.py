@@ -83,6 +83,7 @@ def test_files_on_disk_are_loaded_without_a_download(hub, released, networks):
     assert fingerprint(fresh) == fingerprint(networks)
 
 
+@pytest.mark.slow
 def test_missing_files_are_downloaded_into_the_hub_cache_once(hub, server, networks):
     url, asked = server
     for _ in range(2):
@@ -141,6 +142,7 @@ def test_a_page_in_place_of_the_file_is_not_kept(hub, tmp_path):
     assert list(hub.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_fingerprint_sees_every_network_and_a_single_value():
     first, second = build_networks(), build_networks()
     for networks in (first, second):
@@ -151,6 +153,7 @@ def test_fingerprint_sees_every_network_and_a_single_value():
     assert fingerprint(first) != fingerprint(second)
 
 
+@pytest.mark.slow
 def test_networks_that_were_not_drawn_are_the_same_once_loaded():
     drawn, empty = build_networks(), empty_networks()
     for networks in (drawn, empty):
@@ -210,6 +213,7 @@ class TestReadCheckpoint:
             load_pretrained(build_networks(), mixed, url=NOWHERE)
 
 
+@pytest.mark.slow
 def test_scale_of_seeded_flow():
     plain, small = build_networks(), build_networks()
     load_seeded(plain)

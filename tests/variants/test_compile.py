@@ -53,6 +53,7 @@ def test_a_compiled_component_is_compiled_and_near(networks, clip):
     assert 0 < np.abs(error).max() <= 2 or not error.any()
 
 
+@pytest.mark.slow
 def test_what_does_not_compile_runs_eagerly_and_says_why(networks, clip):
     reference = Pipeline(networks, QUICK)(clip.frames, clip.masks)
     pipeline = Pipeline(copy.deepcopy(networks), QUICK)

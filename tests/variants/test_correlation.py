@@ -89,6 +89,7 @@ class TestCorrelation:
             CorrBlock().build_pyramid(first, second)
         assert seen.bytes == 64**4 * 4
 
+    @pytest.mark.slow
     def test_in_effect_and_equal(self, networks):
         """Full estimates with RAFT: flows equal within 1e-4 pixels, different bytes for volume and feature maps."""
         frames = noise()

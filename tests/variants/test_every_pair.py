@@ -172,11 +172,13 @@ def bench_of_rows(shallow, tmp_path_factory) -> Bench:
     return Bench(shallow, tmp_path_factory.mktemp("flows"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=named)
 def test_a_pair_runs_and_is_what_it_should_be(bench_of_rows, row):
     bench_of_rows.check(row)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", REFUSED_ROWS, ids=named)
 def test_what_cannot_run_here_says_so_in_a_sentence(bench_of_rows, row):
     with pytest.raises((UnsupportedError, InputError)) as refused:
@@ -240,6 +242,7 @@ def conf_with_own(tmp_path, monkeypatch) -> Path:
     sys.modules.pop("own_attention", None)
 
 
+@pytest.mark.slow
 def test_an_option_that_claims_nothing_needs_no_entry_here(shallow, tmp_path, conf_with_own):
     """An attention that is not exact is compared with itself beside the published options of the other groups."""
     assert {"mean", "mean_that_claims"} <= set(options_of(conf_with_own)["attention"])

@@ -63,6 +63,7 @@ class TestLadder:
         assert np.array_equal(pipeline.clip_splitter(self.inpaint(pipeline, 99, []), whole), black(whole))
         assert pipeline.effective["fallbacks"] == []
 
+    @pytest.mark.slow
     def test_flow_in_order(self, caplog):
         sizes = []
 
@@ -90,6 +91,7 @@ class TestLadder:
         assert "raft_scale" not in pipeline.effective
         assert pipeline.networks.device.type == "cuda"
 
+    @pytest.mark.slow
     def test_flow_at_the_first_scale_that_fits(self):
         def estimator(frames, report):
             if frames.shape[-1] > 300:
@@ -103,6 +105,7 @@ class TestLadder:
         assert pipeline.effective["raft_scale"]["flow_size"] == [256, 256]
         assert pipeline.effective["fallbacks"][0]["reason"] == "MemoryError"
 
+    @pytest.mark.slow
     def test_scales_multiply_what_raft_scale_asks_for(self):
         sizes = []
 
@@ -116,6 +119,7 @@ class TestLadder:
             pipeline.flow_estimator(torch.zeros(1, 2, 3, 2048, 2048), None)
         assert sizes == [1024, 512, 256, 128]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("min_scale", "attempts"), [(1, 1), (0.5, 2), (0.25, 3), (0.125, 4)])
     def test_flow_ends_where_told(self, min_scale, attempts):
         calls = []
@@ -134,6 +138,7 @@ class TestLadder:
             pipeline.clip_splitter(inpaint, small_clip(20))
         assert len(calls) == attempts
 
+    @pytest.mark.slow
     def test_chunks_in_order_then_the_cpu(self):
         pipeline = self.pipeline()
         pipeline.dtype = torch.float16
@@ -150,6 +155,7 @@ class TestLadder:
         assert pipeline.networks.device.type == "cuda"
         assert pipeline.dtype == torch.float16
 
+    @pytest.mark.slow
     def test_the_next_run_begins_at_the_top_and_says_nothing_twice(self):
         pipeline = self.pipeline()
         for stage in ("generation", "completion"):
@@ -191,6 +197,7 @@ class TestLadder:
         assert len(calls) == 2
         assert pipeline.effective["fallbacks"] == []
 
+    @pytest.mark.slow
     def test_the_failed_attempt_is_let_go_before_the_next(self):
         held = []
 
@@ -206,6 +213,7 @@ class TestLadder:
         pipeline.flow_estimator(torch.zeros(1, 2, 3, 1024, 1024), None)
         assert len(held) == 3
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("stage", ["flow", "generation"])
     def test_real_networks_on_a_host(self, networks, resident, stage):
         """Injected once: at half the scale (which is the full one for frames as small), or in chunks."""

@@ -56,6 +56,7 @@ def cached(networks, tmp_path):
 
 
 class TestCache:
+    @pytest.mark.slow
     def test_in_effect_with_raft(self, networks, tmp_path):
         """Cold, then from disk: in the same run and in the next, bit-equal, with what the flow was made with."""
         frames, expected = noise(), flows_of(Pipeline(networks, QUICK), noise())
@@ -260,6 +261,7 @@ for number in range(60):
 
 
 class TestWholePipeline:
+    @pytest.mark.slow
     def test_all_three_together(self, networks, tmp_path):
         """on_demand, half and disk on a clip: the cached runs give the cold run's frames."""
         video = np.random.default_rng(0).integers(0, 256, (2, 136, 144, 3), dtype=np.uint8)
@@ -324,6 +326,7 @@ def in_flow_stage(pipeline: Pipeline, do):
         return do()
 
 
+@pytest.mark.slow
 def test_a_key_is_shared_by_those_of_one_flow(narrow_once, tmp_path):
     """Over all combinations: as many keys as there are flows to tell apart."""
     frames, keys = video_tensor(2, 128, 128), defaultdict(set)

@@ -22,6 +22,7 @@ def resident(networks) -> np.ndarray:
 
 
 class TestResidency:
+    @pytest.mark.slow
     @pytest.mark.parametrize("option", ["lean", "offload"])
     def test_equal_to_resident(self, networks, resident, option):
         pipeline = applied(Pipeline(networks, QUICK), f"residency={option}")
@@ -35,6 +36,7 @@ class TestResidency:
         # At most: frames, flows both ways and masks in completion; filled frames, two masks, completed flows after it.
         assert (stats["host_bytes"] >= pixels * (4 * 3 + 12 + 8)) == (option == "offload")
 
+    @pytest.mark.slow
     def test_what_was_dropped_is_gone(self, networks):
         """By weak references to the memory itself, at the beginning of each stage and of the propagation's work."""
         kept: dict[str, weakref.ref] = {}
@@ -85,6 +87,7 @@ class TestResidency:
         with pytest.raises(KeyError):
             store.get("frames")
 
+    @pytest.mark.slow
     def test_copies_are_equal(self, networks, resident, monkeypatch):
         """The way through copies, as it is on another device."""
         monkeypatch.setattr(CpuOffload, "_moves", True)

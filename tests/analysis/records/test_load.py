@@ -129,6 +129,7 @@ def _keys(value: dict, prefix: str = "") -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_mangled_records_are_read_or_left_out_and_break_nothing(tmp_path_factory, data):

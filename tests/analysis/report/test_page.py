@@ -49,6 +49,7 @@ class TestPage:
         assert {name.rsplit(".", 1)[0] for name in plots} <= PLOTS
         assert not (folder / "report.html").exists()
 
+    @pytest.mark.slow
     def test_a_second_report_replaces_the_first(self, tmp_path):
         folder = write_sweep(tmp_path / "sweep", usual(), parquet=False)
         write_report([folder])

@@ -146,6 +146,7 @@ def sound_names(records) -> tuple[set[str], set[str]]:
     return times, speedups - {"published"}
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(records=sweeps())
 def test_no_figure_is_stated_that_is_doubtful(records):

@@ -35,6 +35,7 @@ def test_outpainting_geometry(scales, canvas, border, margin):
     assert clip.truth is None
 
 
+@pytest.mark.slow
 @given(
     height=st.integers(128, 300),
     width=st.integers(128, 300),

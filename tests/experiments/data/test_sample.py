@@ -63,6 +63,7 @@ def test_motion_grows_with_the_frame():
     assert np.allclose(*moved, atol=0.003) and np.abs(moved[0]).max() > 0.004
 
 
+@pytest.mark.slow
 def test_the_sample_is_drawn_frame_by_frame():
     """A long clip needs no more memory than a short one."""
 

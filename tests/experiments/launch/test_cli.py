@@ -24,6 +24,7 @@ def test_exit_code(statuses, sweep, code):
     assert exit_code(statuses, sweep) == code
 
 
+@pytest.mark.slow
 def test_overrides_and_flags_in_any_order(capsys, tmp_path):
     """README's way to add a variant: an override, -m, another override."""
     (tmp_path / "conf" / "attention").mkdir(parents=True)

@@ -107,6 +107,7 @@ class TestRecordOnAFullDisk:
         assert path.read_text() == '{"status": "ok"}'
 
 
+@pytest.mark.slow
 def test_without_hydra_here(tmp_path):
     """`run_child` as a suite calls it: a child that refuses its settings says so in a record of its own."""
     overrides = ["device=quantum", "attention=sdpa", "weights=seeded"]

@@ -32,6 +32,7 @@ class TestCommand:
         assert capsys.readouterr() == ("out\n", "err\n")
         assert set(ended.last_lines.split(" | ")) == {"out", "err"}
 
+    @pytest.mark.slow
     def test_one_that_hangs_is_ended_with_what_it_started(self, tmp_path, monkeypatch):
         """It does not listen to SIGTERM, and has a process of its own that does not either."""
         monkeypatch.setattr("experiments.launch.process.GRACE_S", 0.3)
@@ -56,6 +57,7 @@ class TestCommand:
         assert ended.returncode == 0
         assert gone(int(ended.last_lines))
 
+    @pytest.mark.slow
     def test_an_error_here_ends_it(self, tmp_path):
         def interrupt():
             raise KeyboardInterrupt

@@ -33,6 +33,7 @@ def test_one_reading_gives_the_stage_and_the_whole(monkeypatch):
     assert watch.memory.host_peak_bytes == max(watch.memory.peak_bytes.values()), "reading it takes memory too"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_value_that_is_not_finite_names_its_stage(networks, clip, stage, monkeypatch):
     def poisoned(module, inputs, output):
@@ -59,6 +60,7 @@ def test_a_value_that_is_not_finite_names_its_stage(networks, clip, stage, monke
             hook.remove()
 
 
+@pytest.mark.slow
 def test_memory_kept_alive_in_a_stage_shows_there(networks, clip):
     size = 200_000_000
 

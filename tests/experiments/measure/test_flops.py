@@ -173,6 +173,7 @@ def published(run):
 
 
 class TestWholeRun:
+    @pytest.mark.slow
     def test_every_stage_counts_and_the_result_is_the_same(self, networks, published):
         flops, result = published
         assert list(flops) == list(STAGES)
@@ -180,12 +181,14 @@ class TestWholeRun:
         clip = load(sample_clip(num_frames=2, height=128, width=128))
         assert np.array_equal(result, Pipeline(networks, QUICK)(clip.frames, clip.masks))
 
+    @pytest.mark.slow
     def test_twice_the_pairs_are_twice_the_flow(self, networks):
         pipeline = Pipeline(networks, QUICK)
         frames = torch.rand(1, 5, 3, 128, 128) * 2 - 1
         flops = [count(lambda length=length: pipeline.flow_estimator(frames[:, :length], print)) for length in (3, 5)]
         assert flops[1] / flops[0] == pytest.approx(2, rel=0.1)
 
+    @pytest.mark.slow
     def test_attention_kernels_count_the_same(self, run, published):
         flops, _ = run(attention.sdpa)
         assert flops == published[0]

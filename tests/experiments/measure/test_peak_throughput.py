@@ -76,6 +76,7 @@ class TestCeilings:
         assert ceilings(CPU, tmp_path / "file") == self.FOUND
         assert "could not be kept" in caplog.text
 
+    @pytest.mark.slow
     def test_for_real(self, tmp_path):
         start = time.process_time()
         found = ceilings(CPU, tmp_path)

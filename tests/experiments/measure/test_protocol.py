@@ -34,11 +34,13 @@ class TestOnePipeline:
         cost = describe_cost(first, 2, timings)
         assert (cost["latency"]["median_s"], cost["machine"]) == (None, {"ceilings": None})
 
+    @pytest.mark.slow
     def test_long_runs_are_timed_once(self, networks, clip):
         timings = time_runs(Pipeline(networks, QUICK), inputs_of(clip), Options(0.1, 3, 30, 0.01, 0))
         assert len(timings.runs) == 1
         assert timings.sampling.stopped_by == "max_seconds"
 
+    @pytest.mark.slow
     def test_the_observer_is_put_back(self, networks, clip):
         mine = Observer()
         pipeline = Pipeline(networks, QUICK, observer=mine)
@@ -58,6 +60,7 @@ class TestWarmUp:
 
 
 class TestPaired:
+    @pytest.mark.slow
     def test_both_warm_up_and_then_take_turns(self, networks, clip):
         events = []
         pipeline, baseline = Pipeline(networks, QUICK), Pipeline(networks, QUICK)

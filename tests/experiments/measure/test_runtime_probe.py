@@ -55,11 +55,13 @@ ALL_FP32 = dict.fromkeys(COMPONENTS, ["float32"])
 
 
 class TestAttention:
+    @pytest.mark.slow
     def test_manual(self, ran):
         effective, psnr_db = ran(attention.manual)
         assert effective["attention"]["ops"] == ["bmm.float32", "mul.float32", "_softmax.float32"]
         assert psnr_db > 90
 
+    @pytest.mark.slow
     def test_manual_upcast(self, ran):
         """Its products are in float32 even where everything around is not."""
         effective, psnr_db = ran(attention.manual_upcast)
@@ -71,11 +73,13 @@ class TestAttention:
         products = [name for name in effective["attention"]["ops"] if name.startswith("bmm")]
         assert products == ["bmm.bfloat16"]
 
+    @pytest.mark.slow
     def test_sdpa(self, ran):
         effective, psnr_db = ran(attention.sdpa)
         assert effective["attention"]["ops"] == ["_scaled_dot_product_flash_attention_for_cpu.float32"]
         assert psnr_db > 60
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("backend", "operation"),
         [("flash", "_scaled_dot_product_flash_attention_for_cpu"), ("math", "_scaled_dot_product_attention_math")],
@@ -85,6 +89,7 @@ class TestAttention:
         assert f"{operation}.float32" in effective["attention"]["ops"]
         assert psnr_db > 60
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("backend", ["efficient", "cudnn"])
     def test_forced_and_not_here(self, ran, backend):
         with pytest.raises(UnsupportedError, match=f"{backend} backend can't run on cpu with torch.float32: .*backend"):
@@ -111,6 +116,7 @@ class TestAttention:
 
 
 class TestPrecision:
+    @pytest.mark.slow
     def test_fp32(self, ran):
         effective, psnr_db = ran(precision.fp32)
         assert dtypes(effective) == ALL_FP32
@@ -125,11 +131,13 @@ class TestPrecision:
                 assert [backend.fp32_precision for backend in backends] == [value] * 3
             assert [backend.fp32_precision for backend in backends] == before
 
+    @pytest.mark.slow
     def test_fp32_whatever_the_flags_are_outside(self, ran):
         with precision.tf32_flags(True):
             effective, _ = ran(precision.fp32)
         assert effective["tf32"] == dict.fromkeys(STAGES, False)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("variant", [precision.amp, lambda p: precision.amp(p, "bfloat16")])
     def test_amp(self, ran, variant):
         effective, psnr_db = ran(variant)
@@ -137,12 +145,14 @@ class TestPrecision:
         assert list(effective["ops_in_fp32"]) == ["feature_propagation.deform_conv2d"]
         assert 30 < psnr_db < 70
 
+    @pytest.mark.slow
     def test_amp_all(self, ran):
         effective, psnr_db = ran(lambda pipeline: precision.amp(pipeline, everything=True))
         assert dtypes(effective) == dict.fromkeys(COMPONENTS, ["bfloat16"])
         assert len(effective["ops_in_fp32"]) == 2
         assert 30 < psnr_db < 70
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("component", COMPONENTS)
     def test_per_component(self, ran, component):
         chosen = dict.fromkeys(COMPONENTS, "float32") | {component: None}

@@ -55,6 +55,7 @@ def never():
     raise AssertionError("networks are made by the computation only")
 
 
+@pytest.mark.slow
 def test_the_reference_is_the_published_pipeline_and_then_comes_from_the_cache(networks, clip, cache):
     wanted = precision.fp32(Pipeline(networks, QUICK))(clip.frames, clip.masks)
     first = reference_frames(lambda: networks, CPU, QUICK, clip, "weights", cache)
@@ -64,6 +65,7 @@ def test_the_reference_is_the_published_pipeline_and_then_comes_from_the_cache(n
     assert first.key == again.key
 
 
+@pytest.mark.slow
 def test_out_of_memory_it_is_computed_the_memory_saving_way(networks, clip, cache, monkeypatch):
     published = reference_frames(lambda: networks, CPU, QUICK, clip, "weights", cache)
     compute, ran = module._compute, []
@@ -83,6 +85,7 @@ def test_out_of_memory_it_is_computed_the_memory_saving_way(networks, clip, cach
     assert len(ran) == 1
 
 
+@pytest.mark.slow
 def test_the_cpu_is_the_last_resort(clip, cache, computed, monkeypatch):
     monkeypatch.setattr(module, "device_name", str)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
@@ -95,6 +98,7 @@ def test_the_cpu_is_the_last_resort(clip, cache, computed, monkeypatch):
         reference_frames(never, torch.device("cuda"), QUICK, clip, "others", cache)
 
 
+@pytest.mark.slow
 def test_two_that_need_it_at_once_compute_it_once(clip, cache, computed, caplog):
     caplog.set_level(logging.INFO)
     computed.seconds = 0.5
@@ -121,6 +125,7 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(clip, tmp_path, computed
     assert "can't hold a lock" in caplog.text and "could not be kept" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_reference_that_is_not_finite_is_an_error_and_is_not_kept(networks, clip, cache):
     broken = copy.deepcopy(networks)
     broken.generator.decoder[6].bias.data[0] = float("nan")
@@ -146,6 +151,7 @@ def test_the_key_covers_all_that_shapes_it(clip, monkeypatch, changed):
 
 
 class TestCached:
+    @pytest.mark.slow
     def test_computed_once(self, networks, clip, tmp_path):
         cache = ArrayCache(tmp_path, max_bytes=10**9)
         made = []
@@ -159,6 +165,7 @@ class TestCached:
         assert np.array_equal(*frames)
         assert np.array_equal(frames[0], Pipeline(networks, QUICK)(clip.frames, clip.masks))
 
+    @pytest.mark.slow
     def test_a_cache_that_cannot_be_written_is_no_obstacle(self, networks, clip, tmp_path, caplog):
         (tmp_path / "file").touch()
         cache = ArrayCache(tmp_path / "file" / "folder", max_bytes=10**9)

@@ -35,6 +35,7 @@ def fast():
 
 
 class TestRun:
+    @pytest.mark.slow
     def test_operations_are_those_of_a_real_run(self, published, networks):
         clip = load(sample_clip(num_frames=3, height=128, width=128))
         pipeline = Pipeline(networks, Schedule(raft_iterations=1))
@@ -47,12 +48,14 @@ class TestRun:
         for stage in ("flow", "completion", "generation"):
             assert fast.counts[stage]["float16"] > 10 * fast.counts[stage].get("float32", 0)
 
+    @pytest.mark.slow
     def test_tf32_counts_as_such(self, published):
         allowed = count(["preset=published", "precision=tf32", *ONCE], **SMALL, ceilings=ROUND)
         for stage in ("flow", "completion", "generation"):
             assert allowed.counts[stage]["tf32"] > 10 * allowed.counts[stage].get("float32", 0)
             assert sum(allowed.counts[stage].values()) == sum(published.counts[stage].values())
 
+    @pytest.mark.slow
     def test_compiled_components_launch_less_and_cuda_graphs_less_yet(self, fast):
         overrides = ["reuse=exact", "attention=sdpa", "precision=amp_all", *ONCE, "compile.components=[decoder]"]
         compiled, recorded = (

@@ -58,6 +58,7 @@ print(numpy.empty(2**32, numpy.uint8).size)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: its limit on a process's data")
 def test_on_the_host():
     """Torch's allocation, numpy's and Python's own fail, as out of memory; without the limit they don't."""

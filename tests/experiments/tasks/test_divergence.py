@@ -57,6 +57,7 @@ def errors(report: Report, which: str) -> dict[str, float | None]:
     return {unit.unit: getattr(unit, which) for unit in report.units}
 
 
+@pytest.mark.slow
 def test_a_variant_that_changes_nothing_has_no_drift(drift):
     report = drift(residency.lean)
     nothing = dict.fromkeys(UNITS, 0.0)
@@ -70,6 +71,7 @@ def test_a_variant_that_changes_nothing_has_no_drift(drift):
     ]
 
 
+@pytest.mark.slow
 def test_an_error_planted_in_one_block_is_named(drift):
     def planted(pipeline):
         def wrong(module, inputs, output):
@@ -88,6 +90,7 @@ def test_an_error_planted_in_one_block_is_named(drift):
     assert "the first unit off by more than 0.008 is block_1 (1.00e-02)" in markdown(report)
 
 
+@pytest.mark.slow
 def test_an_error_planted_in_a_stage_is_its_own_there_only(drift):
     def planted(pipeline):
         estimate = pipeline.flow_estimator
@@ -101,6 +104,7 @@ def test_an_error_planted_in_a_stage_is_its_own_there_only(drift):
     assert report.first_over_bound("own").unit == "flow"
 
 
+@pytest.mark.slow
 def test_a_nan_in_the_decoder_is_named(drift):
     def planted(pipeline):
         pipeline.networks.generator.decoder[4].conv.bias.data[3] = float("nan")
@@ -114,6 +118,7 @@ def test_a_nan_in_the_decoder_is_named(drift):
     assert "| decoder | generation | not finite | not finite | float32 |" in markdown(report)
 
 
+@pytest.mark.slow
 def test_an_overflow_that_tanh_hides_is_still_named(drift):
     def planted(pipeline):
         pipeline.networks.generator.decoder[6].bias.data[0] = float("inf")
@@ -123,6 +128,7 @@ def test_an_overflow_that_tanh_hides_is_still_named(drift):
     assert report.units[-1].non_finite == []
 
 
+@pytest.mark.slow
 def test_lower_precision_drifts_where_it_is_used(drift):
     report = drift(lambda pipeline: precision.amp(pipeline))
     units = {unit.unit: unit for unit in report.units}
@@ -132,6 +138,7 @@ def test_lower_precision_drifts_where_it_is_used(drift):
         assert 0 < units[block].own < units[block].accumulated
 
 
+@pytest.mark.slow
 def test_the_same_another_way_drifts_by_rounding(small, clip):
     quick = Schedule(raft_iterations=1, neighbor_length=2)
     reference = precision.fp32(Pipeline(small, quick))
@@ -141,6 +148,7 @@ def test_the_same_another_way_drifts_by_rounding(small, clip):
     assert own["flow"] > 0 and own["soft_split"] > 0  # it did go another way
 
 
+@pytest.mark.slow
 def test_other_parts_of_the_clip_cannot_be_compared(drift):
     with pytest.raises(UnsupportedError, match="leave chunking"):
         drift(lambda pipeline: chunking.fixed(pipeline, size=2, overlap=1))
@@ -148,6 +156,7 @@ def test_other_parts_of_the_clip_cannot_be_compared(drift):
         drift(residency.streaming)
 
 
+@pytest.mark.slow
 def test_blocks_that_never_run_by_themselves_are_not_seen(drift):
     def fused(pipeline):
         transformers = pipeline.networks.generator.transformers

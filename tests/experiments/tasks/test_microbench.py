@@ -102,11 +102,13 @@ class TestCompare:
         assert rows["long"]["ci95_s"][1] > 0.006
         assert len(rows["long"]["samples_s"]) == 6
 
+    @pytest.mark.slow
     def test_peak_is_what_the_operation_takes(self):
         rows = measured({"small": lambda: torch.ones(2**20), "large": lambda: torch.ones(2**25).sum()}, rounds=1)
         assert rows["large"]["peak_bytes"] == pytest.approx(2**27, rel=0.1)
         assert rows["small"]["peak_bytes"] < 2**24
 
+    @pytest.mark.slow
     def test_what_cannot_run_is_a_row(self):
         calls = []
 
@@ -150,6 +152,7 @@ def run(cfg) -> str:
 
 
 class TestRun:
+    @pytest.mark.slow
     def test_leaves_a_table_whole(self, tmp_path, small, capsys):
         assert run(composed(tmp_path, "task.dtypes=[float32]")) == "ok"
         document = json.loads((tmp_path / "micro.json").read_text())

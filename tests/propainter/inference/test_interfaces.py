@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 
 import numpy as np
+import pytest
 import torch
 from support.clips import clip
 
@@ -26,6 +27,7 @@ def test_defaults_are_the_published(networks):
     assert pipeline.window_attention.kernel is manual_attention
 
 
+@pytest.mark.slow
 def test_feature_provider(networks, result):
     windows = []
 
@@ -45,6 +47,7 @@ def test_feature_provider(networks, result):
     assert np.array_equal(output, result)
 
 
+@pytest.mark.slow
 def test_window_loop(networks, result):
     def black(windows, predict, compositor):
         for done, window in enumerate(windows, 1):
@@ -57,6 +60,7 @@ def test_window_loop(networks, result):
     assert not output[changed].any()
 
 
+@pytest.mark.slow
 def test_attention_kernel(networks, result):
     shapes = []
 
@@ -74,6 +78,7 @@ def test_attention_kernel(networks, result):
     assert other_k[2] == 45
 
 
+@pytest.mark.slow
 def test_clip_splitter(networks):
     video, masks = clip(4)
 
@@ -86,6 +91,7 @@ def test_clip_splitter(networks):
     assert np.array_equal(output, np.concatenate(expected))
 
 
+@pytest.mark.slow
 def test_storage(networks, result):
     dropped = []
 
@@ -100,6 +106,7 @@ def test_storage(networks, result):
     assert dropped == ["flow_f", "flow_b", "flow_masks", "frames"]
 
 
+@pytest.mark.slow
 def test_deformable_convolution(networks, result):
     from torchvision.ops import deform_conv2d
 
@@ -116,6 +123,7 @@ def test_deformable_convolution(networks, result):
     assert len(calls) == 4
 
 
+@pytest.mark.slow
 def test_stage_contexts(networks):
     from contextlib import contextmanager
 
@@ -130,6 +138,7 @@ def test_stage_contexts(networks):
     assert entered == list(STAGES)
 
 
+@pytest.mark.slow
 def test_pipelines_share_no_replacement(networks):
     """Two variants over the same networks, run in turn, each keep their own."""
     first, second = Pipeline(networks, QUICK), Pipeline(networks, QUICK)

@@ -39,6 +39,7 @@ def test_outside_the_hole_nothing_changes(result):
     assert (result[hole] != video[hole]).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_what_the_hole_hides_does_not_matter(networks):
     """Frames enter the flow as they are, so only with the flow held fixed must hidden pixels be without effect."""
     video, masks = clip()
@@ -53,12 +54,14 @@ def test_what_the_hole_hides_does_not_matter(networks):
     assert np.array_equal(results[0][hole], results[1][hole])
 
 
+@pytest.mark.slow
 def test_one_mask_stands_for_all_frames(networks):
     video, masks = clip()
     pipeline = Pipeline(networks, QUICK)
     assert np.array_equal(pipeline(video, masks[0]), pipeline(video, np.stack([masks[0]] * len(video)) * 255))
 
 
+@pytest.mark.slow
 def test_sizes_that_are_no_multiple_of_8(networks):
     """Down to the multiple below by bicubic, back by bilinear: the whole frame, as published."""
     video, masks = clip(2, 133, 141)
@@ -73,6 +76,7 @@ def test_sizes_that_are_no_multiple_of_8(networks):
     assert np.array_equal(output, expected)
 
 
+@pytest.mark.slow
 def test_arrays_of_any_layout(networks, result):
     video, masks = clip()
     mirrored = np.ascontiguousarray(video[:, :, ::-1])[:, :, ::-1]
@@ -88,6 +92,7 @@ def test_no_hole_gives_the_input(networks, caplog):
     assert "no mask has a hole" in caplog.text
 
 
+@pytest.mark.slow
 def test_flow_masks_are_used_as_they_are(networks):
     seen = {}
 
@@ -105,6 +110,7 @@ def test_flow_masks_are_used_as_they_are(networks):
     assert np.array_equal(changed, wider[:-1] > 0)
 
 
+@pytest.mark.slow
 def test_progress_names_the_stages_in_order(networks):
     steps: list[tuple[str, int, int]] = []
     video, masks = clip(14, 128, 128)

@@ -194,6 +194,7 @@ def test_what_a_stage_or_a_window_or_a_direction_of_completion_leaves_is_given_b
 
 
 class TestOtherGroups:
+    @pytest.mark.slow
     def test_chunks_are_streamed(self):
         results = []
         for streamed in (False, True):
@@ -225,12 +226,14 @@ def check_equal(result: np.ndarray, reference: np.ndarray, masks: np.ndarray, le
 
 
 class TestRealNetworks:
+    @pytest.mark.slow
     def test_equal_to_published(self, networks, long_clip, published):
         pipeline = applied(Pipeline(networks, SHORT), "residency=streaming")
         check_equal(pipeline(*long_clip), published, long_clip[1], least_db=65)
         assert pipeline.effective["residency"]["kind"] == "streaming"
         assert pipeline.effective["residency"]["held_bytes"] > 128 * 128 * 4 * 10
 
+    @pytest.mark.slow
     def test_with_other_groups(self, long_clip, published):
         """Without the work that is done twice, and with the choices that it keeps."""
         networks = build_networks()

@@ -1,5 +1,6 @@
 """Flow completion equals the golden data, in one go and in sub-videos."""
 
+import pytest
 import torch
 from support.golden import TOLERANCE, difference, thinned
 
@@ -15,6 +16,7 @@ def test_flow_completion(networks, golden):
         assert difference(thinned(got), data[name]) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_flow_completion_in_subvideos(networks, golden):
     data = golden.tensors("flow_completion_tiled")
     hole = data["masks"] > 0

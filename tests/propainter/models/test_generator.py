@@ -5,6 +5,7 @@ import torch
 from support.golden import TOLERANCE, difference, thinned
 
 
+@pytest.mark.slow
 def test_generator(networks, golden):
     data, expected = golden.tensors("propagation"), golden.tensors("generator")
     count, masks = int(expected["num_local_frames"]), data["masks"]
@@ -14,6 +15,7 @@ def test_generator(networks, golden):
     assert difference(thinned(output), expected["output"]) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_generator_plans_windows_from_the_original_mask(networks, golden):
     data = golden.tensors("generator_filled")
     flows = data["flow_f"], data["flow_b"]

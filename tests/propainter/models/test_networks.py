@@ -127,6 +127,7 @@ print(resident() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc, which keeps what a thread has freed")
 def test_drawing_weights_leaves_nothing_behind():
     output = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, check=True, cwd=ROOT).stdout

@@ -64,6 +64,7 @@ class TestAuto:
 
         return run
 
+    @pytest.mark.slow
     def test_largest_that_fits(self, run):
         pipeline, seen = run(50, runs=2)
         stats = pipeline.effective["chunking"]
@@ -73,21 +74,25 @@ class TestAuto:
         assert (stats["base_bytes"], stats["bytes_per_frame"]) == (100 * 2**20, 10 * 2**20)
         assert stats["limit_bytes"] == stats["predicted_peak_bytes"] == stats["measured_peak_bytes"] == 400 * 2**20
 
+    @pytest.mark.slow
     def test_margin_and_limit(self, run):
         # The margin given last counts.
         stats = run(50, "chunking.limit_gb=0.390625", "chunking.margin=0.25")[0].effective["chunking"]
         assert (stats["size"], stats["limit_bytes"], stats["margin"]) == (20, 400 * 2**20, 0.25)
 
+    @pytest.mark.slow
     def test_all_frames_where_they_fit(self, run):
         pipeline, seen = run(20)
         assert seen == [8, 8, 16, 20]
         assert pipeline.effective["chunking"]["chunks"] == [[0, 20]]
 
+    @pytest.mark.slow
     def test_where_none_fits_the_smallest_is_tried(self, run, caplog):
         pipeline, _ = run(20, "chunking.limit_gb=0.01")
         assert pipeline.effective["chunking"]["size"] == 3
         assert "no chunk is predicted to fit" in caplog.text
 
+    @pytest.mark.slow
     def test_a_probe_out_of_memory_bounds_the_chunk(self, run):
         pipeline, seen = run(20, out_of_memory_at=16)
         assert pipeline.effective["chunking"]["size"] == 8
@@ -113,6 +118,7 @@ class TestAuto:
     def test_between_the_probes_the_smaller_is_taken(self, budget, frames):
         assert chunk_size.largest_fit([(4, 100), (8, 140)], budget, 50)[0] == frames
 
+    @pytest.mark.slow
     def test_on_this_machine(self, networks, resident):
         options = ("chunking=auto", "chunking.probe=[2,3]", "chunking.overlap=1", "chunking.limit_gb=64")
         pipeline = applied(Pipeline(networks, QUICK), *options)

@@ -89,6 +89,7 @@ class TestPlan:
 
 
 class TestChunking:
+    @pytest.mark.slow
     def test_fixed(self, networks):
         pipeline = applied(Pipeline(networks, QUICK), "chunking=fixed", "chunking.size=3", "chunking.overlap=2")
         seen = []

@@ -22,6 +22,7 @@ def _inference():
 
 
 class TestPipeline:
+    @pytest.mark.slow
     @pytest.mark.parametrize("part", ["none", "flow", "exact"])
     def test_gives_the_published_output(self, narrow, part):
         video, masks = clip()
@@ -41,6 +42,7 @@ class TestPipeline:
         assert stats["linear"].startswith("19 layers")
         assert stats["no_heap_trim"] == (platform.libc_ver()[0] == "glibc")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("once", [False, True])
     def test_golden_flow(self, networks, golden, once):
         data = golden.tensors("raft")

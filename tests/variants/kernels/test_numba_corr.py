@@ -22,6 +22,7 @@ def _inference():
 
 
 class TestWindows:
+    @pytest.mark.slow
     @pytest.mark.parametrize("size", [(16, 16), (16, 17), (19, 33), (23, 16)])
     @pytest.mark.parametrize(("levels", "radius"), [(4, 4), (3, 2), (1, 1)])
     def test_are_torchvisions(self, size, levels, radius):
@@ -54,6 +55,7 @@ class TestWindows:
             windows[0, :, 3, 4] = 0
             assert (windows == 0).all()
 
+    @pytest.mark.slow
     def test_a_second_process_compiles_nothing(self, tmp_path):
         script = (
             "from variants.kernels import numba_corr, numba_gru; numba_gru.compile_now(); numba_corr.compile_now(4)"

@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 
+import pytest
 from support.command_line import ROOT
 
 
+@pytest.mark.slow
 def test_torch_keeps_its_number_of_threads():
     """numba's threads, once started, would set it to the number of cores."""
     script = """

@@ -20,6 +20,7 @@ def _inference():
 
 
 class TestRegionFlowDecoder:
+    @pytest.mark.slow
     @pytest.mark.parametrize("hole", ["still", "moving", "at the edge", "large"])
     @pytest.mark.parametrize("together", [1, 2, 9])
     def test_flow_is_the_published(self, narrow, monkeypatch, hole, together):

@@ -29,6 +29,7 @@ def published(narrow) -> np.ndarray:
 class TestOutput:
     """Each part gives what the published pipeline gives."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("part", PARTS)
     def test_part_by_itself(self, narrow, published, part):
         video, masks = clip()
@@ -38,6 +39,7 @@ class TestOutput:
         assert pipeline.effective["reuse"]
         assert np.array_equal(pipeline(video, masks), output)  # nothing is left over from a run
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("first", "second"), list(itertools.combinations(("flow", "features", "attention"), 2)))
     def test_two_parts(self, narrow, published, first, second):
         video, masks = clip()
@@ -46,6 +48,7 @@ class TestOutput:
             PARTS[part](pipeline)
         assert hole_psnr(pipeline(video, masks), published, masks) > 60
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("part", "kernel", "volume", "dtype", "least_db"),
         [
@@ -68,6 +71,7 @@ class TestOutput:
             results.append(last(pipeline)(video, masks))
         assert hole_psnr(results[1], results[0], masks) > least_db
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("size", "hole"),
         [((133, 141), range(8)), ((128, 136), range(2)), ((144, 200), range(5, 6))],
@@ -82,6 +86,7 @@ class TestOutput:
         else:
             assert np.abs(output.astype(int) - expected).max() <= 1
 
+    @pytest.mark.slow
     def test_nearly_everything_hidden(self, narrow):
         video, masks = clip(4)
         masks[:, 8:] = 1
@@ -109,6 +114,7 @@ class TestOutput:
         assert 10 * np.log10(255**2 / np.mean((output[hole].astype(float) - data["output_in_hole"]) ** 2)) > 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("everything", [False, True])
 def test_in_half_precision(narrow, everything):
     """Within bfloat16's rounding of the published schedule in the same dtypes, and of float32."""

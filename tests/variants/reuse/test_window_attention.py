@@ -73,6 +73,7 @@ def test_few_windows_attend_together_where_a_temporary_tensor_would_be_too_large
     assert torch.allclose(output, PublishedWindowAttention()(layers, tokens, published, slice(None)), atol=2e-6)
 
 
+@pytest.mark.slow
 def test_transformer_compiles_in_one_graph():
     """No step of it asks the device: nothing breaks the graph."""
     torch.manual_seed(0)
