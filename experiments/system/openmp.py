@@ -7,8 +7,8 @@ the core that the last thread before the barrier needs.
 
 import os
 
-DEFAULTS: dict[str, str] = {}
-"""Variables that a run gets if its user has set none of `WAITING`; empty: libgomp's own defaults."""
+DEFAULTS = {"GOMP_SPINCOUNT": "1000"}
+"""Variables that a run gets if its user has set none of `WAITING`. Measured in docs/measuring.md, "Busy CPUs"."""
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 

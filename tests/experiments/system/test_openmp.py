@@ -16,18 +16,17 @@ from experiments.system.openmp import openmp_settings, set_openmp_defaults
 def environment(monkeypatch):
     environment = {"PATH": "somewhere"}
     monkeypatch.setattr(openmp, "os", SimpleNamespace(environ=environment))
-    monkeypatch.setattr(openmp, "DEFAULTS", {"OMP_WAIT_POLICY": "passive"})
     return environment
 
 
 def test_defaults_are_set_and_reported(environment):
     assert openmp_settings() == {"wait_policy": None, "spin_count": None, "threads": None}
     set_openmp_defaults()
-    assert environment["OMP_WAIT_POLICY"] == "passive"
-    assert openmp_settings() == {"wait_policy": "passive", "spin_count": None, "threads": None}
+    assert environment["GOMP_SPINCOUNT"] == openmp.DEFAULTS["GOMP_SPINCOUNT"]
+    assert openmp_settings() == {"wait_policy": None, "spin_count": environment["GOMP_SPINCOUNT"], "threads": None}
 
 
-@pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "1000")])
+@pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "7")])
 def test_the_users_own_setting_wins(environment, name, value):
     environment[name] = value
     set_openmp_defaults()
@@ -39,12 +38,11 @@ def test_the_users_own_setting_wins(environment, name, value):
 def test_torch_reads_what_is_set_before_its_import(monkeypatch):
     monkeypatch.undo()
     code = (
-        "from experiments.system import openmp\n"
-        "openmp.DEFAULTS['GOMP_SPINCOUNT'] = '1234'\n"
-        "openmp.set_openmp_defaults()\n"
+        "from experiments.system.openmp import set_openmp_defaults\n"
+        "set_openmp_defaults()\n"
         "import torch\n"
     )
     unset = {key: value for key, value in os.environ.items() if key not in openmp.WAITING}
     env = {**unset, "PYTHONPATH": str(ROOT), "OMP_DISPLAY_ENV": "verbose"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert "GOMP_SPINCOUNT = '1234'" in done.stderr
+    assert f"GOMP_SPINCOUNT = '{openmp.DEFAULTS['GOMP_SPINCOUNT']}'" in done.stderr
