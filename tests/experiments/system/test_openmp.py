@@ -37,11 +37,7 @@ def test_the_users_own_setting_wins(environment, name, value):
 @pytest.mark.skipif(sys.platform != "linux", reason="needs torch with libgomp")
 def test_torch_reads_what_is_set_before_its_import(monkeypatch):
     monkeypatch.undo()
-    code = (
-        "from experiments.system.openmp import set_openmp_defaults\n"
-        "set_openmp_defaults()\n"
-        "import torch\n"
-    )
+    code = "from experiments.system.openmp import set_openmp_defaults\nset_openmp_defaults()\nimport torch\n"
     unset = {key: value for key, value in os.environ.items() if key not in openmp.WAITING}
     env = {**unset, "PYTHONPATH": str(ROOT), "OMP_DISPLAY_ENV": "verbose"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
