@@ -1,6 +1,6 @@
 """Pictures of a report for the README.
 
-python tests/browser/screenshots.py sweeps/.../report.html docs
+PYTHONPATH=tests python tests/browser/screenshots.py sweeps/.../report.html docs
 
 writes docs/report-desktop.png (1280 pixels wide, light) and docs/report-phone-dark.png (390 wide, dark); `--full` takes
 the whole page instead of its head.
