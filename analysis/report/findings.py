@@ -95,8 +95,7 @@ def _fastest(rows: Sequence[Row], published: Row | None) -> Finding:
     if row is None:
         return _nothing("fastest", "Fastest", rows)
     if row.published:
-        all_sound = all(other.published or other.sound_speedup or other.sound_latency_s for other in rows)
-        measured = "that was measured" if all_sound else "with a sound time"
+        measured = "with a sound time" if _doubtful(rows) else "that was measured"
         sentence = f"No variant {measured} is faster than the published one."
     elif row.sound_speedup and not row.speedup_sure:
         sentence = _may_be_no_faster()
@@ -104,7 +103,22 @@ def _fastest(rows: Sequence[Row], published: Row | None) -> Finding:
         sentence = f"No speedup over published is stated: {row.speedup_doubt}."
     else:
         sentence = _speed_sentence(row, rows)
-    return _card("fastest", "Fastest", row, published, sentence)
+    return _card("fastest", "Fastest", row, published, sentence + _lower_in_doubt(row, rows))
+
+
+def _doubtful(rows: Sequence[Row]) -> list[Row]:
+    """Return the variants of which neither time nor speedup is sound."""
+    return [row for row in rows if not (row.published or row.sound_speedup or row.sound_latency_s)]
+
+
+def _lower_in_doubt(row: Row, rows: Sequence[Row]) -> str:
+    """Return a sentence on doubtful times under the row's; empty where there are none."""
+    lower = [other for other in _doubtful(rows) if row.sound_latency_s and other.latency_s < row.sound_latency_s]
+    return f" Lower, but doubtful, is the time of {_names(lower)}." if lower else ""
+
+
+def _names(rows: Sequence[Row]) -> str:
+    return rows[0].name if len(rows) == 1 else f"{len(rows)} others"
 
 
 def _nothing(kind: str, title: str, rows: Sequence[Row]) -> Finding:
@@ -133,8 +147,7 @@ def _speed_sentence(row: Row, rows: Sequence[Row]) -> str:
     text = f"{seconds(row.latency_s)} a run."
     if not close:
         return text
-    names = close[0].name if len(close) == 1 else f"{len(close)} others"
-    return f"{text} Not told apart from it by their intervals: {names}."
+    return f"{text} Not told apart from it by their intervals: {_names(close)}."
 
 
 def _smallest(rows: Sequence[Row], published: Row | None) -> Finding:
@@ -176,10 +189,13 @@ def _best(rows: Sequence[Row], published: Row | None) -> Finding:
     row = fastest(near)
     if row is None:
         return _nothing("best", title, near)
-    sentence = f"Nothing faster stays within the bound: {bound}." if row.published else f"The fastest with {bound}."
+    measured = " with a sound time" if _doubtful(near) else ""
+    sentence = f"The fastest with {bound}."
+    if row.published:
+        sentence = f"Nothing faster{measured} stays within the bound: {bound}."
     if row.sound_speedup and not row.published and not row.speedup_sure:
         sentence += f" {_may_be_no_faster()}"
-    return _card("best", title, row, published, sentence)
+    return _card("best", title, row, published, sentence + _lower_in_doubt(row, near))
 
 
 def _card(kind: str, title: str, row: Row, published: Row | None, sentence: str) -> Finding:
@@ -201,7 +217,7 @@ _SLOWER = "as fast as published"
 
 
 def _costs(row: Row, published: Row | None, gained: str) -> list[tuple[str, str]]:
-    """Return what the variant costs beside what it was chosen for, as label and value."""
+    """Return what the variant costs, less the figure that it was chosen for, as label and value."""
     costs = []
     against = published if published is not None and not row.published else None
     if gained != "latency":

@@ -87,6 +87,18 @@ class TestFindings:
         assert fastest.figure == "4.00"
         assert best.row.published
 
+    def test_a_doubtful_time_that_is_lower_is_named(self, rows):
+        busy = make_record(attention="sdpa", seconds=2.0, disturbed=["load 3.0"])
+        fastest, _, best = words.findings(rows(make_record(seconds=4.0), busy))
+        assert fastest.row.published and best.row.published
+        assert fastest.sentence.startswith("No variant with a sound time is faster than the published one.")
+        assert best.sentence.startswith("Nothing faster with a sound time stays within the bound: at least 40 dB")
+        for card in words.findings(rows(make_record(seconds=4.0), make_record(precision="amp", seconds=3.0), busy))[
+            ::2
+        ]:
+            assert card.row.name == "precision=amp"
+            assert card.sentence.endswith(" Lower, but doubtful, is the time of attention=sdpa.")
+
     def test_nothing_within_the_bound(self, rows):
         card = words.findings(rows(make_record(precision="amp", psnr_hole_db=20.0)))[-1]
         assert (card.row, card.command, card.figure) == (None, None, "none")
