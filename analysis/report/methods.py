@@ -43,7 +43,7 @@ def folds(frame: "pd.DataFrame", rows: Sequence[Row]) -> list[dict[str, Any]]:
 def _measuring(records: list[pooling.Row], rows: Sequence[Row]) -> list[str]:
     runs = [len(record.get("latency.samples_s", ())) for record in records if record["status"] == "ok"]
     text = [
-        f"{len(records)} records of {len(rows)} pooling. Latency is the median of the timed runs, from frames in the "
+        f"{len(records)} records of {len(rows)} variants. Latency is the median of the timed runs, from frames in the "
         "host's memory to result frames there; a first run warms up and is not among them."
         + (f" There were {min(runs)} to {max(runs)} timed runs a record." if runs else "")
     ]

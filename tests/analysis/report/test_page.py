@@ -36,6 +36,7 @@ class TestPage:
         disturbed = next(line for line in lines.values() if line[0].startswith("precision=amp"))
         assert (disturbed[0], disturbed[7]) == ("precision=ampanother process ran", "ok disturbed")
         assert lines["residency=lean"][4] == "identical"
+        assert "6 records of 6 variants. Latency is the median of the timed runs" in squeezed(page.text)
 
     def test_the_table_and_the_plots_lie_beside_it(self, tmp_path):
         folder = write_sweep(tmp_path / "sweep", usual(), parquet=False)
