@@ -22,6 +22,7 @@ from analysis.commands.table import markdown
 from analysis.errors import InputError
 from analysis.records.atomic import print_or_write
 from analysis.records.load import load, load_micro
+from analysis.results.format import distinct_doubts
 from analysis.results.pooling import Row, rows_of, variants_table
 
 if TYPE_CHECKING:
@@ -150,10 +151,12 @@ def _evaluate(claim: dict[str, Any], rows: list[Row], micro: list[Row]) -> dict[
         remarks.append(f"Not measured: {'; '.join(lacking)}.")
     if any(_exceeds(part, m) for part, measured in judged for m in measured):
         remarks.append("Some figures are better than promised.")
-    for doubt, again in {m.doubt: m.again for _, measured in found for m in measured if m.doubt}.items():
+    doubts, more = distinct_doubts((m.doubt, m.data, m.again) for _, measured in found for m in measured if m.doubt)
+    for doubt, again in doubts:
         remarks.append(
             f"Not judged, since {doubt}." + (f" To measure it again on a quiet machine: {again}" if again else "")
         )
+    remarks += [f"{more} more are doubtful."] if more else []
     overrides = [run["overrides"] for kind in ("cpu", "cuda") for run in claim.get("runs", {}).get(kind, [])]
     return {
         "id": claim["id"],

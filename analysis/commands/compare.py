@@ -12,7 +12,7 @@ from analysis.results import format as figures
 from analysis.results import intervals
 from analysis.results.pairing import differences, match
 from analysis.results.pooling import Row, decibel, rows_of, unpaired, variants_table
-from analysis.results.soundness import time_doubt, what_to_measure_again
+from analysis.results.soundness import time_doubt
 
 HEADER = (
     "variant",
@@ -56,7 +56,7 @@ def compare(first: list[Row], second: list[Row]) -> str:
     if any(row.get("disturbed") or other.get("disturbed") for row, other in pairs):
         lines.append("* disturbed while it was timed.")
     for name, rows in (("A", [row for row, _ in pairs]), ("B", [other for _, other in pairs])):
-        lines += [f"{name}: {text}" for text in what_to_measure_again(rows)]
+        lines += [f"{name}: {text}" for text in figures.what_to_measure_again(rows)]
     return "\n".join(lines) + "\n"
 
 

@@ -11,7 +11,7 @@ from analysis.records.load import load_some
 from analysis.results import format as figures
 from analysis.results.intervals import disjoint
 from analysis.results.pooling import Row, decibel, rows_of, variants_table
-from analysis.results.soundness import command, what_to_measure_again
+from analysis.results.soundness import command
 
 RUNNERS_UP = 3
 
@@ -113,7 +113,7 @@ def answer(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[str, boo
         lines += ["what breaks:", *(f"    {bound.breach(nearest)}" for bound in bounds if bound.excess(nearest))]
     else:
         lines += ["", f"Nothing can be recommended: none of the {len(rows)} measured has a sound figure."]
-    if again := what_to_measure_again(rows):
+    if again := figures.what_to_measure_again(rows):
         lines += ["", "Doubtful, so that no recommendation rests on its time:"]
         lines += [f"  {line}" for text in again for line in text.splitlines()]
     return "\n".join(lines), bool(fitting)

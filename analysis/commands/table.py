@@ -13,7 +13,6 @@ from analysis.records.atomic import print_or_write
 from analysis.records.load import load_some
 from analysis.results import format as figures
 from analysis.results.pooling import Row, rows_of, variants_table
-from analysis.results.soundness import what_to_measure_again
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,7 +155,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.format == "markdown" and arguments.output is None:
         rows = rows_of(table)
         note = figures.agreement(rows)
-        for line in [*([note] if note else []), *what_to_measure_again(rows)]:
+        for line in [*([note] if note else []), *figures.what_to_measure_again(rows)]:
             print(f"\n{line}")
     return 0
 

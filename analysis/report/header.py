@@ -9,9 +9,6 @@ from analysis.results.rows import Row
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_DOUBTS = 5
-"""Doubtful rows that are named before the findings."""
-
 
 def facts(frame: "pd.DataFrame", rows: list[Row]) -> list[str]:
     """Return what all runs have in common, and when they were made, in a few words each."""
@@ -67,11 +64,11 @@ def _doubtful(rows: list[Row]) -> list[dict[str, Any]]:
     else:
         disturbed = all(row.disturbed for row in rows)
         head = "Every variant was disturbed." if disturbed else "No variant has a sound time."
-    shown = doubtful[:MOST_DOUBTS]
+    shown = doubtful[: figures.MOST_DOUBTS]
     text = str(doubtful[0].own_doubt)
     if len(doubtful) > 1:
         more = f" and {len(doubtful) - len(shown)} more" if len(doubtful) > len(shown) else ""
-        text += f"; doubtful too: {'; '.join(row.name for row in shown[1:])}{more}, as the table says"
+        text += f"; doubtful too: {'; '.join(row.label for row in shown[1:])}{more}, as the table says"
     text += ". No finding rests on such a time. Measure again on a quiet machine, then make this report again:"
     return [{"kind": "doubt", "head": head, "text": text, "commands": [row.again for row in shown]}]
 

@@ -70,9 +70,14 @@ def frames_of(rows: Sequence[Row]) -> dict[str, Any]:
             if frame["result"] is not None and frame["reference"] is not None:
                 frames.append(frame)
         if frames:
-            label = f"{row.name} ({row.setting})" if row.setting else row.name
             facts = [f"Whole clip: {quality_text(row)}"]
-            shown = {"name": row.name, "label": label, "differs": not row.identical, "facts": facts, "frames": frames}
+            shown = {
+                "name": row.name,
+                "label": row.label,
+                "differs": not row.identical,
+                "facts": facts,
+                "frames": frames,
+            }
             variants.append(shown)
     start = next((place for place, item in enumerate(variants) if item["differs"]), 0)
     return {"images": images, "variants": variants, "start": start, "amplify": AMPLIFY, "left_out": left_out}

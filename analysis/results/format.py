@@ -1,5 +1,6 @@
 """How figures are written for people: with their unit and their interval."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 from analysis.results.pooling import Row, decibel
@@ -10,6 +11,9 @@ MEMORY_KINDS = {
     "vram": "the most that torch had allocated on the GPU, weights included",
     "rss": "the most that the process's resident set grew above its level before the run",
 }
+
+MOST_DOUBTS = 5
+"""Doubtful rows that are named with their commands."""
 
 
 def seconds(median: float | None, interval: list[float] | None = None) -> str:
@@ -61,6 +65,27 @@ def agreement(rows: Iterable[Row]) -> str | None:
         "The weights are the seeded ones: every figure of quality (PSNR, SSIM, LPIPS) is numerical agreement with the "
         "fp32 reference, not visual quality."
     )
+
+
+def distinct_doubts(doubts: Iterable[tuple[str, str, str | None]]) -> tuple[list[tuple[str, str | None]], int]:
+    """Return the first `MOST_DOUBTS` different doubts, each as text and command, and how many more there are.
+
+    Args:
+        doubts: clause, clip and command; the clip is part of the text where several commands share the clause.
+    """
+    found = list(dict.fromkeys(doubts))
+    shared = Counter(doubt for doubt, _, _ in found)
+    texts = [(f"{doubt}, on {clip}" if shared[doubt] > 1 else doubt, command) for doubt, clip, command in found]
+    return texts[:MOST_DOUBTS], len(texts[MOST_DOUBTS:])
+
+
+def what_to_measure_again(rows: Iterable[Row]) -> list[str]:
+    """Return a sentence and a command, in two lines, for rows whose own figures are doubtful."""
+    doubts, more = distinct_doubts(
+        (row["doubt.own"], size(row), row["doubt.again"]) for row in rows if row.get("doubt.again")
+    )
+    texts = [f"{doubt}. To measure it again on a quiet machine:\n    {command}" for doubt, command in doubts]
+    return texts + ([f"... and {more} more"] if more else [])
 
 
 def _interval(interval: list[float] | None, digits: int) -> str:

@@ -92,6 +92,11 @@ class Row:
         return not self.changes and self.name.startswith("published")
 
     @property
+    def label(self) -> str:
+        """Return the name, with the setting where there are several."""
+        return f"{self.name} ({self.setting})" if self.setting else self.name
+
+    @property
     def parts(self) -> list[str]:
         """The name in pieces, each with the comma that follows it."""
         return re.findall(r"(?:\([^)]*\)|[^,(])+,?", self.name)

@@ -7,7 +7,7 @@ verdict. Busy processes do not change peak memory; swapping makes a resident set
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,6 @@ def command(record: Flat) -> str:
     """Return the command of a record; where it has none, the groups that differ from published."""
     variant = str(record.get("variant.id") or "").split("#")[0].replace("published", "").replace(",", " ")
     return record.get("run.command") or f"python run.py {variant}".strip()
-
-
-def what_to_measure_again(rows: Iterable[Flat]) -> list[str]:
-    """Return a sentence and a command, in two lines, for each of the rows whose own figures are doubtful."""
-    doubts = {row["doubt.own"]: row["doubt.again"] for row in rows if row.get("doubt.again")}
-    return [f"{doubt}. To measure it again on a quiet machine:\n    {command}" for doubt, command in doubts.items()]
 
 
 def _label(row: Flat) -> str:

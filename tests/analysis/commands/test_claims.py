@@ -106,6 +106,13 @@ class TestVerdicts:
         name = ("published", "precision=amp")[which]
         assert f"Not judged, since {name} was disturbed while it was timed (load 3.0). To measure it" in found["remark"]
 
+    def test_each_clip_has_its_command(self, verdict):
+        records = [make_record(frames=n, precision="amp", paired=1.7, disturbed=["load 3.0"]) for n in (6, 7)]
+        remark = verdict("amp_speed", *records)["remark"]
+        for count in (6, 7):
+            assert f"(load 3.0), on sample, {count} frames of 160x128. To measure it again" in remark
+            assert f"python run.py precision=amp data.num_frames={count} " in remark
+
     def test_the_table_shows_no_doubtful_figure(self, verdict, tmp_path):
         verdict("amp_speed", make_record(disturbed=["load 3.0"]), make_record(precision="amp", seconds=1.0))
         (line,) = [

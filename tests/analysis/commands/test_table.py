@@ -34,6 +34,16 @@ class TestTable:
             == "published was disturbed while it was timed (load 3.0)"
         )
 
+    def test_each_clip_has_its_command_and_of_many_a_few_are_named(self, run):
+        busy = [make_record(frames=count, disturbed=["load 3.0"]) for count in range(2, 10)]
+        _, out, _ = run("table", records=busy[:2])
+        for count in (2, 3):
+            assert f"(load 3.0), on sample, {count} frames of 160x128. To measure it again" in out
+            assert f"\n    python run.py data.num_frames={count} " in out
+        _, out, _ = run("table", records=busy)
+        assert out.count("To measure it again") == 5
+        assert "\n... and 3 more\n" in out
+
     def test_csv_has_bare_numbers(self, run):
         _, out, _ = run("table", "--format", "csv")
         rows = list(csv.DictReader(io.StringIO(out)))

@@ -3,6 +3,7 @@
 from support.records_fixture import make_record
 
 from analysis.report import header
+from analysis.results.format import MOST_DOUBTS
 
 
 class TestDoubts:
@@ -26,7 +27,7 @@ class TestDoubts:
     def test_of_many_a_few_are_named(self, rows):
         many = [make_record(frames=n, disturbed=["load 3.0"]) for n in range(3, 12)]
         (notice,) = header._doubtful(rows(*many))
-        assert len(notice["commands"]) == header.MOST_DOUBTS
+        assert len(notice["commands"]) == MOST_DOUBTS
         assert " and 4 more, as the table says. No finding rests" in notice["text"]
 
 
