@@ -24,6 +24,7 @@ from analysis.records.atomic import print_or_write
 from analysis.records.load import load, load_micro
 from analysis.results.format import distinct_doubts
 from analysis.results.pooling import Row, rows_of, variants_table
+from analysis.results.soundness import typed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,7 +165,7 @@ def _evaluate(claim: dict[str, Any], rows: list[Row], micro: list[Row]) -> dict[
         "verdict": verdict,
         "remark": " ".join(remarks),
         "measured": [asdict(m) for _, measured in found for m in measured],
-        "commands": list(dict.fromkeys(shlex.join(["python", "run.py", *run]) for run in overrides)),
+        "commands": list(dict.fromkeys(typed(shlex.join(["python", "run.py", *run])) for run in overrides)),
     }
 
 

@@ -12,6 +12,7 @@ from analysis.errors import InputError
 from analysis.records.atomic import print_or_write
 from analysis.records.load import load_some
 from analysis.results import format as figures
+from analysis.results import soundness
 from analysis.results.pooling import Row, rows_of, variants_table
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "psnr_hole": figures.psnr,
     "ssim": lambda row: f"{row['quality.ssim']:.5f}" if "quality.ssim" in row else "",
     "lpips": lambda row: f"{row['quality.lpips']:.5f}" if "quality.lpips" in row else "",
-    "command": lambda row: row.get("run.command", ""),
+    "command": lambda row: soundness.typed(row.get("run.command", "")),
 }
 """Columns made for people; any column of `variants_table` can be asked for too."""
 

@@ -14,6 +14,9 @@ from typing import Any
 SWAPPED = "the system swapped"
 """How a record's sentence on swapping begins (`experiments.system.machine_state`)."""
 
+RUN = Path(__file__).resolve().parents[2] / "run.py"
+"""The checkout's command line, which an ordinary install lacks."""
+
 Flat = Mapping[str, Any]
 """A record, or a row of `variants_table`."""
 
@@ -78,7 +81,12 @@ def again(record: Flat) -> str:
 def command(record: Flat) -> str:
     """Return the command of a record; where it has none, the groups that differ from published."""
     variant = str(record.get("variant.id") or "").split("#")[0].replace("published", "").replace(",", " ")
-    return record.get("run.command") or f"python run.py {variant}".strip()
+    return typed(record.get("run.command") or f"python run.py {variant}".strip())
+
+
+def typed(command: str) -> str:
+    """Return a command as it is typed where the analysis runs: installed without run.py, as `propainter-bench`."""
+    return command if RUN.is_file() else command.replace("python run.py", "propainter-bench", 1)
 
 
 def _label(row: Flat) -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.records_fixture import PUBLISHED, make_record, write_sweep
 
 from analysis import load, variants_table
-from analysis.commands import recommend
+from analysis.commands import recommend, table
 from analysis.commands.claims import INCONCLUSIVE, evaluate
 from analysis.commands.compare import compare
 from analysis.plots import cost, quality
@@ -97,6 +97,21 @@ class TestAgain:
             "measure.max_seconds": "48",
             "measure.min_pairs": "6",
         }
+
+
+class TestTyped:
+    def test_an_install_without_run_py_has_another_command(self, tmp_path, monkeypatch):
+        frame = load(write_sweep(tmp_path, [make_record(disturbed=[BUSY])], parquet=False))
+        in_checkout = self.commands(frame)
+        assert all(command.startswith("python run.py") for command in in_checkout)
+        monkeypatch.setattr(soundness, "RUN", tmp_path / "run.py")
+        assert self.commands(frame) == [command.replace("python run.py", "propainter-bench") for command in in_checkout]
+        assert rows_of(frame)[0]["run.command"].startswith("python run.py"), "the record's own text stays"
+
+    def commands(self, frame) -> list[str]:
+        row, shown = rows_of(variants_table(frame))[0], report_rows(frame)[0]
+        claims = [command for claim in evaluate(frame) for command in claim["commands"]]
+        return [row["doubt.again"], shown.command, shown.again, table.COLUMNS["command"](row), *claims]
 
 
 @st.composite
