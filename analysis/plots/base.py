@@ -122,14 +122,15 @@ def named_bars(axes: "Axes", names: Sequence[str]) -> list[float]:
     return [float(position) for position in range(len(names))]
 
 
+def bar_figure(names: Sequence[str], more_inches: float = 0.0) -> tuple["Figure", "Axes", list[float]]:
+    """Return a figure for `named_bars` of these names, its axes, and the bars' heights on y."""
+    figure, axes = new_figure(0.75 + 0.42 * len(names) + more_inches)
+    return figure, axes, named_bars(axes, names)
+
+
 def value_label(axes: "Axes", x: float, y: float, text: str) -> None:
     """Write a figure to the right of a bar's end."""
     axes.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", va="center", annotation_clip=False)
-
-
-def bars_height(count: int) -> float:
-    """Return the inches for that many bars of `named_bars`."""
-    return 0.75 + 0.42 * count
 
 
 def shortened(name: str, limit: int = 60) -> str:

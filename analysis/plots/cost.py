@@ -11,14 +11,13 @@ from analysis.plots.base import (
     RED,
     SKY,
     Drawing,
-    bars_height,
-    named_bars,
+    bar_figure,
     new_figure,
     value_label,
 )
 from analysis.plots.base import shortened as short
 from analysis.results.format import MEMORY_KINDS, times
-from analysis.results.rows import MIB, Row, chain, known, notable, pareto_front
+from analysis.results.rows import MIB, Row, chain, fastest, known, notable, pareto_front
 
 MOST_BARS = 16
 """A bar plot shows at most so many variants."""
@@ -41,9 +40,9 @@ def left_out(rows: Sequence[Row], shown: Sequence[Row], measured: Sequence[Row] 
     return text + (f" Left out: {variants} with a doubtful figure." if doubtful else "")
 
 
-def undisturbed(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows whose timed runs nothing disturbed."""
-    return [row for row in rows if not row.disturbed]
+def sound_times(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows whose latency is sound."""
+    return [row for row in rows if row.sound_latency_s is not None]
 
 
 def by_speed(rows: Sequence[Row]) -> list[Row]:
@@ -56,7 +55,7 @@ def waterfall(rows: Sequence[Row]) -> Drawing | None:
 
     The fastest variant of all comes last, as a whole bar, where it is none of these.
     """
-    timed = [row for row in rows if row.sound_latency_s]
+    timed = sound_times(rows)
     steps = chain(timed)
     if len(steps) < 2:
         return None
@@ -70,11 +69,12 @@ def waterfall(rows: Sequence[Row]) -> Drawing | None:
     bars = [(base.name, 0.0, latency_s(base))]
     for before, after in zip(steps, steps[1:], strict=False):
         bars.append(("+ " + ", ".join(after.added_to(before)), latency_s(before), latency_s(after)))
-    fastest = min(timed, key=latency_s)
-    beside = [fastest] if latency_s(fastest) < min(map(latency_s, steps)) else []
+    best = fastest(rows)
+    known_s = best is not None and (best.sound_latency_s or (base.published and best.sound_speedup))
+    beside = [best] if best is not None and known_s and best not in steps else []
+    drawn = [*timed, *(row for row in beside if row not in timed)]
     bars += [(f"fastest: {row.name}", 0.0, latency_s(row)) for row in beside]
-    figure, axes = new_figure(bars_height(len(bars)))
-    places = named_bars(axes, [name for name, _, _ in bars])
+    figure, axes, places = bar_figure([name for name, _, _ in bars])
     lines = []
     for number, (place, (name, start_s, end_s)) in enumerate(zip(places, bars, strict=True)):
         in_all = times(known(base.latency_s) / end_s)
@@ -98,7 +98,7 @@ def waterfall(rows: Sequence[Row]) -> Drawing | None:
         caption="Each bar is what one more technique takes off the latency (plain, green) or adds to it (hatched, red)"
         + (", by speedups measured in pairs." if paired else ".")
         + (" The last, whole, is the fastest variant, which is none of these steps." if beside else "")
-        + left_out(timed, timed, [row for row in rows if row.latency_s]),
+        + left_out(drawn, drawn, [row for row in rows if row.latency_s]),
         alt=f"Waterfall of latency. {base.name}: {base.latency_s:.3g} s. {changes}.",
         header=["step", "latency [s]", "speedup of the step", "speedup in all"],
         lines=lines,
@@ -112,8 +112,7 @@ def speedup_bars(rows: Sequence[Row]) -> Drawing | None:
     if not sound:
         return None
     shown = sorted(notable(sound, MOST_BARS), key=lambda row: -known(row.speedup))
-    figure, axes = new_figure(bars_height(len(shown)))
-    places = named_bars(axes, [row.name for row in shown])
+    figure, axes, places = bar_figure([row.name for row in shown])
     for place, row in zip(places, shown, strict=True):
         speedup, (low, high) = known(row.speedup), known(row.speedup_ci)
         axes.barh(
@@ -154,8 +153,7 @@ def memory_bars(rows: Sequence[Row]) -> Drawing | None:
     if len(sound) < 2:
         return None
     shown = sorted(notable(sound, MOST_BARS), key=lambda row: known(row.peak_bytes))
-    figure, axes = new_figure(bars_height(len(shown)))
-    places = named_bars(axes, [row.name for row in shown])
+    figure, axes, places = bar_figure([row.name for row in shown])
     end = max(row.peak_range[1] / MIB if row.peak_range else row.peak_mib for row in shown)
     for place, row in zip(places, shown, strict=True):
         value = row.peak_mib
@@ -188,20 +186,20 @@ def memory_bars(rows: Sequence[Row]) -> Drawing | None:
 def pareto(rows: Sequence[Row], quality: str) -> Drawing | None:
     """Draw latency against memory, the hole's PSNR as colour, and the front that no other variant beats in both."""
     measured = [row for row in rows if row.latency_s and row.peak_bytes]
-    quiet = undisturbed(measured)
-    if len(quiet) < 3:
+    sound = [row for row in sound_times(measured) if row.memory_doubt is None]
+    if len(sound) < 3:
         return None
     from matplotlib.colors import Normalize
 
     figure, axes = new_figure(3.6)
-    front = pareto_front(quiet)
+    front = pareto_front(sound)
     corners = [(front[0].peak_mib, known(front[0].latency_s))]
     for row in front[1:]:
         corners += [(row.peak_mib, corners[-1][1]), (row.peak_mib, known(row.latency_s))]
     axes.plot(*zip(*corners, strict=True), color=INK, linewidth=0.9, linestyle="--", zorder=1)
-    scored = [row for row in quiet if row.psnr_hole_db is not None and not row.identical]
-    same = [row for row in quiet if row.identical]
-    unknown = [row for row in quiet if row.psnr_hole_db is None and not row.identical]
+    scored = [row for row in sound if row.psnr_hole_db is not None and not row.identical]
+    same = [row for row in sound if row.identical]
+    unknown = [row for row in sound if row.psnr_hole_db is None and not row.identical]
     style = dict(edgecolors=INK, linewidths=0.7, zorder=2)
     if scored:
         values = [known(row.psnr_hole_db) for row in scored]
@@ -230,7 +228,7 @@ def pareto(rows: Sequence[Row], quality: str) -> Drawing | None:
         axes.legend(loc="best", fontsize=8)
     axes.grid(True)
     axes.margins(0.08)
-    axes.set_xlabel(f"peak memory [MiB] ({_memory_kind(quiet)})")
+    axes.set_xlabel(f"peak memory [MiB] ({_memory_kind(sound)})")
     axes.set_ylabel("latency [s]")
     listed = ", ".join(f"{number} {short(row.name)}" for number, row in enumerate(front[:12], 1))
     return Drawing(
@@ -238,12 +236,12 @@ def pareto(rows: Sequence[Row], quality: str) -> Drawing | None:
         title=f"Latency against memory, {quality} as colour",
         figure=figure,
         caption=f"Left and down is better. On the dashed front no other variant is better in both: {listed}."
-        + left_out(quiet, quiet, measured),
-        alt=f"Scatter of {len(quiet)} variants. On the front of least memory and latency: {listed}.",
+        + left_out(sound, sound, measured),
+        alt=f"Scatter of {len(sound)} variants. On the front of least memory and latency: {listed}.",
         header=["variant", "peak [MiB]", "latency [s]", f"PSNR in the hole [dB] ({quality})", "on the front"],
         lines=[
             [r.name, f"{r.peak_mib:,.0f}", f"{r.latency_s:.3g}", r.psnr_text, "yes" if r in front else ""]
-            for r in by_speed(quiet)[:200]
+            for r in by_speed(sound)[:200]
         ],
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from analysis.plots.base import SERIES, Drawing, new_figure
 from analysis.plots.base import shortened as short
+from analysis.plots.cost import left_out, sound_times
 from analysis.results.rows import Row, known
 
 MOST_LINES = 5
@@ -34,7 +35,8 @@ def _growth(
     rows: Sequence[Row], name: str, what: str, size: Callable[[Row], int], fixed: Callable[[Row], object]
 ) -> Drawing | None:
     sized = [row for row in rows if row.latency_s and row.frames and row.height and row.width]
-    series = _series([row for row in sized if not row.disturbed], size, fixed)
+    sound = sound_times(sized)
+    series = _series(sound, size, fixed)
     if not series:
         return None
     figure, (left, right) = new_figure(3.3, 2)
@@ -58,13 +60,14 @@ def _growth(
         axes.grid(True, which="major")
         _plain_ticks(axes)
     figure.legend(loc="outside lower left", fontsize=8, ncols=1)
-    left_out = len(series) - len(series[:MOST_LINES])
+    more = len(series) - len(series[:MOST_LINES])
     return Drawing(
         name=name,
         title=f"Growth with {what}",
         figure=figure,
         caption="Both axes logarithmic; exponents of latency and memory (1: twice the size, twice the cost)."
-        + (f" {left_out} more variants were measured at several sizes." if left_out else ""),
+        + (f" {more} more variants were measured at several sizes." if more else "")
+        + left_out(sound, sound, sized),
         alt=f"Lines of latency and of peak memory against {what}. " + ". ".join(descriptions) + ".",
         header=["variant", what, "exponent of latency", "exponent of memory"],
         lines=lines,

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from analysis.plots.base import BLUE, GREEN, INK, ORANGE, PINK, Drawing, bars_height, named_bars, new_figure
-from analysis.plots.cost import MOST_BARS, by_speed, left_out, undisturbed
+from analysis.plots.base import BLUE, GREEN, INK, ORANGE, PINK, Drawing, bar_figure
+from analysis.plots.cost import MOST_BARS, by_speed, left_out, sound_times
 from analysis.results.pooling import STAGES
 from analysis.results.rows import Row, known, notable
 
@@ -18,12 +18,11 @@ _STAGE_STYLE = {
 def stages(rows: Sequence[Row]) -> Drawing | None:
     """Draw where the time goes: the medians of the four stages, one beside the other."""
     measured = [row for row in rows if row.latency_s and any(row.stage_s.values())]
-    quiet = undisturbed(measured)
-    if not quiet:
+    sound = sound_times(measured)
+    if not sound:
         return None
-    shown = by_speed(notable(quiet, MOST_BARS))
-    figure, axes = new_figure(bars_height(len(shown)) + 0.3)
-    places = named_bars(axes, [row.name for row in shown])
+    shown = by_speed(notable(sound, MOST_BARS))
+    figure, axes, places = bar_figure([row.name for row in shown], more_inches=0.3)
     for place, row in zip(places, shown, strict=True):
         left = 0.0
         for stage, (colour, hatch) in _STAGE_STYLE.items():
@@ -49,7 +48,7 @@ def stages(rows: Sequence[Row]) -> Drawing | None:
         name="stages",
         title="Where the time goes",
         figure=figure,
-        caption="Medians of the stages, fastest variant first." + left_out(quiet, shown, measured),
+        caption="Medians of the stages, fastest variant first." + left_out(sound, shown, measured),
         alt=f"Stacked bars of the stages' seconds for {len(shown)} variants. In {first.name} {share} takes longest, "
         f"{first.stage_s[share]:.3g} s.",
         header=["variant", *(f"{stage} [s]" for stage in STAGES)],
@@ -60,12 +59,11 @@ def stages(rows: Sequence[Row]) -> Drawing | None:
 def fraction_of_peak(rows: Sequence[Row]) -> Drawing | None:
     """Draw how near each stage comes to the device's measured peak of arithmetic."""
     measured = [row for row in rows if any(value is not None for value in row.stage_fraction.values())]
-    quiet = undisturbed(measured)
-    if not quiet:
+    sound = sound_times(measured)
+    if not sound:
         return None
-    shown = notable(quiet, MOST_BARS)
-    figure, axes = new_figure(bars_height(len(shown)) + 0.3)
-    places = named_bars(axes, [row.name for row in shown])
+    shown = notable(sound, MOST_BARS)
+    figure, axes, places = bar_figure([row.name for row in shown], more_inches=0.3)
     for stage, marker in zip(STAGES, "os^D", strict=True):
         points = [
             (100 * known(row.stage_fraction[stage]), y)
@@ -97,7 +95,7 @@ def fraction_of_peak(rows: Sequence[Row]) -> Drawing | None:
         title="Fraction of the device's peak",
         figure=figure,
         caption="Counted operations over the stage's time, against what large matrix products reach on this device."
-        + left_out(quiet, shown, measured),
+        + left_out(sound, shown, measured),
         alt=f"Dots of the share of peak arithmetic by stage for {len(shown)} variants; the highest is {top[1]} of "
         f"{top[2]} with {100 * top[0]:.0f}%.",
         header=["variant", *(f"{stage} [%]" for stage in STAGES)],

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from analysis.results.format import memory, seconds, times
-from analysis.results.rows import Row, within_bounds
+from analysis.results.rows import Row, fastest, within_bounds
 
 LEAST_PSNR_HOLE_DB = 40.0
 """The bound on quality: at least this PSNR in the hole against the fp32 reference, or identical."""
@@ -56,19 +56,6 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
     if any(row.peak_bytes is not None for row in timed):
         cards.append(_smallest(timed, published))
     return [*cards, _best(timed, published)]
-
-
-def fastest(rows: Sequence[Row]) -> Row | None:
-    """Return the row of highest sound speedup over published; of least sound latency where not all have such a speedup.
-
-    None where no figure is sound.
-    """
-    sound = [row for row in rows if row.sound_latency_s is not None or row.sound_speedup is not None]
-    if any(row.sound_speedup for row in sound) and all(row.sound_speedup or row.published for row in sound):
-        compared = [*sound, *(row for row in rows if row.published)]  # published is 1 by definition
-        return max(compared, key=lambda row: (row.sound_speedup or 1.0, -(row.latency_s or 0.0)))
-    timed = [(row.sound_latency_s, position) for position, row in enumerate(rows) if row.sound_latency_s is not None]
-    return rows[min(timed)[1]] if timed else None
 
 
 def smallest(rows: Sequence[Row]) -> Row | None:

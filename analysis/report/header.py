@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.report import findings
 from analysis.results import format as figures
-from analysis.results.rows import Row
+from analysis.results.rows import Row, fastest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,7 +101,7 @@ def line(rows: list[Row]) -> dict[str, str]:
 
 
 def _quickest(rows: list[Row]) -> str:
-    row = findings.fastest(rows)
+    row = fastest(rows)
     if row is None:
         return f"not known: {findings.nothing_sound(rows)}"
     return row.name if row.sound_latency_s is None else f"{row.name}: {figures.seconds(row.sound_latency_s)}"

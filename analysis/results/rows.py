@@ -146,6 +146,19 @@ def within_bounds(row: Row, least_psnr_hole_db: float) -> bool:
     return row.identical or (row.psnr_hole_db is not None and row.psnr_hole_db >= least_psnr_hole_db)
 
 
+def fastest(rows: Sequence[Row]) -> Row | None:
+    """Return the row of highest sound speedup over published; of least sound latency where not all have such a speedup.
+
+    None where no figure is sound.
+    """
+    sound = [row for row in rows if row.sound_latency_s is not None or row.sound_speedup is not None]
+    if any(row.sound_speedup for row in sound) and all(row.sound_speedup or row.published for row in sound):
+        compared = [*sound, *(row for row in rows if row.published)]  # published is 1 by definition
+        return max(compared, key=lambda row: (row.sound_speedup or 1.0, -(row.latency_s or 0.0)))
+    timed = [(row.sound_latency_s, position) for position, row in enumerate(rows) if row.sound_latency_s is not None]
+    return rows[min(timed)[1]] if timed else None
+
+
 def pareto_front(rows: Sequence[Row]) -> list[Row]:
     """Return the rows that no other one beats in both latency and memory, by growing memory."""
     front: list[Row] = []

@@ -5,6 +5,7 @@ from support.records_fixture import make_record
 from support.sweeps import one_by_one
 
 from analysis.plots import cost as plots_cost
+from analysis.report.findings import findings
 
 MIB = 2**20
 
@@ -62,6 +63,21 @@ class TestCost:
         drawing = plots_cost.pareto(rows(slow, *one_by_one()[1:]), "agreement")
         assert "published" not in [line[0] for line in drawing.lines]
         assert "Left out: 1 variant" in drawing.caption
+
+    def test_no_front_of_times_without_an_interval(self, rows):
+        swapped = make_record(precision="half", disturbed=["the system swapped: 90 MiB more in swap"])
+        few = make_record(precision="amp_all", seconds=1.0, peak_bytes=MIB, latency__ci95_s=None)
+        drawing = plots_cost.pareto(rows(few, swapped, *one_by_one()), "agreement")
+        assert not {"precision=amp_all", "precision=half"} & {line[0] for line in drawing.lines}
+        assert "Left out: 2 variants with a doubtful figure." in drawing.caption
+
+    def test_the_fastest_bar_is_of_the_variant_that_the_findings_name(self, rows):
+        few = make_record(precision="amp_all", seconds=4.2, paired=2.5, latency__ci95_s=None)
+        found = rows(*one_by_one(), few)
+        assert findings(found)[0].row.name == "precision=amp_all"
+        drawing = plots_cost.waterfall(found)
+        assert drawing.lines[-1] == ["fastest: precision=amp_all", "3.2", "", "2.50x"]
+        assert "Left out" not in drawing.caption
 
     def test_speedup_hatches_what_is_not_sure(self, rows):
         drawing = plots_cost.speedup_bars(rows(*one_by_one()))

@@ -16,10 +16,13 @@ class TestGrowth:
         assert plots_growth.exponent(sizes[:2], [1, 2]) is None
         assert plots_growth.exponent(sizes, [1, 2, float("nan"), 8]) == pytest.approx(1)
 
-    def test_disturbed_times_are_left_out(self, rows):
+    def test_doubtful_times_are_left_out(self, rows):
         frames = [make_record(frames=n, seconds=n) for n in (10, 20, 40)]
         busy = make_record(frames=80, seconds=8000, disturbed=["load 3.0"])
-        assert plots_growth.with_frames(rows(*frames, busy)).lines == [["published", "10, 20, 40", "1.00", "0.00"]]
+        few = make_record(frames=160, seconds=9000, latency__ci95_s=None)
+        drawing = plots_growth.with_frames(rows(*frames, busy, few))
+        assert drawing.lines == [["published", "10, 20, 40", "1.00", "0.00"]]
+        assert "Left out: 2 variants with a doubtful figure." in drawing.caption
 
     def test_with_frames_at_one_size_and_pixels_at_one_count(self, rows):
         frames = [make_record(frames=n, seconds=0.5 * n**2, peak_bytes=n * MIB) for n in (10, 20, 40)]

@@ -13,12 +13,13 @@ class TestStages:
         assert drawing.lines[0] == ["attention=sdpa,precision=amp", "1.68", "0.28", "0.04", "2"]
         assert "generation takes longest" in drawing.alt
 
-    def test_disturbed_times_are_left_out(self, rows):
+    def test_doubtful_times_are_left_out(self, rows):
         slow = make_record(seconds=190.0, disturbed=["load 3.0"])
         for draw in (plots_stages.stages, plots_stages.fraction_of_peak):
-            drawing = draw(rows(slow, make_record(attention="sdpa")))
+            few = make_record(precision="amp", latency__ci95_s=None)
+            drawing = draw(rows(slow, few, make_record(attention="sdpa")))
             assert [line[0] for line in drawing.lines] == ["attention=sdpa"]
-            assert "Left out: 1 variant" in drawing.caption
+            assert "Left out: 2 variants" in drawing.caption
             assert draw(rows(slow)) is None
 
     def test_fraction_of_peak_only_where_counted(self, rows):
