@@ -25,7 +25,7 @@ _SAME = (
     "run.limits.vram_gb",
     "run.limits.host_gb",
 )
-"""What records that are pooled have in common, beside the place."""
+"""What records that are pooled have in common, as well as the environment."""
 
 _TAKEN = ("variant.", "data.", "weights.", "environment.", "run.command", "run.limits.", "memory.kind")
 """Columns that are the same in all pooled records; the first one's are taken."""
@@ -36,7 +36,7 @@ def variants_table(frame: "pd.DataFrame") -> "pd.DataFrame":
 
     Columns, where the records have them:
         variant.*, data.*, weights.*, environment.*, run.command, run.limits.*: as in the records.
-        variant.name: what differs from published; variant.label: the same, with what tells it from its namesakes.
+        variant.name: what differs from published; variant.label: the same, with what differs from its namesakes.
         place: where times may be compared: environment.fingerprint, or device and torch of an older record.
         schema: of the records. processes: how many went well. records: how many there are.
         status, reason: of the worst of its processes.
@@ -46,7 +46,8 @@ def variants_table(frame: "pd.DataFrame") -> "pd.DataFrame":
         speedup.median, speedup.ci95: over 1 is faster than speedup.baseline (a variant id);
             speedup.kind "paired": measured in turn with it, in one process; "unpaired": against the published row.
         memory.peak_bytes, memory.reserved_bytes, memory.process_bytes, memory.host_peak_bytes: the most of the
-            processes; memory.peak_range_bytes: [least, most] of the peaks; memory.kind; memory.limit_bytes.
+            processes; memory.peak_range_bytes: [least, most] of the sound peaks, where there are any; memory.kind;
+            memory.limit_bytes.
         stages.STAGE.median_s, .ci95_s, .peak_bytes, .fraction_of_peak; speedup.stages.STAGE.median, .ci95.
         energy.joules_per_run: median.
         quality.*: of the process whose output is furthest from the reference; path: its file; paths: all files.
@@ -140,7 +141,8 @@ def _pool(records: list[Row]) -> Row:
     pooled["energy.joules_per_run"] = over_processes("energy.joules_per_run", statistics.median)
     for key in ("peak_bytes", "reserved_bytes", "process_bytes", "host_peak_bytes", "limit_bytes"):
         pooled[f"memory.{key}"] = over_processes(f"memory.{key}", max)
-    peaks = [record["memory.peak_bytes"] for record in good if "memory.peak_bytes" in record]
+    resident = [record for record in good if not soundness.memory_doubt(record)] or good
+    peaks = [record["memory.peak_bytes"] for record in resident if "memory.peak_bytes" in record]
     pooled["memory.peak_range_bytes"] = [min(peaks), max(peaks)] if peaks else None
     for stage in STAGES:
         start = f"stages.{stage}"
@@ -195,7 +197,7 @@ def _doubts(row: Row, baseline: Row | None) -> Row:
 
 
 def _compare_unpaired(rows: list[Row]) -> dict[int, Row]:
-    """Fill in the speedup over the published row with the same place, data, weights and schedule.
+    """Fill in the speedup over the published row with the same environment, data, weights and schedule.
 
     Returns:
         The id() of each row that got one -> the published row.
@@ -221,7 +223,7 @@ def _compare_unpaired(rows: list[Row]) -> dict[int, Row]:
 
 
 def comparable(one: Row, other: Row) -> bool:
-    """Return whether times of two rows may be compared: same place, data, weights and schedule."""
+    """Return whether times of two rows may be compared: same environment, data, weights and schedule."""
     same = ("place", "data.fingerprint", "weights.fingerprint")
     return all(one.get(key) == other.get(key) for key in same) and options(one, "schedule") == options(
         other, "schedule"
@@ -238,7 +240,7 @@ def unpaired(baseline: Row, row: Row, times: str, speedup: str) -> Row:
 
 
 def _label(rows: list[Row]) -> None:
-    """Give each row a name that no other on the same data has, as far as settings and limits tell them apart."""
+    """Give each row a name that no other on the same data has, as far as settings and limits differ."""
     namesakes: dict[tuple, list[Row]] = {}
     for row in rows:
         key = (row["variant.name"], *(row.get(key) for key in ("place", "data.fingerprint", "weights.fingerprint")))

@@ -49,6 +49,11 @@ class TestPooling:
         assert row["memory.peak_bytes"] == 400 * MIB, "busy processes do not change memory"
         assert "doubt.latency" not in row
 
+    def test_the_range_of_memory_is_of_processes_that_did_not_swap(self, pooled):
+        swapped = make_record(peak_bytes=100 * MIB, disturbed=["the system swapped: 90 MiB more in swap"])
+        quiet = [make_record(peak_bytes=peak * MIB, repeat=peak) for peak in (300, 310)]
+        assert pooled(swapped, *quiet)["published"]["memory.peak_range_bytes"] == [300 * MIB, 310 * MIB]
+
     def test_disturbed_times_stay_where_there_are_no_others(self, pooled):
         row = pooled(make_record(attention="sdpa", seconds=90.0, disturbed=["load 3.1"]))["attention=sdpa"]
         assert (row["latency.median_s"], row["disturbed"]) == (90.0, ["load 3.1"])
