@@ -1,4 +1,4 @@
-"""What a user is told."""
+"""The error that a command line prints as one sentence."""
 
 
 class InputError(ValueError):

@@ -195,7 +195,7 @@ def _check_times(outcome: Outcome, before: Row, after: Row, bounds: Bounds) -> N
             continue
         outcome.compared[label].append(key.split(".")[0])
         if (now / was) ** sign > 1 + bounds.slower and intervals.disjoint(before[interval], after[interval]):
-            why = f"it is slower by more than {bounds.slower:.0%}, and the intervals are apart"
+            why = f"it is slower by more than {bounds.slower:.0%}, and the intervals do not overlap"
             finding = Finding(label, key, text(was, before[interval]), text(now, after[interval]), why)
             outcome.regressions.append(finding)
 

@@ -87,7 +87,7 @@ def evaluate(
 
 
 def combine(verdicts: Iterable[str | None]) -> str:
-    """Return one verdict of several; None stands for what was not measured.
+    """Return one verdict of several; None is what was not measured.
 
     Confirmed or contradicted where all are; partly where some of it holds and some does not, or was not measured.
     """

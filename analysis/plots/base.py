@@ -1,4 +1,4 @@
-"""Plots of a report: drawn by matplotlib, in colours that colour-blind readers tell apart, on light and on dark.
+"""Draw a report's plots by matplotlib, in colours that colour-blind readers can distinguish, on light and on dark.
 
 The drawing functions are in `analysis.plots.cost`, `analysis.plots.quality` and `analysis.plots.scaling`; each gives a
 `Drawing`, or None where the records don't have what it shows.
@@ -68,7 +68,7 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure and what stands beside it.
+    """Hold a figure and the text around it.
 
     Attributes:
         name: of its files, without ending.
@@ -88,7 +88,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Plot(Drawing):
-    """A drawing as it stands in the page; `inline` is an SVG element of that height, at the width of all."""
+    """Hold a drawing of the page; `inline` is an SVG element of that height, at the width of all."""
 
     inline: str
     height_inches: float

@@ -69,7 +69,7 @@ def _cells(rows: Sequence[Row], pair: tuple[str, str]) -> dict[tuple[str, str], 
 
 
 def interaction(rows: Sequence[Row]) -> Drawing | None:
-    """Draw two groups crossed: the speedup of each pair of options, beside the product of both alone."""
+    """Draw two groups crossed: the speedup of each pair of options, and the product of both alone."""
     pair = crossed_groups(rows)
     if pair is None:
         return None

@@ -16,7 +16,7 @@ _STAGE_STYLE = {
 
 
 def stages(rows: Sequence[Row]) -> Drawing | None:
-    """Draw where the time goes: the medians of the four stages, one beside the other."""
+    """Draw where the time goes: the medians of the four stages in a stacked bar."""
     measured = [row for row in rows if row.latency_s and any(row.stage_s.values())]
     sound = sound_times(measured)
     if not sound:

@@ -1,4 +1,4 @@
-"""`record.schema.json`, and what is said of a record that breaks it."""
+"""Check a record against `record.schema.json`."""
 
 import json
 from collections.abc import Callable

@@ -107,7 +107,7 @@ def _changed(flat: Flat) -> dict[str, str]:
 
 
 def _changes(table: list[Flat]) -> list[dict[str, str]]:
-    """Return what differs from published in each row, by group, with the settings that tell its options apart."""
+    """Return what differs from published in each row, by group, with the settings in which its options differ."""
     by_option = defaultdict(list)
     for flat in table:
         for group in _groups(flat):
@@ -132,7 +132,7 @@ def _choice(flat: Flat, group: str, changes: dict[str, str]) -> str:
 
 
 def _settings(table: list[Flat]) -> list[str]:
-    """Return what tells the rows' clips, devices, weights, schedules and limits apart; empty where all are alike."""
+    """Return in what the rows' clips, devices, weights, schedules and limits differ; empty where all are alike."""
     facts = [
         {
             "clip": flat.get("data.name") or "",
@@ -147,10 +147,10 @@ def _settings(table: list[Flat]) -> list[str]:
     ]
     differing = [key for key in (facts[0] if facts else ()) if len({fact[key] for fact in facts}) > 1]
     texts = [", ".join(fact[key] for key in differing if fact[key]) for fact in facts]
-    return _told_apart(table, texts)
+    return _distinguished(table, texts)
 
 
-def _told_apart(table: list[Flat], texts: list[str]) -> list[str]:
+def _distinguished(table: list[Flat], texts: list[str]) -> list[str]:
     """Add fingerprints where the words of two settings are the same."""
     keys = ("data.fingerprint", "place", "weights.fingerprint")
     found = defaultdict(set)

@@ -35,7 +35,7 @@ PLOTS = {
 """The names of all plots that a report may have; those of an earlier report that this one lacks are removed."""
 
 MOST_SETTINGS = 12
-"""Settings beside the first whose findings are listed."""
+"""Settings after the first whose findings are listed."""
 
 
 def main(paths: Sequence[Path], out: Path | None = None) -> int:
@@ -57,8 +57,8 @@ def main(paths: Sequence[Path], out: Path | None = None) -> int:
 def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
     """Write the report on all records in `paths`; returns the page's path.
 
-    Beside `out` (report.html in the first folder) the table is left as `.csv` and `.md` of the same name, the plots as
-    PNG and SVG in a folder of that name and `_plots`.
+    The folder of `out` (report.html in the first folder) gets the table too, as `.csv` and `.md` of the same name, and
+    the plots as PNG and SVG in a folder of that name and `_plots`.
 
     Raises:
         InputError: no record, or a path that does not exist.
@@ -232,7 +232,7 @@ def _for_script(value: dict[str, Any]) -> str:
 
 
 def _breakable(text: str) -> Any:
-    """Return the text escaped, with a place for a line break after each comma."""
+    """Return the text escaped, with a line break allowed after each comma."""
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r",(?=\S)", ",<wbr>", str(escape(text))))

@@ -10,7 +10,7 @@ from analysis.results.rows import Row
 
 @dataclass(frozen=True)
 class Column:
-    """A column; `kind` is a class in the page: "number" sorts by value, "larger" with the largest first."""
+    """Describe a column; `kind` is a class in the page: "number" sorts by value, "larger" with the largest first."""
 
     head: str
     kind: str
@@ -19,13 +19,13 @@ class Column:
 
     @property
     def label(self) -> str:
-        """Head and unit."""
+        """Return head and unit."""
         return f"{self.head}, {self.unit}" if self.unit else self.head
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: its text, a smaller text beside it, what it is sorted by ("" goes last), and a badge."""
+    """Hold a cell: its text, a smaller text after it, what it is sorted by ("" goes last), and a badge."""
 
     text: str
     value: str = ""

@@ -35,8 +35,8 @@ def frames_of(rows: Sequence[Row]) -> dict[str, Any]:
 
     Returns:
         `images`, a list of data URLs; `variants`, each with `name`, `label`, `differs` (from the reference),
-        `facts` and `frames`: number, `facts` and the place in `images` of `input`, `result`, `reference` and
-        `difference` (None where that file is missing); `start`, the place of the first variant that differs; `amplify`;
+        `facts` and `frames`: number, `facts` and the index in `images` of `input`, `result`, `reference` and
+        `difference` (None where that file is missing); `start`, the index of the first variant that differs; `amplify`;
         `left_out`, how many rows have frames but did not fit.
     """
     images: list[str] = []

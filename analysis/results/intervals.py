@@ -8,7 +8,10 @@ Interval = list[float]
 
 
 def log_t_interval(values: Sequence[float]) -> Interval | None:
-    """Return the t-interval of the logarithms of positive values, one for each process; None with under 2 of them."""
+    """Return the t-interval of the logarithms of positive values, one for each process; None with under 2 of them.
+
+    No value is trimmed: processes are few. `experiments.measure.confidence` trims a run's samples from ten on.
+    """
     if len(values) < 2 or min(values) <= 0:
         return None
     from scipy.special import stdtrit
@@ -21,9 +24,9 @@ def log_t_interval(values: Sequence[float]) -> Interval | None:
 
 
 def ratio(above: float, above_ci: Interval | None, below: float, below_ci: Interval | None) -> Interval | None:
-    """Return the interval of above / below of two figures measured apart: their variances add up, in logarithms.
+    """Return the interval of above / below of two figures that were measured independently.
 
-    None where one of them has no interval.
+    The variances of their logarithms add up. None where one of them has no interval.
     """
     if above_ci is None or below_ci is None or min(above, below, above_ci[0], below_ci[0]) <= 0:
         return None
@@ -33,5 +36,5 @@ def ratio(above: float, above_ci: Interval | None, below: float, below_ci: Inter
 
 
 def disjoint(one: Interval | None, other: Interval | None) -> bool:
-    """Return whether two intervals have nothing in common; an absent one is never apart from another."""
+    """Return whether two intervals do not overlap; False where one is absent."""
     return one is not None and other is not None and (one[1] < other[0] or other[1] < one[0])

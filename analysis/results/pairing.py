@@ -1,4 +1,4 @@
-"""Which row of one sweep stands beside which of another."""
+"""Match the rows of one sweep with those of another."""
 
 from analysis.results import format as figures
 from analysis.results.pooling import Row, options
@@ -23,9 +23,9 @@ _SHOWN = {
 
 
 def match(row: Row, others: list[Row]) -> Row | None:
-    """Return the row of the same variant on the same data, weights, limits and kind of device, best of the same place.
+    """Return the row of the same variant on the same data, weights, limits and kind of device.
 
-    None where there is none.
+    One of the same environment is preferred; None where there is none.
     """
     alike = [other for other in others if same_variant(row, other) and not obstacles(row, other)]
 
