@@ -44,8 +44,8 @@ def compare(first: list[Row], second: list[Row]) -> str:
             "Times and memory are of different devices, threads or versions: what differs between them is in them too."
         )
     lines.append(
-        "A speedup whose interval holds 1 shows no difference. Its times were measured apart: intervals that come from "
-        "one process miss what differs between processes (repeat=0,1,2 has it in them)."
+        "A speedup whose interval holds 1 shows no difference. Its times were measured independently: intervals that "
+        "come from one process miss what differs between processes (repeat=0,1,2 has it in them)."
     )
     agreement = figures.agreement([row for row, _ in pairs])
     lines += [agreement] if agreement else []
