@@ -1,13 +1,10 @@
 """From a table of records to the rows of a report."""
 
-import json
 from collections import defaultdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.results import format as figures
-from analysis.results import pooling, soundness
-from analysis.results.pooling import STAGES
+from analysis.results import pooling
 from analysis.results.rows import Row
 
 if TYPE_CHECKING:
@@ -24,75 +21,21 @@ def rows_of(frame: "pd.DataFrame", table: "pd.DataFrame | None" = None) -> list[
         table: its `variants_table`, where that is there already.
     """
     pooled = pooling.rows_of(pooling.variants_table(frame) if table is None else table)
-    first_s = {record["path"]: record.get("latency.first_s") for record in pooling.rows_of(frame)}
-    settings = _settings(pooled)
-    changes = _changes(pooled)
     return [
-        _row(flat, setting, change, first_s) for flat, setting, change in zip(pooled, settings, changes, strict=True)
+        _row(flat, setting, changes)
+        for flat, setting, changes in zip(pooled, _settings(pooled), _changes(pooled), strict=True)
     ]
 
 
-def _row(flat: Flat, setting: str, changes: dict[str, str], first_s: dict[str, float | None]) -> Row:
-    get = flat.get
-    against = pooling.name(get("speedup.baseline")) if get("speedup.median") is not None else None
-    over_published = against == "published" and flat["variant.name"] != "published"
-    elsewhere = against if against not in (None, "published", flat["variant.name"]) else None
-    folder = Path(flat["path"]).parent if get("path") else None
-    setting_of = [get("data.fingerprint"), pooling.options(flat, "schedule"), pooling.limits(flat)]
-    frames = get("quality.frames.psnr_hole_db")
-    return Row(
-        variant=get("variant.id") or "unknown",
-        name=flat["variant.label"],
-        changes=changes,
-        choices={key: _choice(flat, key, changes) for key in _groups(flat)},
-        status=flat["status"],
-        clip=json.dumps(setting_of, sort_keys=True),
-        machine=flat["place"],
-        weights=get("weights.fingerprint") or "",
-        weights_source=get("weights.source"),
-        setting=setting,
-        reason=get("reason"),
-        command=soundness.command(flat),
-        frames=_whole(get("data.frames")),
-        height=_whole(get("data.height")),
-        width=_whole(get("data.width")),
-        latency_s=get("latency.median_s"),
-        latency_ci_s=_pair(get("latency.ci95_s")),
-        first_s=first_s.get(flat["path"]),
-        compile_s=get("latency.compile_s"),
-        speedup=get("speedup.median") if over_published else None,
-        speedup_ci=_pair(get("speedup.ci95")) if over_published else None,
-        speedup_kind=get("speedup.kind") if over_published else None,
-        speedup_elsewhere=(flat["speedup.median"], elsewhere) if elsewhere else None,
-        peak_bytes=get("memory.peak_bytes"),
-        peak_range=_pair(get("memory.peak_range_bytes")),
-        memory_kind=get("memory.kind"),
-        identical=bool(get("quality.identical")),
-        psnr_hole_db=get("quality.psnr_hole_db"),
-        ssim=get("quality.ssim"),
-        lpips=get("quality.lpips"),
-        quality_reason=get("quality_reason"),
-        frames_psnr_db=tuple(frames) if isinstance(frames, list) else (),
-        stage_s={stage: get(f"stages.{stage}.median_s") for stage in STAGES},
-        stage_fraction={stage: get(f"stages.{stage}.fraction_of_peak") for stage in STAGES},
-        disturbed=tuple(dict.fromkeys(get("disturbed") or ())),
-        latency_doubt=get("doubt.latency"),
-        speedup_doubt=get("doubt.speedup") if over_published else None,
-        memory_doubt=get("doubt.memory"),
-        own_doubt=get("doubt.own"),
-        again=get("doubt.again"),
-        runs=flat["records"],
-        folder=folder if folder is not None and folder.is_dir() else None,
-    )
-
-
-def _pair(value: Any) -> tuple[float, float] | None:
-    return (value[0], value[1]) if isinstance(value, (list, tuple)) and len(value) == 2 and None not in value else None
-
-
-def _whole(value: float | None) -> int | None:
-    """Return a count as a whole number: a table makes floats of them where some are missing."""
-    return None if value is None else int(value)
+def _row(flat: Flat, setting: str, changes: dict[str, str]) -> Row:
+    baseline = pooling.name(flat.get("speedup.baseline")) if "speedup.median" in flat else None
+    elsewhere = None
+    if baseline != "published" or flat["variant.name"] == "published":  # no speedup over the published variant
+        if baseline not in (None, flat["variant.name"]):
+            elsewhere = (flat["speedup.median"], baseline)
+        flat = {key: value for key, value in flat.items() if not key.startswith(("speedup.", "doubt.speedup"))}
+    choices = {group: _choice(flat, group, changes) for group in _groups(flat)}
+    return Row(flat, changes, choices, setting, elsewhere)
 
 
 def _groups(flat: Flat) -> list[str]:

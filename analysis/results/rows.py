@@ -1,10 +1,14 @@
 """What the report shows of one variant in one setting, and which variants of many are worth showing."""
 
+import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from analysis.results import soundness
+from analysis.results.pooling import STAGES, limits, options
 
 MIB = 2**20
 
@@ -22,73 +26,110 @@ def known(value: Value | None) -> Value:
     return value
 
 
+def _column(key: str, form: Callable[[Any], Any] = lambda value: value) -> Any:
+    """Return a property: a column of the row's `flat` through `form`, None where the row lacks it."""
+    return property(lambda row: None if row.flat.get(key) is None else form(row.flat[key]))
+
+
+def _pair(value: Any) -> tuple[float, float] | None:
+    """Return an interval, None where an end is not known."""
+    return (value[0], value[1]) if isinstance(value, (list, tuple)) and len(value) == 2 and None not in value else None
+
+
 @dataclass(frozen=True)
 class Row:
-    """One variant on one clip, device and set of weights, its repeats taken together.
+    """Hold one variant on one clip, device and set of weights, its repeats taken together.
+
+    Figures are None where they are not known; names end in their unit.
 
     Attributes:
-        variant: its id; `name` is what to call it, `parts` the name in pieces that may stand on lines of their own.
+        flat: the row of `variants_table`; its speedup is over the published variant, or in `speedup_elsewhere`.
         changes: group and option of each group that differs from the published variant, or `group` with the settings
             where only these differ; `choices` has the option of every group.
-        clip, machine, weights: fingerprints; rows that differ in one of them are not compared.
-        latency_ci_s, speedup_ci: 95% intervals, (low, high); None where not known.
-        speedup, speedup_ci, speedup_kind: over the published variant; kind is "paired" or "unpaired".
+        setting: in what the row's clip, device, weights, schedule and limits differ from those of the others.
+        latency_ci_s, speedup_ci: 95% intervals, (low, high).
+        speedup_kind: "paired" or "unpaired".
         speedup_elsewhere: a paired speedup over another variant, and its name.
         peak_range: least and most peak bytes of the repeats.
-        psnr_hole_db: None where not known, and where `identical`.
+        psnr_hole_db: None where `identical` too.
         latency_doubt, speedup_doubt, memory_doubt: what keeps the figure from being a finding, in a clause; None where
             it is sound (`analysis.results.soundness`). own_doubt: what of it lies in this row, not in its baseline.
         again: the command that measures the row again; None where nothing in it is doubtful.
         runs: how many records it is made of.
-        folder: run folder of the record that its preview is taken from.
     """
 
-    variant: str
-    name: str
+    flat: dict[str, Any]
     changes: Mapping[str, str]
     choices: Mapping[str, str]
-    status: str
-    clip: str = ""
-    machine: str = ""
-    weights: str = ""
-    weights_source: str | None = None
     setting: str = ""
-    reason: str | None = None
-    command: str | None = None
-    frames: int | None = None
-    height: int | None = None
-    width: int | None = None
-    latency_s: float | None = None
-    latency_ci_s: tuple[float, float] | None = None
-    first_s: float | None = None
-    compile_s: float | None = None
-    speedup: float | None = None
-    speedup_ci: tuple[float, float] | None = None
-    speedup_kind: str | None = None
     speedup_elsewhere: tuple[float, str] | None = None
-    peak_bytes: float | None = None
-    peak_range: tuple[float, float] | None = None
-    memory_kind: str | None = None
-    identical: bool = False
-    psnr_hole_db: float | None = None
-    ssim: float | None = None
-    lpips: float | None = None
-    quality_reason: str | None = None
-    frames_psnr_db: Sequence[float | None] = ()
-    stage_s: Mapping[str, float | None] = field(default_factory=dict)
-    stage_fraction: Mapping[str, float | None] = field(default_factory=dict)
-    disturbed: tuple[str, ...] = ()
-    latency_doubt: str | None = None
-    speedup_doubt: str | None = None
-    memory_doubt: str | None = None
-    own_doubt: str | None = None
-    again: str | None = None
-    runs: int = 1
-    folder: Path | None = None
+
+    variant = _column("variant.id")
+    name = _column("variant.label")
+    status = _column("status")
+    machine = _column("place")
+    weights = _column("weights.fingerprint")
+    weights_source = _column("weights.source")
+    reason = _column("reason")
+    frames = _column("data.frames", int)  # a table makes floats of counts where some are missing
+    height = _column("data.height", int)
+    width = _column("data.width", int)
+    latency_s = _column("latency.median_s")
+    latency_ci_s = _column("latency.ci95_s", _pair)
+    compile_s = _column("latency.compile_s")
+    speedup = _column("speedup.median")
+    speedup_ci = _column("speedup.ci95", _pair)
+    speedup_kind = _column("speedup.kind")
+    peak_bytes = _column("memory.peak_bytes")
+    peak_range = _column("memory.peak_range_bytes", _pair)
+    memory_kind = _column("memory.kind")
+    identical = _column("quality.identical")
+    psnr_hole_db = _column("quality.psnr_hole_db")
+    ssim = _column("quality.ssim")
+    lpips = _column("quality.lpips")
+    quality_reason = _column("quality_reason")
+    latency_doubt = _column("doubt.latency")
+    speedup_doubt = _column("doubt.speedup")
+    memory_doubt = _column("doubt.memory")
+    own_doubt = _column("doubt.own")
+    again = _column("doubt.again")
+    runs = _column("records")
+
+    @property
+    def command(self) -> str:
+        """Return the command that makes this run."""
+        return soundness.command(self.flat)
+
+    @property
+    def disturbed(self) -> tuple[str, ...]:
+        """Return what disturbed the timed runs, each sentence once."""
+        return tuple(dict.fromkeys(self.flat.get("disturbed") or ()))
+
+    @property
+    def frames_psnr_db(self) -> Sequence[float | None]:
+        """Return the hole's PSNR of each frame; empty where not known."""
+        found = self.flat.get("quality.frames.psnr_hole_db")
+        return found if isinstance(found, list) else ()
+
+    @property
+    def stage_s(self) -> dict[str, float | None]:
+        """Return the median of each stage."""
+        return {stage: self.flat.get(f"stages.{stage}.median_s") for stage in STAGES}
+
+    @property
+    def stage_fraction(self) -> dict[str, float | None]:
+        """Return each stage's share of the device's measured peak."""
+        return {stage: self.flat.get(f"stages.{stage}.fraction_of_peak") for stage in STAGES}
+
+    @property
+    def folder(self) -> Path | None:
+        """Return the run folder of the record that the preview is taken from; None where it is not there."""
+        folder = Path(self.flat["path"]).parent if self.flat.get("path") else None
+        return folder if folder is not None and folder.is_dir() else None
 
     @property
     def published(self) -> bool:
-        """Whether it is the published variant."""
+        """Return whether this is the published variant."""
         return not self.changes and self.name.startswith("published")
 
     @property
@@ -98,42 +139,43 @@ class Row:
 
     @property
     def parts(self) -> list[str]:
-        """The name in pieces, each with the comma that follows it."""
+        """Return the name in pieces, each with the comma that follows it."""
         return re.findall(r"(?:\([^)]*\)|[^,(])+,?", self.name)
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """The setting: rows of one key may be compared."""
-        return self.clip, self.machine, self.weights
+        """Return the setting as clip, schedule and limits, environment, weights: rows of one key may be compared."""
+        clip = [self.flat.get("data.fingerprint"), options(self.flat, "schedule"), limits(self.flat)]
+        return json.dumps(clip, sort_keys=True), self.machine, self.weights
 
     @property
     def ok(self) -> bool:
-        """Whether it ran, and was timed."""
+        """Return whether it ran, and was timed."""
         return self.status == "ok" and self.latency_s is not None
 
     @property
     def peak_mib(self) -> float:
-        """The peak memory in MiB, of a row that has one."""
+        """Return the peak memory in MiB, of a row that has one."""
         return known(self.peak_bytes) / MIB
 
     @property
     def sound_latency_s(self) -> float | None:
-        """The latency where it may be a finding."""
+        """Return the latency where it may be a finding."""
         return self.latency_s if self.latency_doubt is None else None
 
     @property
     def sound_speedup(self) -> float | None:
-        """The speedup over the published variant where it may be a finding."""
+        """Return the speedup over the published variant where it may be a finding."""
         return self.speedup if self.speedup_doubt is None else None
 
     @property
     def psnr_text(self) -> str:
-        """PSNR in the hole as text, without unit."""
+        """Return PSNR in the hole as text, without unit."""
         return "identical" if self.identical else "" if self.psnr_hole_db is None else f"{self.psnr_hole_db:.1f}"
 
     @property
     def speedup_sure(self) -> bool:
-        """Whether the speedup's interval is known and leaves out 1."""
+        """Return whether the speedup's interval is known and leaves out 1."""
         return self.speedup_ci is not None and not self.speedup_ci[0] <= 1 <= self.speedup_ci[1]
 
     def added_to(self, other: "Row") -> list[str]:
