@@ -109,6 +109,10 @@ def styled() -> Any:
     return matplotlib.rc_context(dict[Any, Any](STYLE))
 
 
+BAR: dict[str, Any] = {"height": 0.42, "edgecolor": INK, "linewidth": 0.6}
+DOT: dict[str, Any] = {"edgecolors": INK, "linewidths": 0.6, "zorder": 2}
+
+
 def named_bars(axes: "Axes", names: Sequence[str]) -> list[float]:
     """Prepare axes for horizontal bars, one under the other, each with its name above it; the bars' heights on y."""
     for position, name in enumerate(names):

@@ -2,22 +2,11 @@
 
 from collections.abc import Sequence
 
-from analysis.plots.base import (
-    BLUE,
-    GREEN,
-    GRID,
-    INK,
-    ORANGE,
-    RED,
-    SKY,
-    Drawing,
-    bar_figure,
-    new_figure,
-    value_label,
-)
+from analysis.plots import base
+from analysis.plots.base import BAR, BLUE, DOT, GREEN, GRID, INK, ORANGE, RED, SKY, Drawing, bar_figure, value_label
 from analysis.plots.base import shortened as short
 from analysis.results.format import MEMORY_KINDS, times
-from analysis.results.rows import MIB, Row, chain, fastest, known, notable, pareto_front
+from analysis.results.rows import MIB, Row, chain, fastest, notable, pareto_front
 
 MOST_BARS = 16
 """A bar plot shows at most so many variants."""
@@ -47,7 +36,7 @@ def sound_times(rows: Sequence[Row]) -> list[Row]:
 
 def by_speed(rows: Sequence[Row]) -> list[Row]:
     """Return the fastest first."""
-    return sorted(rows, key=lambda row: known(row.latency_s))
+    return sorted(rows, key=lambda row: row.latency_s)
 
 
 def waterfall(rows: Sequence[Row]) -> Drawing | None:
@@ -63,8 +52,8 @@ def waterfall(rows: Sequence[Row]) -> Drawing | None:
 
     def latency_s(row: Row) -> float:
         if row.sound_speedup and base.published and row is not base:
-            return known(base.latency_s) / row.sound_speedup
-        return known(row.latency_s)
+            return base.latency_s / row.sound_speedup
+        return row.latency_s
 
     bars = [(base.name, 0.0, latency_s(base))]
     for before, after in zip(steps, steps[1:], strict=False):
@@ -77,7 +66,7 @@ def waterfall(rows: Sequence[Row]) -> Drawing | None:
     figure, axes, places = bar_figure([name for name, _, _ in bars])
     lines = []
     for number, (place, (name, start_s, end_s)) in enumerate(zip(places, bars, strict=True)):
-        in_all = times(known(base.latency_s) / end_s)
+        in_all = times(base.latency_s / end_s)
         value_label(axes, max(start_s, end_s), place, f"{end_s:.3g} s  ({in_all})")
         lines.append([name, f"{end_s:.3g}", times(start_s / end_s) if start_s else "", in_all if number else ""])
         color, hatch = (GREEN, "") if end_s <= start_s else (RED, "///")
@@ -86,7 +75,7 @@ def waterfall(rows: Sequence[Row]) -> Drawing | None:
         else:
             color, hatch = GRID, ""
         left, width = min(start_s, end_s), abs(start_s - end_s)
-        axes.barh(place, width, left=left, height=0.42, color=color, hatch=hatch, edgecolor=INK, linewidth=0.6)
+        axes.barh(place, width, left=left, color=color, hatch=hatch, **BAR)
     axes.set_xlim(0, 1.3 * max(end_s for _, _, end_s in bars))
     axes.set_xlabel("latency [s]; in brackets the speedup over the first bar")
     changes = "; ".join(f"{line[0]}: {line[1]} s, {line[3]} in all" for line in lines[1:])
@@ -111,23 +100,15 @@ def speedup_bars(rows: Sequence[Row]) -> Drawing | None:
     sound = [row for row in measured if row.sound_speedup]
     if not sound:
         return None
-    shown = sorted(notable(sound, MOST_BARS), key=lambda row: -known(row.speedup))
+    shown = sorted(notable(sound, MOST_BARS), key=lambda row: -row.speedup)
     figure, axes, places = bar_figure([row.name for row in shown])
     for place, row in zip(places, shown, strict=True):
-        speedup, (low, high) = known(row.speedup), known(row.speedup_ci)
-        axes.barh(
-            place,
-            speedup - 1,
-            left=1,
-            height=0.42,
-            color=BLUE if speedup >= 1 else RED,
-            hatch="" if row.speedup_sure else "///",
-            edgecolor=INK,
-            linewidth=0.6,
-        )
+        speedup, (low, high) = row.speedup, row.speedup_ci
+        color, hatch = BLUE if speedup >= 1 else RED, "" if row.speedup_sure else "///"
+        axes.barh(place, speedup - 1, left=1, color=color, hatch=hatch, **BAR)
         axes.plot([low, high], [place, place], color=INK, linewidth=1.2, marker="|", markersize=6)
         value_label(axes, max(high, 1), place, times(speedup))
-    ends = [value for row in shown for value in (*known(row.speedup_ci), known(row.speedup))]
+    ends = [value for row in shown for value in (*row.speedup_ci, row.speedup)]
     span = max(max(ends), 1) - min(min(ends), 1)
     axes.set_xlim(min(min(ends), 1) - 0.05 * span, max(max(ends), 1) + 0.2 * span)
     axes.axvline(1, color=INK, linewidth=0.8, zorder=1.5)
@@ -152,12 +133,12 @@ def memory_bars(rows: Sequence[Row]) -> Drawing | None:
     sound = [row for row in measured if row.memory_doubt is None]
     if len(sound) < 2:
         return None
-    shown = sorted(notable(sound, MOST_BARS), key=lambda row: known(row.peak_bytes))
+    shown = sorted(notable(sound, MOST_BARS), key=lambda row: row.peak_bytes)
     figure, axes, places = bar_figure([row.name for row in shown])
     end = max(row.peak_range[1] / MIB if row.peak_range else row.peak_mib for row in shown)
     for place, row in zip(places, shown, strict=True):
         value = row.peak_mib
-        axes.barh(place, value, height=0.42, color=GRID if row.published else SKY, edgecolor=INK, linewidth=0.6)
+        axes.barh(place, value, color=GRID if row.published else SKY, **BAR)
         high = value
         if row.peak_range and row.runs > 1:
             low, high = (item / MIB for item in row.peak_range)
@@ -191,28 +172,20 @@ def pareto(rows: Sequence[Row], quality: str) -> Drawing | None:
         return None
     from matplotlib.colors import Normalize
 
-    figure, axes = new_figure(3.6)
+    figure, axes = base.new_figure(3.6)
     front = pareto_front(sound)
-    corners = [(front[0].peak_mib, known(front[0].latency_s))]
+    corners = [(front[0].peak_mib, front[0].latency_s)]
     for row in front[1:]:
-        corners += [(row.peak_mib, corners[-1][1]), (row.peak_mib, known(row.latency_s))]
+        corners += [(row.peak_mib, corners[-1][1]), (row.peak_mib, row.latency_s)]
     axes.plot(*zip(*corners, strict=True), color=INK, linewidth=0.9, linestyle="--", zorder=1)
     scored = [row for row in sound if row.psnr_hole_db is not None and not row.identical]
     same = [row for row in sound if row.identical]
     unknown = [row for row in sound if row.psnr_hole_db is None and not row.identical]
-    style = dict(edgecolors=INK, linewidths=0.7, zorder=2)
     if scored:
-        values = [known(row.psnr_hole_db) for row in scored]
+        values = [row.psnr_hole_db for row in scored]
         scale = Normalize(min(values) - 0.5, max(values) + 0.5)
-        dots = axes.scatter(
-            [r.peak_mib for r in scored],
-            [known(r.latency_s) for r in scored],
-            c=values,
-            cmap="cividis",
-            norm=scale,
-            s=44,
-            **style,
-        )
+        points = [r.peak_mib for r in scored], [r.latency_s for r in scored]
+        dots = axes.scatter(*points, c=values, cmap="cividis", norm=scale, s=44, **DOT)
         figure.colorbar(dots, ax=axes, label=f"PSNR in the hole [dB] ({quality})", pad=0.02)
     for group, marker, colour, label in (
         (same, "*", ORANGE, "identical"),
@@ -220,10 +193,10 @@ def pareto(rows: Sequence[Row], quality: str) -> Drawing | None:
     ):
         if group:
             size = 120 if marker == "*" else 44
-            points = [r.peak_mib for r in group], [known(r.latency_s) for r in group]
-            axes.scatter(*points, marker=marker, c=colour, s=size, label=f"{label}", **style)
+            points = [r.peak_mib for r in group], [r.latency_s for r in group]
+            axes.scatter(*points, marker=marker, c=colour, s=size, label=label, **DOT)
     for number, row in enumerate(front[:12], 1):
-        axes.annotate(str(number), (row.peak_mib, known(row.latency_s)), xytext=(6, 5), textcoords="offset points")
+        axes.annotate(str(number), (row.peak_mib, row.latency_s), xytext=(6, 5), textcoords="offset points")
     if same or unknown:
         axes.legend(loc="best", fontsize=8)
     axes.grid(True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from analysis.plots.base import SERIES, Drawing, new_figure
 from analysis.plots.base import shortened as short
 from analysis.plots.cost import left_out, sound_times
-from analysis.results.rows import Row, known
+from analysis.results.rows import Row
 
 MOST_LINES = 5
 
@@ -17,7 +17,7 @@ LEAST_POINTS = 3
 
 def with_frames(rows: Sequence[Row]) -> Drawing | None:
     """Draw latency and memory against the number of frames, at one frame size."""
-    return _growth(rows, "growth_frames", "frames", lambda row: known(row.frames), lambda row: (row.height, row.width))
+    return _growth(rows, "growth_frames", "frames", lambda row: row.frames, lambda row: (row.height, row.width))
 
 
 def with_pixels(rows: Sequence[Row]) -> Drawing | None:
@@ -26,7 +26,7 @@ def with_pixels(rows: Sequence[Row]) -> Drawing | None:
         rows,
         "growth_pixels",
         "pixels a frame",
-        lambda row: known(row.height) * known(row.width),
+        lambda row: row.height * row.width,
         lambda row: row.frames,
     )
 
@@ -46,7 +46,7 @@ def _growth(
         sizes = [size(row) for row in points]
         exponents = []
         for axes, values in (
-            (left, [known(row.latency_s) for row in points]),
+            (left, [row.latency_s for row in points]),
             (right, [row.peak_mib if row.peak_bytes else math.nan for row in points]),
         ):
             axes.plot(sizes, values, **style)

@@ -5,25 +5,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from analysis.results import soundness
 from analysis.results.pooling import STAGES, limits, options
 
 MIB = 2**20
-
-Value = TypeVar("Value")
-
-
-def known(value: Value | None) -> Value:
-    """Return a figure that the caller has filtered its rows for.
-
-    Raises:
-        ValueError: it is None.
-    """
-    if value is None:
-        raise ValueError("a row without the figure that it was chosen for")
-    return value
 
 
 def _column(key: str, form: Callable[[Any], Any] = lambda value: value) -> Any:
@@ -111,15 +98,10 @@ class Row:
         found = self.flat.get("quality.frames.psnr_hole_db")
         return found if isinstance(found, list) else ()
 
-    @property
-    def stage_s(self) -> dict[str, float | None]:
-        """Return the median of each stage."""
-        return {stage: self.flat.get(f"stages.{stage}.median_s") for stage in STAGES}
-
-    @property
-    def stage_fraction(self) -> dict[str, float | None]:
-        """Return each stage's share of the device's measured peak."""
-        return {stage: self.flat.get(f"stages.{stage}.fraction_of_peak") for stage in STAGES}
+    def stages(self, figure: str) -> dict[str, Any]:
+        """Return a figure of each stage that has it: "median_s", or "fraction_of_peak" of the device."""
+        found = {stage: self.flat.get(f"stages.{stage}.{figure}") for stage in STAGES}
+        return {stage: value for stage, value in found.items() if value is not None}
 
     @property
     def folder(self) -> Path | None:
@@ -156,7 +138,7 @@ class Row:
     @property
     def peak_mib(self) -> float:
         """Return the peak memory in MiB, of a row that has one."""
-        return known(self.peak_bytes) / MIB
+        return self.peak_bytes / MIB
 
     @property
     def sound_latency_s(self) -> float | None:
@@ -204,8 +186,8 @@ def fastest(rows: Sequence[Row]) -> Row | None:
 def pareto_front(rows: Sequence[Row]) -> list[Row]:
     """Return the rows that no other one beats in both latency and memory, by growing memory."""
     front: list[Row] = []
-    for row in sorted(rows, key=lambda row: (known(row.peak_bytes), known(row.latency_s))):
-        if not front or known(row.latency_s) < known(front[-1].latency_s):
+    for row in sorted(rows, key=lambda row: (row.peak_bytes, row.latency_s)):
+        if not front or row.latency_s < front[-1].latency_s:
             front.append(row)
     return front
 
@@ -218,9 +200,9 @@ def notable(rows: Sequence[Row], count: int) -> list[Row]:
     """
     if len(rows) <= count:
         return list(rows)
-    timed = sorted((row for row in rows if row.latency_s is not None), key=lambda row: known(row.latency_s))
-    sized = sorted((row for row in rows if row.peak_bytes is not None), key=lambda row: known(row.peak_bytes))
-    scored = sorted((row for row in rows if row.psnr_hole_db is not None), key=lambda row: known(row.psnr_hole_db))
+    timed = sorted((row for row in rows if row.latency_s is not None), key=lambda row: row.latency_s)
+    sized = sorted((row for row in rows if row.peak_bytes is not None), key=lambda row: row.peak_bytes)
+    scored = sorted((row for row in rows if row.psnr_hole_db is not None), key=lambda row: row.psnr_hole_db)
     front = pareto_front([row for row in timed if row.peak_bytes is not None])
     wanted = [*(row for row in rows if row.published), *timed[:1], *sized[:1], *scored[:1], *front, *timed, *rows]
     chosen = list({id(row): row for row in wanted}.values())[:count]
@@ -253,7 +235,7 @@ def chain(rows: Sequence[Row]) -> list[Row]:
         best[id(row)] = found
     if not usable:
         return []
-    last: Row | None = max(usable, key=lambda row: (best[id(row)][0], -known(row.latency_s)))
+    last: Row | None = max(usable, key=lambda row: (best[id(row)][0], -row.latency_s))
     steps: list[Row] = []
     while last is not None:
         steps.insert(0, last)
