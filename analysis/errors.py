@@ -2,4 +2,4 @@
 
 
 class InputError(ValueError):
-    """Something given can't be used; the message is one sentence: what was got, what is expected, what to do."""
+    """Say that an input can't be used; the message is one sentence: what was got, what is expected, what to do."""

@@ -7,7 +7,7 @@ FINE, REGRESSION, NOT_COMPARABLE = 0, 1, 2
 
 @dataclass(frozen=True)
 class Bounds:
-    """What is still fine.
+    """Hold what is still fine.
 
     psnr_drop_db: the hole's PSNR may fall by this. psnr_floor_db: and not under this. ssim_drop, lpips_rise: these may
     get worse by this. slower: share by which time, memory and a paired speedup may get worse. reference_psnr_db: on
@@ -25,7 +25,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Finding:
-    """A figure of a variant (or of the "reference") that got worse: before, after, each with its interval, as text."""
+    """Hold a figure of a variant (or of the "reference") that got worse, before and after with intervals, as text."""
 
     variant: str
     figure: str
@@ -36,7 +36,7 @@ class Finding:
 
 @dataclass
 class Outcome:
-    """What a check found. `compared`: the variants' labels -> what was compared of them."""
+    """Hold what a check found. `compared`: the variants' labels -> what was compared of them."""
 
     regressions: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -45,5 +45,5 @@ class Outcome:
 
     @property
     def code(self) -> int:
-        """0 fine, 1 regression, 2 not comparable."""
+        """Return 0 fine, 1 regression, 2 not comparable."""
         return REGRESSION if self.regressions else NOT_COMPARABLE if self.not_comparable else FINE

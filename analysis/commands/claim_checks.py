@@ -42,7 +42,7 @@ Figure = tuple[float | None, list[float] | None, str | None]
 
 @dataclass(frozen=True)
 class Measured:
-    """One figure of one part: `value` and `interval` [low, high] in the figure's unit, and where it comes from.
+    """Hold one figure of one part: `value` and `interval` [low, high] in the figure's unit, and where it comes from.
 
     `doubt` is what keeps it from being judged, in a clause, and `again` the command that measures it again.
     """

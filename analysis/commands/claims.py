@@ -157,7 +157,7 @@ def _evaluate(claim: dict[str, Any], rows: list[Row], micro: list[Row]) -> dict[
         remarks.append(
             f"Not judged, since {doubt}." + (f" To measure it again on a quiet machine: {again}" if again else "")
         )
-    remarks += [f"{more} more are doubtful."] if more else []
+    remarks += [f"More doubtful figures: {more}."] if more else []
     overrides = [run["overrides"] for kind in ("cpu", "cuda") for run in claim.get("runs", {}).get(kind, [])]
     return {
         "id": claim["id"],

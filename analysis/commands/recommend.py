@@ -22,7 +22,7 @@ _NOT_COMPARED = "it was not compared with the reference"
 
 @dataclass(frozen=True)
 class Bound:
-    """A limit: `figure` gives what a row has of it, `limit` what is allowed; PSNR is wanted high, the rest low."""
+    """Hold a limit: `figure` gives what a row has of it, `limit` what is allowed; PSNR is wanted high, the rest low."""
 
     option: str
     limit: float

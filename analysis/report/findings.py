@@ -18,7 +18,7 @@ SEEDED = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One card at the head of the report."""
+    """Hold one card at the head of the report."""
 
     kind: str
     title: str
@@ -74,7 +74,7 @@ def nothing_sound(rows: Sequence[Row], doubt: Callable[[Row], str | None] = lamb
     doubts = [doubt(row) for row in sorted(rows, key=lambda row: not row.published) if doubt(row)]
     if not doubts:
         return "none was timed"
-    return f"{doubts[0]}" + (f", and {len(doubts) - 1} more are doubtful" if len(doubts) > 1 else "")
+    return f"{doubts[0]}" + (f", and {len(doubts) - 1} more" if len(doubts) > 1 else "")
 
 
 def _fastest(rows: Sequence[Row], published: Row | None) -> Finding:
@@ -134,7 +134,7 @@ def _speed_sentence(row: Row, rows: Sequence[Row]) -> str:
     text = f"{seconds(row.latency_s)} a run."
     if not close:
         return text
-    return f"{text} Not told apart from it by their intervals: {_names(close)}."
+    return f"{text} Not distinguished from it by their intervals: {_names(close)}."
 
 
 def _smallest(rows: Sequence[Row], published: Row | None) -> Finding:

@@ -6,7 +6,7 @@ VOID = {"meta", "link", "input", "img", "br", "hr", "path", "use", "rect", "circ
 
 
 class Page(HTMLParser):
-    """A page's elements, ids, references and text."""
+    """Read a page's elements, ids, references and text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

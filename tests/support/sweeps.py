@@ -23,7 +23,7 @@ RECORDS = [
 
 
 def one_by_one():
-    """Three techniques added one by one, and one that stands beside them."""
+    """Return three techniques added one by one, and another one."""
     return [
         make_record(seconds=8.0, noise=0.01),
         make_record(attention="sdpa", seconds=6.0, noise=0.01),

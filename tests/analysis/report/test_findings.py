@@ -31,7 +31,9 @@ class TestFindings:
             make_record(attention="sdpa", seconds=4.0, paired=2.0),
             make_record(precision="amp", seconds=4.05, paired=1.98),
         )
-        assert words.findings(found)[0].sentence.endswith("Not told apart from it by their intervals: precision=amp.")
+        assert words.findings(found)[0].sentence.endswith(
+            "Not distinguished from it by their intervals: precision=amp."
+        )
 
     def test_a_disturbed_published_run_makes_no_speedup(self, rows):
         found = rows(
