@@ -18,7 +18,7 @@ import propainter
 import variants
 from propainter.fingerprint import source_fingerprint
 from propainter.inference.pipeline import FlowEstimator, Pipeline
-from propainter.io.atomic import DiskLRUCache
+from propainter.io.disk_cache import DiskLRUCache
 from propainter.models.raft import Flows
 from propainter.validation import above_0, check_number
 from variants import UnsupportedError, claims_published

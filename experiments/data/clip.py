@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from propainter.errors import InputError
-from propainter.inference.compositing import MIN_SIDE
+from propainter.inference.preparation import MIN_SIDE
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from experiments.system.environment import device_name
 from experiments.system.machine_state import disturbances, snapshot
 from propainter.allocator import release_memory
 from propainter.errors import is_out_of_memory
-from propainter.io.atomic import DiskLRUCache
+from propainter.io.disk_cache import DiskLRUCache
 from variants.precision import tf32_flags
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from experiments.measure.profiler import make_artifacts
 from experiments.measure.timing import inputs_of
 from experiments.quality.reference import code_fingerprint
 from propainter import Pipeline
-from propainter.io.atomic import DiskLRUCache
+from propainter.io.disk_cache import DiskLRUCache
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from propainter.io.atomic import DiskLRUCache
+from propainter.io.disk_cache import DiskLRUCache
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from experiments.data import LoadedClip
 from experiments.quality import lpips as perceptual
 from experiments.quality.temporal_consistency import FrameFlows, frame_flows, steadiness
 from propainter import Schedule
-from propainter.inference.compositing import prepare_masks, process_size, resize_masks
+from propainter.inference.preparation import prepare_masks, process_size, resize_masks
 
 SSIM_WINDOW = 7
 """Side of the window of SSIM, in pixels: scikit-image's default."""

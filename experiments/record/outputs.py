@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from experiments.data import LoadedClip
-from propainter.io.fragmented_writer import GrowingVideoWriter, partial_path
+from propainter.io.fragmented_writer import FragmentedVideoWriter, partial_path
 from propainter.io.images import write_png
 from propainter.io.video import VideoWriter
 
@@ -62,7 +62,7 @@ def write_growing_result(
 
     `inpainted.partial.mp4` can be played meanwhile, and stays with the images so far where an error ends this.
     """
-    with GrowingVideoWriter(folder / VIDEO, fps, height, width) as video:
+    with FragmentedVideoWriter(folder / VIDEO, fps, height, width) as video:
         for number, image in enumerate(images):
             video.write(image)
             if frames:

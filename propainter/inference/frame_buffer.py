@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from propainter.inference.compositing import as_masks, as_video
 from propainter.inference.interfaces import Scene
+from propainter.inference.preparation import as_masks, as_video
 from propainter.models.raft import Flows
 from propainter.schedule import Window
 

@@ -11,16 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from propainter.inference.compositing import (
-    Compositor,
-    as_masks,
-    as_video,
-    check_clip,
-    prepare_frames,
-    prepare_masks,
-    process_size,
-    resize_back,
-)
+from propainter.inference.compositing import Compositor
 from propainter.inference.interfaces import (
     STAGES,
     Clip,
@@ -37,6 +28,15 @@ from propainter.inference.interfaces import (
     no_split,
     predict_per_window,
     sequential_windows,
+)
+from propainter.inference.preparation import (
+    as_masks,
+    as_video,
+    check_clip,
+    prepare_frames,
+    prepare_masks,
+    process_size,
+    resize_back,
 )
 from propainter.inference.propagation import propagate_pixels
 from propainter.inference.storage import DeviceStorage

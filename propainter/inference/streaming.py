@@ -16,7 +16,9 @@ from torch import Tensor
 
 from propainter.allocator import malloc_trim, mmap_threshold
 from propainter.errors import InputError
-from propainter.inference.compositing import (
+from propainter.inference.frame_buffer import BufferedScene, FrameBuffer, WindowGroups, shifted
+from propainter.inference.interfaces import Clip, PredictionSink
+from propainter.inference.preparation import (
     as_masks,
     as_video,
     prepare_frames,
@@ -24,8 +26,6 @@ from propainter.inference.compositing import (
     process_size,
     resize_back,
 )
-from propainter.inference.frame_buffer import BufferedScene, FrameBuffer, WindowGroups, shifted
-from propainter.inference.interfaces import Clip, PredictionSink
 from propainter.inference.propagation import propagate_subvideo
 from propainter.models.flow_completion import complete_flow
 from propainter.models.generator import shrink_flow

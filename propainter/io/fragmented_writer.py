@@ -15,7 +15,7 @@ from propainter.io.atomic import atomic_write
 from propainter.io.video import VideoWriter, libav_as_oserror
 
 
-class GrowingVideoWriter(VideoWriter):
+class FragmentedVideoWriter(VideoWriter):
     """Write as `VideoWriter` does, to the path `partial` until the video is complete.
 
     The partial file is a fragmented mp4, with one fragment and one key frame per second. After an error (Ctrl-C too) it

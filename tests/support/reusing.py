@@ -3,7 +3,11 @@
 import numpy as np
 import torch
 
-from propainter.inference.compositing import prepare_masks
+from propainter import Schedule
+from propainter.inference.preparation import prepare_masks
+
+QUICK = Schedule(raft_iterations=3, neighbor_length=4, ref_stride=3)
+"""Few updates and short windows."""
 
 
 def clip(frames: int = 8, height: int = 128, width: int = 136, hole: range | None = None):

@@ -215,7 +215,7 @@ class TestCache:
         script = """
 import sys, torch
 from types import SimpleNamespace
-from propainter.io.atomic import DiskLRUCache
+from propainter.io.disk_cache import DiskLRUCache
 from variants.flow_cache import CachedFlow
 
 def estimate(frames, report):

@@ -4,12 +4,10 @@ import copy
 
 import pytest
 import torch
-from support.reusing import clip
+from support.reusing import QUICK, clip
 
-from propainter import Pipeline, Schedule
+from propainter import Pipeline
 from variants import kernels, precision, reuse
-
-QUICK = Schedule(raft_iterations=3, neighbor_length=4, ref_stride=3)
 
 
 @pytest.fixture(autouse=True)

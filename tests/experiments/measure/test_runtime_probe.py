@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from experiments.data import load, sample_clip
 from experiments.measure.runtime_probe import collecting
 from propainter import STAGES, InputError, Pipeline, Schedule
-from propainter.inference.compositing import prepare_masks
+from propainter.inference.preparation import prepare_masks
 from propainter.models.attention import manual_attention
 from variants import UnsupportedError, attention, precision
 from variants.components import COMPONENTS

@@ -8,7 +8,7 @@ from skimage.metrics import structural_similarity
 from experiments.data import LoadedClip
 from experiments.quality import lpips, metrics
 from propainter import Schedule
-from propainter.inference.compositing import prepare_masks
+from propainter.inference.preparation import prepare_masks
 
 
 @pytest.fixture

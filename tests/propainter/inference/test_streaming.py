@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from propainter import Clip, InputError, Observer, Pipeline, Schedule, build_networks
 from propainter.inference import streaming
-from propainter.inference.compositing import Compositor, prepare_masks
+from propainter.inference.compositing import Compositor
+from propainter.inference.preparation import prepare_masks
 from propainter.inference.streaming import Streaming, as_prediction
 from propainter.schedule import FLOW_PADDING, PIXEL_PADDING
 from propainter.weights import load_seeded

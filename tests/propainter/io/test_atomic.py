@@ -1,11 +1,8 @@
-"""Files written atomically, and the cache in a folder."""
-
-import os
-import time
+"""Files written atomically."""
 
 import pytest
 
-from propainter.io.atomic import ABANDONED_SECONDS, DiskLRUCache, atomic_write
+from propainter.io.atomic import atomic_write
 
 
 def test_a_file_appears_complete(tmp_path):
@@ -24,33 +21,3 @@ def test_an_error_keeps_the_older_file(tmp_path):
         partial.write_text("newer")
         raise KeyboardInterrupt
     assert [path.read_text() for path in tmp_path.iterdir()] == ["older"]
-
-
-class TestDiskLRUCache:
-    def test_the_least_recently_used_entries_go(self, tmp_path):
-        cache = DiskLRUCache(tmp_path, 100, ".bin")
-        for age, key in enumerate("abc"):
-            cache.write(key, lambda path: path.write_bytes(b"x" * 40))
-            os.utime(cache.path(key), (1000 + age, 1000 + age))
-            if key == "b":
-                assert cache.read("a", lambda path: path.read_bytes()) == b"x" * 40  # used now
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "c.bin"]
-
-    def test_a_damaged_entry_counts_as_absent(self, tmp_path, caplog):
-        cache = DiskLRUCache(tmp_path, 100, ".bin")
-        assert cache.read("key", lambda path: path.read_bytes()) is None
-        assert caplog.text == ""
-        cache.write("key", lambda path: path.write_text("no number"))
-        assert cache.read("key", lambda path: int(path.read_text()), damage=(ValueError,)) is None
-        assert "key.bin is damaged" in caplog.text
-
-    def test_files_being_written_are_left_alone(self, tmp_path):
-        """Another run's temporary file is no entry; one left behind by a run that was killed goes after a day."""
-        fresh, abandoned = tmp_path / ".a.12345678.part.bin", tmp_path / ".b.12345678.part.bin"
-        for path in (fresh, abandoned):
-            path.write_bytes(b"x" * 1000)
-        old = time.time() - ABANDONED_SECONDS - 60
-        os.utime(abandoned, (old, old))
-        folder = DiskLRUCache(tmp_path, 100, ".bin")
-        folder.write("key", lambda path: path.write_bytes(b"y" * 50))
-        assert sorted(path.name for path in tmp_path.iterdir()) == [fresh.name, "key.bin"]

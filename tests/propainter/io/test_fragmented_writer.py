@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support.videos import decoded
 
-from propainter.io.fragmented_writer import GrowingVideoWriter
+from propainter.io.fragmented_writer import FragmentedVideoWriter
 from propainter.io.video import iterate_video, probe_video
 
 
@@ -14,7 +14,7 @@ def greys(count: int) -> list[np.ndarray]:
 
 def test_complete(tmp_path):
     frames = greys(60)
-    with GrowingVideoWriter(tmp_path / "out.mp4", 25, 32, 48) as video:
+    with FragmentedVideoWriter(tmp_path / "out.mp4", 25, 32, 48) as video:
         for frame in frames:
             video.write(frame)
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
@@ -25,7 +25,7 @@ def test_complete(tmp_path):
 
 
 def test_interrupted(tmp_path):
-    with pytest.raises(KeyboardInterrupt), GrowingVideoWriter(tmp_path / "out.mp4", 25, 32, 48) as video:
+    with pytest.raises(KeyboardInterrupt), FragmentedVideoWriter(tmp_path / "out.mp4", 25, 32, 48) as video:
         for frame in greys(10):
             video.write(frame)
         raise KeyboardInterrupt
@@ -35,7 +35,7 @@ def test_interrupted(tmp_path):
 
 def test_killed(tmp_path):
     """What is in the file at any moment can be played, up to a second before."""
-    with GrowingVideoWriter(tmp_path / "out.mp4", 5, 32, 48) as video:
+    with FragmentedVideoWriter(tmp_path / "out.mp4", 5, 32, 48) as video:
         for frame in greys(80):
             video.write(frame)
         (tmp_path / "then.mp4").write_bytes(video.partial.read_bytes())
@@ -43,6 +43,6 @@ def test_killed(tmp_path):
 
 
 def test_without_a_frame_there_is_no_file(tmp_path):
-    with pytest.raises(RuntimeError), GrowingVideoWriter(tmp_path / "out.mp4", 25, 32, 48):
+    with pytest.raises(RuntimeError), FragmentedVideoWriter(tmp_path / "out.mp4", 25, 32, 48):
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []

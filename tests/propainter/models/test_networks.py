@@ -17,7 +17,7 @@ from propainter import (
     published_state,
     seeded_state_dict,
 )
-from propainter.inference.compositing import prepare_masks
+from propainter.inference.preparation import prepare_masks
 
 PUBLISHED_PREFIX = {"raft": "module.", "flow_completion": "", "generator": ""}
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.clips import applied, black, clip, small_clip
 
 from propainter import InputError, Pipeline, Schedule
-from propainter.inference.compositing import prepare_masks
+from propainter.inference.preparation import prepare_masks
 from variants.chunking import blend_weights, inpaint_chunks, plan_chunks
 
 QUICK = Schedule(raft_iterations=1)

@@ -6,19 +6,11 @@ import sys
 
 import pytest
 import torch
-from support.reusing import clip, hole_psnr, video_tensor
+from support.reusing import QUICK, clip, hole_psnr, video_tensor
 
 from propainter import Pipeline, Schedule
 from variants import UnsupportedError, correlation, kernels, precision, raft_scale, reuse
 from variants.kernels import numba_corr, numba_gru, numba_math
-
-QUICK = Schedule(raft_iterations=3, neighbor_length=4, ref_stride=3)
-
-
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
 
 
 class TestPipeline:

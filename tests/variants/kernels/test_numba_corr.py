@@ -15,12 +15,6 @@ from torchvision.models.optical_flow.raft import CorrBlock
 from variants.kernels import numba_corr
 
 
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
-
-
 class TestWindows:
     @pytest.mark.slow
     @pytest.mark.parametrize("size", [(16, 16), (16, 17), (19, 33), (23, 16)])

@@ -9,12 +9,6 @@ from variants.kernels import numba_gru
 from variants.reuse import conv_gru
 
 
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
-
-
 class TestRecurrentUnits:
     @staticmethod
     def _inputs(dtype=torch.float32, spread=3.0, channels=20, motion=12):

@@ -9,12 +9,6 @@ from propainter.models.transformer import SoftSplit
 from variants.kernels.onednn_conv import convolve_linear_layers, split
 
 
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
-
-
 def test_linear_layers_by_convolution():
     torch.manual_seed(0)
     model, x = (

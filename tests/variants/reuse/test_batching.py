@@ -2,22 +2,13 @@
 
 import copy
 
-import pytest
 import torch
-from support.reusing import counting
+from support.reusing import QUICK, counting
 
-from propainter import Pipeline, Schedule
+from propainter import Pipeline
 from propainter.models.flow_completion import complete_flow
 from variants import reuse
 from variants.reuse.batching import TEMPORARY_BYTES
-
-QUICK = Schedule(raft_iterations=3, neighbor_length=4, ref_stride=3)
-
-
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
 
 
 def test_completed_flow_decoded_a_few_frames_at_a_time(narrow, monkeypatch):

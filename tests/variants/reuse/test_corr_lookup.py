@@ -1,16 +1,9 @@
 """Correlation in both directions from one volume: the windows of torchvision."""
 
-import pytest
 import torch
 from torchvision.models.optical_flow.raft import CorrBlock
 
 from variants.reuse.corr_lookup import BidirectionalCorrelation
-
-
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
 
 
 def autocast():

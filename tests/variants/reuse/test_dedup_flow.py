@@ -4,20 +4,12 @@ import copy
 
 import pytest
 import torch
-from support.reusing import counting, video_tensor
+from support.reusing import QUICK, counting, video_tensor
 
 from propainter import InputError, Pipeline, Schedule
 from variants import UnsupportedError, correlation, flow_cache, raft_scale, reuse
 from variants.reuse.corr_lookup import BidirectionalCorrelation
 from variants.reuse.dedup_flow import DedupFlowEstimator, Updates
-
-QUICK = Schedule(raft_iterations=3, neighbor_length=4, ref_stride=3)
-
-
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
 
 
 class TestFlow:

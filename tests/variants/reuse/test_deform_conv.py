@@ -7,12 +7,6 @@ from torchvision.ops import deform_conv2d
 from variants.reuse.deform_conv import sampled_deform_conv
 
 
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
-
-
 @pytest.mark.parametrize(("groups", "size"), [(16, (12, 15)), (2, (1, 7)), (1, (9, 1))])
 def test_deformable_convolution_is_torchvisions(groups, size):
     torch.manual_seed(0)

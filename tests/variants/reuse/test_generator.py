@@ -6,21 +6,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from support.reusing import clip, counting
+from support.reusing import QUICK, clip, counting
 
-from propainter import Pipeline, Schedule, plan_windows
+from propainter import Pipeline, plan_windows
 from propainter.inference.compositing import Compositor
 from propainter.models.attention import manual_attention
 from variants import UnsupportedError, attention, reuse
 from variants.reuse.generator import DeviceCompositor, RefCountedFrames
-
-QUICK = Schedule(raft_iterations=3, neighbor_length=4, ref_stride=3)
-
-
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
 
 
 class TestGenerator:

@@ -4,19 +4,12 @@ import copy
 
 import pytest
 import torch
+from support.reusing import QUICK
 
-from propainter import Pipeline, Schedule
+from propainter import Pipeline
 from propainter.models.flow_completion import complete_flow
 from variants import reuse
 from variants.reuse.batching import TEMPORARY_BYTES
-
-QUICK = Schedule(raft_iterations=3, neighbor_length=4, ref_stride=3)
-
-
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
 
 
 class TestRegionFlowDecoder:

@@ -7,12 +7,6 @@ from propainter.models.layers import UpConv, conv3x3, leaky
 from variants.reuse.regions import Span, cut, needed, through
 
 
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
-
-
 @pytest.mark.parametrize(
     ("rows", "columns"), [((16, 32), (16, 48)), ((0, 16), (32, 64)), ((32, 48), (0, 64)), ((0, 48), (0, 64))]
 )

@@ -5,20 +5,12 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
-from support.reusing import clip, hole_psnr
+from support.reusing import QUICK, clip, hole_psnr
 
 from propainter import Pipeline, Schedule
 from variants import attention, correlation, kernels, precision, reuse
 
-QUICK = Schedule(raft_iterations=3, neighbor_length=4, ref_stride=3)
 PARTS = {name: getattr(reuse, name) for name in ("flow", "features", "attention", "exact")}
-
-
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,6 @@ from variants.reuse.window_attention import (
 )
 
 
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
-
-
 @pytest.mark.parametrize("masked", ["none", "some", "all"])
 @pytest.mark.parametrize("grid", [(10, 18), (11, 12), (15, 20)])
 def test_attention_is_the_published(grid, masked):
