@@ -31,15 +31,12 @@ from propainter.models.networks import (
     published_state,
     seeded_state_dict,
 )
+from propainter.renamed import module_getattr
 from propainter.validation import above_0, check_number
 
 log = logging.getLogger(__name__)
 
-FILES = {
-    "raft": "raft-things.pth",
-    "flow_completion": "recurrent_flow_completion.pth",
-    "generator": "ProPainter.pth",
-}
+FILES = {"raft": "raft-things.pth", "flow_completion": "recurrent_flow_completion.pth", "generator": "ProPainter.pth"}
 """Names of the released files, by network."""
 
 RELEASE = "https://github.com/sczhou/ProPainter/releases/download/v0.1.0/"
@@ -219,16 +216,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             f"{path} is no plain checkpoint: it is damaged or holds code, which is never run; fetch it again from "
             f"{RELEASE}"
         ) from None
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        BadZipFile,
-        OSError,
-    ) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, BadZipFile, OSError) as error:
         first = str(error).strip().splitlines()[:1]
         raise InputError(
             f"{path} can't be read as a checkpoint ({', '.join(first) or type(error).__name__}): it is truncated or "
@@ -247,3 +235,6 @@ def fingerprint(networks: Networks) -> str:
             digest.update(f"{network}.{name}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().numpy().view(np.uint8).data)
     return digest.hexdigest()[:16]
+
+
+__getattr__ = module_getattr(__name__, "Unreachable:UnreachableError")

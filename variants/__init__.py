@@ -4,11 +4,12 @@ A variant takes the pipeline and its own options, changes what it has to through
 the pipeline. A variant that this device or dtype cannot run raises `UnsupportedError` with the reason.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from propainter.renamed import warn_renamed
+from propainter.renamed import RenamedModules, module_getattr
 
 if TYPE_CHECKING:
     from propainter import Networks, Pipeline, Schedule
@@ -35,11 +36,11 @@ Variant = TypeVar("Variant", bound=Callable[..., "Pipeline"])
 
 
 class UnsupportedError(RuntimeError):
-    """A variant can't run on this device, dtype or build; the message gives the reason in one sentence."""
+    """Report a variant that can't run on this device, dtype or build; the message gives the reason in one sentence."""
 
 
 class Mark:
-    """A property that a variant declares by a decorator, `@MARK` or `@MARK.when(lambda scale: scale == 1)`."""
+    """Hold which variants declare a property by a decorator, `@MARK` or `@MARK.when(lambda scale: scale == 1)`."""
 
     def __init__(self) -> None:
         self._conditions: dict[Callable[..., Any], Callable[..., bool]] = {}
@@ -104,11 +105,26 @@ def apply(pipeline: "Pipeline", variants: Mapping[str, Callable[["Pipeline"], "P
     return pipeline
 
 
-_RENAMED = {"Unsupported": "UnsupportedError", "PUBLISHED": "GROUPS"}
+_RENAMED_MODULES = """
+    chunk_size:chunking.auto_size convolved:kernels.onednn_conv fast_here:presets.by_device
+    numba_gru:kernels.numba_gru numba_numbers:kernels.numba_math numba_windows:kernels.numba_corr
+    regions:reuse.regions reuse_attention:reuse.window_attention reuse_batches:reuse.batching
+    reuse_decoder:reuse.region_decode reuse_deform:reuse.deform_conv reuse_flow:reuse.dedup_flow
+    reuse_generator:reuse.generator reuse_gru:reuse.conv_gru reuse_lookup:reuse.corr_lookup streaming:residency
+"""
+_RENAMED_NAMES = {
+    "kernels.numba_corr": "PIXELS_TOGETHER:PIXELS_PER_BLOCK",
+    "reuse.batching": "FewTogether:FrameBatcher entries_together:batch_size_for",
+    "reuse.corr_lookup": "BothDirections:BidirectionalCorrelation SampledWindows:GridSampleLookup",
+    "reuse.dedup_flow": "FlowOnce:DedupFlowEstimator",
+    "reuse.generator": """
+        EncodedOnce:FeatureCache KeptFrames:RefCountedFrames KnownPlans:PrecomputedPlans cut_tokens:embed decoded:decode
+    """,
+    "reuse.region_decode": "CompletedInHole:RegionFlowDecoder composed:compose_tokens",
+    "reuse.window_attention": """
+        KnownPlan:PrecomputedPlan mixed:feed_forward mixed_by_convolution:convolve_feed_forward
+    """,
+}
+sys.meta_path.append(RenamedModules(__name__, _RENAMED_MODULES, _RENAMED_NAMES))
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _RENAMED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warn_renamed(f"{__name__}.{name}", f"{__name__}.{_RENAMED[name]}")
-    return globals()[_RENAMED[name]]
+__getattr__ = module_getattr(__name__, "Unsupported:UnsupportedError PUBLISHED:GROUPS")

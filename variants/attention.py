@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from propainter.inference.pipeline import Pipeline
 from propainter.models.attention import Kernel, PublishedWindowAttention, manual_attention
+from propainter.renamed import module_getattr
 from variants import UnsupportedError, claims_published, needs_cuda
 
 BACKENDS = {
@@ -80,3 +81,6 @@ def materializes_scores(kernel: Kernel) -> bool:
     """Return whether the kernel holds the scores of all queries and keys at once, [N, heads, Q, K]."""
     by_math = isinstance(kernel, partial) and kernel.func is forced_attention and kernel.args == ("math",)
     return by_math or kernel in (manual_attention, upcast_attention)
+
+
+__getattr__ = module_getattr(__name__, "holds_scores:materializes_scores")

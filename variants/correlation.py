@@ -12,6 +12,7 @@ from torchvision.models.optical_flow.raft import CorrBlock
 
 from propainter.inference.pipeline import Pipeline
 from propainter.models.raft import ClipFlow, Correlation
+from propainter.renamed import module_getattr
 from propainter.validation import above_0, check_number
 from variants import claims_published
 
@@ -65,11 +66,9 @@ def _with_correlation(pipeline: Pipeline, kind: str, make: Callable[..., Correla
 
 
 class AllPairs(CorrBlock):
-    """torchvision's correlation block, with a report of the pyramid's bytes and a replaceable lookup.
+    """Correlate as torchvision's block; report the pyramid's bytes and look up by a replaceable function.
 
     Args:
-        num_levels: as torchvision's.
-        radius: as torchvision's.
         note: called with the bytes of each pyramid.
         windows: a lookup in place of torchvision's, with the same result.
     """
@@ -99,7 +98,7 @@ class AllPairs(CorrBlock):
 
 
 class OnDemand(nn.Module):
-    """A correlation block with the result of torchvision's `CorrBlock` within rounding, without the volume.
+    """Correlate as torchvision's `CorrBlock`, within rounding, without the volume.
 
     Correlation and average pooling are linear, so that pooling the second feature map replaces pooling the volume. All
     taps of a window have the same fractional offset: each tap is a blend of the dot products at four integer positions.
@@ -212,5 +211,8 @@ class OnDemand(nn.Module):
 
 
 def _positions(fmap: Tensor) -> Tensor:
-    """Return features [N, C, h, w] as rows [N, h*w + 1, C]; the last row, zeros, stands for positions outside."""
+    """Return features [N, C, h, w] as rows [N, h*w + 1, C]; the last row, zeros, is for positions outside."""
     return F.pad(fmap.flatten(2), (0, 1)).transpose(1, 2).contiguous()
+
+
+__getattr__ = module_getattr(__name__, "WHOLE_LEVEL_POSITIONS:PRODUCT_MAX_POSITIONS")

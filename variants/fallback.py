@@ -15,6 +15,7 @@ from propainter.errors import is_out_of_memory
 from propainter.inference.pipeline import Clip, Pipeline
 from propainter.models.networks import NETWORKS, Networks
 from propainter.models.raft import Flows
+from propainter.renamed import module_getattr
 from propainter.validation import check_number
 from variants import claims_published
 from variants.chunking import check_sizes, in_chunks_of
@@ -187,3 +188,6 @@ def placements(networks: Networks, names: tuple[str, ...]) -> list[tuple[Tensor,
 
 def _reason(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+__getattr__ = module_getattr(__name__, "places:placements")

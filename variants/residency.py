@@ -11,6 +11,7 @@ from propainter.allocator import set_onednn_cache_capacity
 from propainter.inference.pipeline import Pipeline, no_split
 from propainter.inference.storage import DeviceStorage
 from propainter.inference.streaming import Streaming
+from propainter.renamed import module_getattr
 from variants import claims_published
 
 
@@ -131,3 +132,6 @@ class CpuOffload(EagerFree):
     @property
     def _moves(self) -> bool:
         return self.device.type != "cpu"
+
+
+__getattr__ = module_getattr(__name__, "Lean:EagerFree Offload:CpuOffload")

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from propainter.inference.compositing import Compositor
 from propainter.inference.interfaces import (
-    STAGES,
     Clip,
     ClipSplitter,
     FeatureProvider,
@@ -44,56 +43,30 @@ from propainter.models.attention import PUBLISHED_ATTENTION, WindowAttention
 from propainter.models.flow_completion import complete_flow
 from propainter.models.networks import Networks
 from propainter.models.raft import ClipFlow
-from propainter.renamed import renamed_attribute
+from propainter.renamed import renamed_fields
 from propainter.schedule import Schedule, Window, clip_length, plan_windows
-
-__all__ = [
-    "STAGES",
-    "Clip",
-    "ClipSplitter",
-    "FeatureProvider",
-    "FlowEstimator",
-    "Observer",
-    "Pipeline",
-    "Predictor",
-    "Scene",
-    "StageRunner",
-    "WindowLoop",
-    "encode_per_window",
-    "inpaint",
-    "no_split",
-    "predict_per_window",
-    "sequential_windows",
-]
 
 log = logging.getLogger(__name__)
 
 
+@renamed_fields(over_time="clip_splitter", over_stages="stage_runner")
 @dataclass
 class Pipeline:
     """Inpaint a clip by the published inference: call the pipeline with frames and masks.
 
-    `run_stages` is the published pass: flow, completion, propagation, generation. Every attribute but `networks` has
-    the published default. `propainter.inference.interfaces` describes the replaceable ones.
+    Every attribute but `networks` has the published default; `propainter.inference.interfaces` describes callable ones.
 
     Attributes:
         networks: the three networks, on the device where everything runs.
-        schedule: numbers that shape the result.
-        flow_estimator: estimate flow of a video; default `ClipFlow` over `networks.raft`.
-        feature_provider: encode a window's frames.
-        predictor: predict a window's local frames.
-        window_attention: attention inside the generator's blocks.
-        window_loop: predict the windows in order and fill the compositor.
+        flow_estimator: default `ClipFlow` over `networks.raft`.
         compositor: constructor of a compositor from frames and holes of one run.
-        clip_splitter: inpaint a clip whole or in parts.
-        stage_runner: take a clip through the stages in another way; None for `run_stages`.
+        stage_runner: None for `run_stages`, which runs each stage over the whole clip.
         storage: constructor of the storage of one run's tensors.
         dtype: of frames, masks and flows after the flow stage. The flow stage always computes in float32.
         contexts: constructors of contexts by stage name, entered around each stage (autocast, for example).
-        observer: gets stages, progress and tensors of each run.
+        effective: report of each variant about its own run, by group. The pipeline does not read it.
         compiled_components: names of the networks' parts that are compiled. Hooks inside them are not called.
         caches_flow: whether a run may read flow that an earlier run has estimated.
-        effective: report of each variant about its own run, by group. The pipeline does not read it.
     """
 
     networks: Networks
@@ -110,12 +83,9 @@ class Pipeline:
     dtype: torch.dtype = torch.float32
     contexts: list[Callable[[str], AbstractContextManager[Any]]] = field(default_factory=list)
     observer: Observer = field(default_factory=Observer)
+    effective: dict[str, Any] = field(default_factory=dict)
     compiled_components: set[str] = field(default_factory=set)
     caches_flow: bool = False
-    effective: dict[str, Any] = field(default_factory=dict)
-
-    over_time = renamed_attribute("over_time", "clip_splitter")
-    over_stages = renamed_attribute("over_stages", "stage_runner")
 
     def __post_init__(self) -> None:
         if self.flow_estimator is None:
@@ -266,25 +236,19 @@ def inpaint(
     flow_masks: np.ndarray | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> np.ndarray:
-    """Fill the hole of a video by the published schedule, on the networks' device (docs/model.md, section 4).
+    """Fill the hole of a video on the networks' device (docs/model.md, section 4).
+
+    `raft_iterations` to `mask_dilation` are the numbers of `Schedule`. Errors are those of `Pipeline.__call__`.
 
     Args:
         networks: from `build_networks`, with weights loaded.
         frames: uint8 [T, H, W, 3], RGB; T of at least 2, H and W of at least 128.
         masks: [T, H, W], or [H, W] for all frames; nonzero is the hole.
-        raft_iterations: see `Schedule`.
-        neighbor_length: see `Schedule`.
-        ref_stride: see `Schedule`.
-        subvideo_length: see `Schedule`.
-        mask_dilation: see `Schedule`.
         flow_masks: see `Pipeline.__call__`; for outpainting.
         progress: called as progress(stage, done, total), with done = 0 when a stage begins.
 
     Returns:
         uint8 [T, H, W, 3].
-
-    Raises:
-        InputError: see `Pipeline.__call__`.
     """
     schedule = Schedule(raft_iterations, neighbor_length, ref_stride, subvideo_length, mask_dilation)
     pipeline = Pipeline(networks, schedule)
