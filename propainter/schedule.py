@@ -54,7 +54,7 @@ class Window(NamedTuple):
 
 
 class SubVideo(NamedTuple):
-    """One stretch of a long video, read with context on both sides, which is dropped from the result.
+    """Hold one stretch of a long video; it is read with context on both sides, which the result drops.
 
     Attributes:
         start: first entry to read, counted in the whole video.

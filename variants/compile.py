@@ -28,11 +28,7 @@ MODES = {"default": None, "reduce-overhead": "reduce-overhead", "max-autotune": 
 
 @claims_published
 def compiled(
-    pipeline: Pipeline,
-    mode: str,
-    components: Sequence[str],
-    dynamic: bool | None = None,
-    fullgraph: bool = False,
+    pipeline: Pipeline, mode: str, components: Sequence[str], dynamic: bool | None = None, fullgraph: bool = False
 ) -> Pipeline:
     """Compile the components' modules, each by itself, at their first call.
 

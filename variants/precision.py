@@ -13,6 +13,7 @@ from torchvision.ops import deform_conv2d
 from propainter import InputError
 from propainter.inference.pipeline import Pipeline
 from propainter.models.layers import DeformableAlignment
+from propainter.models.networks import NETWORKS
 from variants import UnsupportedError, claims_published, needs_cuda
 from variants.components import check_components, modules_of, wrap
 
@@ -95,11 +96,8 @@ def amp(
     chosen = autocast_dtype(device, dtype)
     stages = ALL_STAGES if everything else GENERATOR_STAGES
     if cast_weights_once:
-        networks = pipeline.networks
-        cast_weights(networks.generator, chosen)
-        if everything:
-            cast_weights(networks.raft, chosen)
-            cast_weights(networks.flow_completion, chosen)
+        for name in NETWORKS if everything else ("generator",):
+            cast_weights(getattr(pipeline.networks, name), chosen)
     pipeline.effective["weights_cast"] = "once" if cast_weights_once else "at each call"
 
     def autocast(stage: str) -> AbstractContextManager[Any]:

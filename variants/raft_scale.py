@@ -61,7 +61,7 @@ def flow_size(height: int, width: int, scale: float) -> tuple[float, tuple[int, 
 
 
 class ScaledFlow:
-    """A flow estimator at a scale; at scale 1 it calls the inner one with the frames as they are.
+    """Estimate flow at a scale; at scale 1 call the inner estimator with the frames as they are.
 
     Args:
         inner: the estimator of the smaller frames' flow.
@@ -89,7 +89,7 @@ class ScaledFlow:
 
     @property
     def identity(self) -> str | None:
-        """Text on what shapes the flow; None where the inner estimator has none."""
+        """Return text that names all that shapes the flow; None where the inner estimator has none."""
         inner = getattr(self.inner, "identity", None)
         return inner and f"{inner} at scale {self.scale or 'by pixels'}"
 

@@ -1,6 +1,7 @@
 """Composite predictions into the frames (docs/model.md, section 4.6)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -19,7 +20,7 @@ class Compositor:
     def __init__(self, frames: np.ndarray, masks: np.ndarray) -> None:
         self.frames = frames
         self.masks = masks[..., None]
-        self._done: dict[int, np.ndarray] = {}
+        self._done: dict[int, Any] = {}
 
     def add(self, numbers: Sequence[int], prediction: Tensor) -> None:
         """Composite predictions [L, 3, h, w] in [-1, 1] of the frames with these numbers."""

@@ -34,7 +34,7 @@ class FrameBuffer:
         """Keep copies as `put` does, of each entry the rectangle of its frame's hole only."""
         kept = self._tensors.setdefault(name, {})
         for number, entry in enumerate(entries.unbind(1), first):
-            kept[number] = _crop(entry, self.rectangle(number)).clone()
+            kept[number] = entry[(..., *self.rectangle(number))].clone()
 
     def put_image(self, name: str, number: int, image: np.ndarray) -> None:
         """Keep an array of the host, uncopied."""
@@ -52,7 +52,7 @@ class FrameBuffer:
     def paste_into_holes(self, name: str, numbers: Sequence[int], entries: Tensor) -> None:
         """Write the rectangles kept by `put_in_holes` into entries [1, n, C, H, W], in place. Errors as in `get`."""
         for i, number in enumerate(numbers):
-            _crop(entries[:, i], self.rectangle(number)).copy_(self._tensors[name][number])
+            entries[:, i][(..., *self.rectangle(number))].copy_(self._tensors[name][number])
 
     def images(self, name: str, numbers: Sequence[int]) -> np.ndarray:
         """Return a copy of these frames' arrays, uint8 [n, ...]. Errors as in `get`."""
@@ -85,13 +85,8 @@ def _first_to_last(hole: np.ndarray, axis: int) -> slice:
     return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
 
 
-def _crop(image: Tensor, rectangle: Rectangle) -> Tensor:
-    rows, columns = rectangle
-    return image[..., rows, columns]
-
-
 class BufferedScene(Scene):
-    """The scene of some windows over a frame buffer, numbered from the frame `first` on.
+    """Give the generator's inputs of some windows from a frame buffer, numbered from the frame `first` on.
 
     Flows are at the size of the features already. Of a propagated frame and its remaining mask the buffer keeps the
     rectangle of the hole. Outside, the frame equals the input and the mask is 0.
@@ -137,10 +132,13 @@ class WindowGroups:
         windows: all windows of the video, in order; at least one.
         ends: of each sub-video of pixel propagation, the first frame after its kept part.
         most: largest number of windows in a group.
+
+    Attributes:
+        first_local: the first frame that each group or a later one fills; after the last group, the number of frames.
+        first_frame: the first frame that each group or a later one reads; after the last group, the number of frames.
     """
 
     def __init__(self, windows: Sequence[Window], ends: Sequence[int], most: int) -> None:
-        self.count = len(windows)
         self._groups: list[list[Window]] = []
         reached = -1
         for window in windows:
@@ -150,20 +148,12 @@ class WindowGroups:
                 self._groups.append([])
             self._groups[-1].append(window)
             reached = last
-        self._first_local = [group[0].local[0] for group in self._groups] + [ends[-1]]
-        self._first = [ends[-1]]
+        self.first_local = [group[0].local[0] for group in self._groups] + [ends[-1]]
+        self.first_frame = [ends[-1]]
         for group in reversed(self._groups):
-            self._first.append(min(self._first[-1], *(min(window.frames) for window in group)))
-        self._first.reverse()
+            self.first_frame.append(min(self.first_frame[-1], *(min(window.frames) for window in group)))
+        self.first_frame.reverse()
 
     def __iter__(self) -> Iterator[list[Window]]:
         """Iterate over the groups' windows."""
         return iter(self._groups)
-
-    def first_local(self, number: int) -> int:
-        """Return the first frame that this group or a later one fills; after the last group, the number of frames."""
-        return self._first_local[number]
-
-    def first_frame(self, number: int) -> int:
-        """Return the first frame that this group or a later one reads; after the last group, the number of frames."""
-        return self._first[number]

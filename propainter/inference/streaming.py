@@ -48,7 +48,7 @@ WINDOWS_TOGETHER = 4
 
 Part = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 """A frame uint8 [H, W, 3], its mask and its flow mask, both [H, W] and nonzero in the hole. Instead of a flow mask,
-None stands for the mask dilated by the schedule."""
+None is the mask dilated by the schedule."""
 
 
 class Streaming:
@@ -100,19 +100,14 @@ class Streaming:
 
 
 class _Run:
-    """One run: the progress of each stage, and the frame buffer.
+    """Hold one run: the progress of each stage, and the frame buffer.
 
     Each stage first runs the stage before it as far as necessary: windows need filled frames, propagation needs
     completed flow, completion needs flow, flow needs frames.
     """
 
     def __init__(
-        self,
-        pipeline: "Pipeline",
-        num_frames: int,
-        size: tuple[int, int],
-        parts: Iterator[Part],
-        stats: dict[str, Any],
+        self, pipeline: "Pipeline", num_frames: int, size: tuple[int, int], parts: Iterator[Part], stats: dict[str, Any]
     ) -> None:
         schedule = pipeline.schedule
         length = schedule.subvideo_length
@@ -143,7 +138,7 @@ class _Run:
         """Predict a group of windows. Return the frames that no later window fills, at the video's size."""
         first = min(number for window in windows for number in window.frames)
         begin, end = windows[0].local[0], windows[-1].local[-1] + 1
-        finished = self.groups.first_local(self.group + 1) - begin
+        finished = self.groups.first_local[self.group + 1] - begin
         pipeline, generator = self.pipeline, self.pipeline.networks.generator
         with self._stage("generation", len(self.windows), self.predicted):
             if self.features is None:
@@ -279,7 +274,7 @@ class _Run:
         self.stats["held_bytes"] = max(self.stats["held_bytes"], size)
         to_complete = self.completions[0].start if self.completions else self.count
         to_propagate = self.propagations[0].start if self.propagations else self.count
-        to_fill, to_read = self.groups.first_local(self.group), self.groups.first_frame(self.group)
+        to_fill, to_read = self.groups.first_local[self.group], self.groups.first_frame[self.group]
         for names, needed in (
             (("flow_f", "flow_b", "flow_holes"), to_complete),
             (("completed_f", "completed_b"), to_propagate),

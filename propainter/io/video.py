@@ -27,7 +27,7 @@ DEFAULT_FPS = Fraction(24)
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """The header of a video.
+    """Hold the header of a video.
 
     Attributes:
         fps: frames per second.

@@ -104,18 +104,14 @@ class FlowCompletion(nn.Module):
         super().__init__()
         c1, c2, c4 = channels, 2 * channels, 4 * channels
         self.downsample = nn.Sequential(
-            nn.Conv3d(3, c1, (1, 5, 5), stride=(1, 2, 2), padding=(0, 2, 2), padding_mode="replicate"),
-            leaky(),
+            nn.Conv3d(3, c1, (1, 5, 5), stride=(1, 2, 2), padding=(0, 2, 2), padding_mode="replicate"), leaky()
         )
         self.encoder1 = nn.Sequential(P3D(c1, c1, 1), leaky(), P3D(c1, c2, 2), leaky())
         self.encoder2 = nn.Sequential(P3D(c2, c2, 1), leaky(), P3D(c2, c4, 2), leaky())
         dilated = []
         for dilation in (3, 2, 1):
             spread = (1, dilation, dilation)
-            dilated += [
-                nn.Conv3d(c4, c4, (1, 3, 3), padding=(0, dilation, dilation), dilation=spread),
-                leaky(),
-            ]
+            dilated += [nn.Conv3d(c4, c4, (1, 3, 3), padding=(0, dilation, dilation), dilation=spread), leaky()]
         self.mid_dilation = nn.Sequential(*dilated)
         self.feat_prop_module = SecondOrderPropagation(c4)
         self.decoder2 = nn.Sequential(conv3x3(c4, c4), leaky(), UpConv(c4, c2), leaky())
@@ -147,15 +143,7 @@ class FlowCompletion(nn.Module):
         return rearrange(flow, "(b t) c h w -> b t c h w", b=batch)
 
     def stem(self, masked_flow: Tensor, masks: Tensor) -> Tensor:
-        """Compute the layers before the first convolution over time.
-
-        Args:
-            masked_flow: as in `forward`.
-            masks: as in `forward`.
-
-        Returns:
-            [B, channels, T, H/2, W/2].
-        """
+        """Return the layers before the first convolution over time, [B, channels, T, H/2, W/2]; see `forward`."""
         volume = torch.cat([masked_flow, masks], dim=2)
         first: Any = self.encoder1[0]
         return first.conv1(self.downsample(rearrange(volume, "b t c h w -> b c t h w")))

@@ -204,14 +204,8 @@ class Generator(nn.Module):
     ) -> tuple[Tensor, WindowPlan]:
         """Propagate the local frames' features along the flow (docs/model.md, section 3c).
 
-        Args:
-            features: [B, L, C, h, w] as `encode` gives them, of the local frames.
-            flows: as in `generate`, or already at h x w (`shrink_flow`).
-            masks: as in `generate`.
-            remaining_masks: as in `generate`.
-
-        Returns:
-            Features in the same shape, and the plan of windows from the original masks (section 3d).
+        Arguments are the local frames' of `generate`; flows may already be at h x w (`shrink_flow`). Return features
+        [B, L, C, h, w], and the plan of windows from the original masks (section 3d).
         """
         height, width = features.shape[-2:]
         size = height, width

@@ -18,7 +18,7 @@ Flows = tuple[Tensor, Tensor]
 
 
 class Correlation(Protocol):
-    """The correlation of two images' features, as torchvision's `CorrBlock` offers it."""
+    """Correlate two images' features: the interface of torchvision's `CorrBlock`."""
 
     def build_pyramid(self, features1: Tensor, features2: Tensor, /) -> None:
         """Keep what `index_pyramid` needs of features [N, C, H/8, W/8] of both images."""
@@ -148,15 +148,12 @@ def match_flow(
 
 
 def all_pairs(raft: blocks.RAFT) -> blocks.CorrBlock:
-    """Return a new correlation block, which frees its pyramid with itself; the network's own block would keep it."""
+    """Return a new correlation block whose pyramid is freed with the block."""
     return blocks.CorrBlock(num_levels=raft.corr_block.num_levels, radius=raft.corr_block.radius)
 
 
 def estimate_flow(
-    raft: blocks.RAFT,
-    frames: Tensor,
-    iterations: int = 20,
-    correlation: Callable[[], Correlation] | None = None,
+    raft: blocks.RAFT, frames: Tensor, iterations: int = 20, correlation: Callable[[], Correlation] | None = None
 ) -> Flows:
     """Estimate flow between neighbouring frames in both directions, all pairs in one batch (docs/model.md, section 1).
 

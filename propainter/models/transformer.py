@@ -7,12 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from propainter.models.attention import (
-    PUBLISHED_ATTENTION,
-    SparseWindowAttention,
-    WindowAttention,
-    WindowPlan,
-)
+from propainter.models.attention import PUBLISHED_ATTENTION, SparseWindowAttention, WindowAttention, WindowPlan
 from propainter.models.layers import conv3x3
 
 PATCH = 7

@@ -1,4 +1,4 @@
-"""docs/model.md: every section that code cites stands in it, and every file that it names is there."""
+"""docs/model.md: it has every section that code cites, and every file that it names exists."""
 
 import re
 

@@ -60,13 +60,7 @@ def test_clip_length_by_width(width, length):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        ("raft_iterations", 0),
-        ("neighbor_length", 1),
-        ("ref_stride", -3),
-        ("subvideo_length", 0),
-        ("mask_dilation", -1),
-    ]
+    [("raft_iterations", 0), ("neighbor_length", 1), ("ref_stride", -3), ("subvideo_length", 0), ("mask_dilation", -1)]
     + [("ref_stride", 2.5), ("raft_iterations", True), ("raft_iterations", "many")],
 )
 def test_impossible_schedules_are_refused(name, value):

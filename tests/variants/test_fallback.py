@@ -144,10 +144,7 @@ class TestLadder:
         pipeline.dtype = torch.float16
         seen, whole = [], small_clip(30)
         assert np.array_equal(pipeline.clip_splitter(self.inpaint(pipeline, 1, seen), whole), black(whole))
-        assert seen == [
-            *((size, "cuda", torch.float16) for size in (30, 15, 7, 5)),
-            (30, "cpu", torch.float32),
-        ]
+        assert seen == [*((size, "cuda", torch.float16) for size in (30, 15, 7, 5)), (30, "cpu", torch.float32)]
         steps = ["chunks of 15 frames", "chunks of 7 frames", "chunks of 5 frames", "cpu"]
         assert self.steps(pipeline) == [("generation", step) for step in steps]
         assert pipeline.effective["fallbacks"][0]["reason"] == "injected"

@@ -131,7 +131,7 @@ def densest(clip: Clip, count: int) -> Clip:
 
 
 class StagePeaks:
-    """A context for every stage that keeps the highest peak of memory while it is watched."""
+    """Keep the highest peak of memory of every stage while it is watched."""
 
     def __init__(self) -> None:
         self._memory: MemoryPeak | None = None

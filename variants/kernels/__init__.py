@@ -26,17 +26,14 @@ from variants.reuse.dedup_flow import DedupFlowEstimator
 def cpu(pipeline: Pipeline) -> Pipeline:
     """Compute on the CPU with numba's loops for RAFT, oneDNN's convolutions for linear layers, and no heap trimming.
 
-    - A loop compiled by numba looks up the windows of the correlation volume. All 81 taps of a window have the same
-      fractional offset, which grid_sample computes anew for each tap. `correlation=on_demand` has no volume, and stays
-      as it is.
-    - Loops compiled by numba compute RAFT's recurrent units between their convolutions, with `reuse=flow` or `exact`,
-      which make the units' parts accessible.
+    - numba looks up windows of the correlation volume: all 81 taps of a window share one fractional offset, which
+      grid_sample computes for each. `correlation=on_demand` has no volume, and stays as it is.
+    - numba computes RAFT's recurrent units between their convolutions, with `reuse=flow` or `exact`.
     - oneDNN's convolutions compute the generator's linear layers and the soft split.
-    - Flow completion and generator are in channels_last, the layout of oneDNN's convolutions on processors with matrix
-      units: in any other layout torch copies their outputs. RAFT's recurrent layers have that layout in any case; its
-      encoders normalise each channel, for which torch would copy back.
-    - Freed memory stays with the process until the run's end, so that the kernel does not clear the same pages again.
-      Not so with `residency=streaming`, which returns freed memory to stay small.
+    - Flow completion and generator are in channels_last, which oneDNN needs on processors with matrix units to save
+      copies of outputs. RAFT stays: its encoders normalise each channel, for which torch would copy back.
+    - Freed memory stays with the process until the run's end, so that the kernel does not clear its pages again. Not so
+      with `residency=streaming`.
 
     `effective["kernels"]` names the implementation of each part.
 

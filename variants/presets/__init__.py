@@ -36,12 +36,10 @@ def fast(networks: "Networks", schedule: "Schedule | None" = None) -> "Pipeline"
 
 
 def preset(networks: "Networks", name: str, schedule: "Schedule | None" = None) -> "Pipeline":
-    """Return a pipeline over the networks with the options of a preset, as in `python run.py preset=NAME`.
+    """Return a pipeline with the options of a preset, as in `python run.py preset=NAME`; other arguments as in `fast`.
 
     Args:
-        networks: see `fast`.
         name: a file's name in conf/preset, without the ending.
-        schedule: see `fast`.
 
     Raises:
         InputError: there is no such preset.

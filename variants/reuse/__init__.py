@@ -38,7 +38,7 @@ def flow(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
     published = pipeline.flow_estimator
     if not isinstance(published, ClipFlow):
         raise UnsupportedError(
-            f"reuse of flow stands in for ClipFlow, the published estimator, not for {type(published).__name__}"
+            f"reuse of flow is for ClipFlow, the published estimator, not for {type(published).__name__}"
         )
     batch_bytes = None if batch_mb is None else int(batch_mb * 2**20)
     pipeline.flow_estimator = DedupFlowEstimator(published, batch_bytes, _stats(pipeline, "flow"))
@@ -79,14 +79,7 @@ def exact(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
     """Apply `flow`, `features` and `attention`, and decode only around the hole.
 
     Flow completion decodes a few frames at a time, the result is composited on the device, and on the CPU deformable
-    convolution runs on all cores.
-
-    Args:
-        batch_mb: see `flow`.
-
-    Raises:
-        InputError: see `flow`.
-        UnsupportedError: see `flow` and `attention`.
+    convolution runs on all cores. The argument and errors are those of `flow` and `attention`.
     """
     flow(pipeline, batch_mb)
     features(pipeline)

@@ -43,7 +43,7 @@ TORCH = Gating(gates, blend)
 
 
 class SplitGRU:
-    """A convolutional GRU whose update and reset gates are one convolution, without the context's channels.
+    """Compute a convolutional GRU with one convolution for update and reset gates, without the context's channels.
 
     Args:
         gru: torchvision's unit, with the input channels [hidden, context, motion].

@@ -11,7 +11,7 @@ from variants.correlation import AllPairs
 
 
 class BidirectionalCorrelation:
-    """Windows of all pairs forward, then of all pairs backward, from one volume and its transpose.
+    """Look up windows of all pairs forward, then of all pairs backward, in one volume and its transpose.
 
     Args:
         block: an all-pairs correlation block. It gets the pyramid of both directions; a lookup of its own is used.
@@ -42,7 +42,7 @@ class BidirectionalCorrelation:
 
 
 class GridSampleLookup:
-    """Windows of a pyramid by `grid_sample`; the grids' parts that do not depend on coordinates are computed once."""
+    """Look up windows by `grid_sample`; compute the grids' parts that do not depend on coordinates once."""
 
     def __init__(self, volumes: list[Tensor], radius: int) -> None:
         self._volumes = volumes

@@ -24,7 +24,7 @@ DEFAULT_BYTES_ELSEWHERE = 2**30
 
 
 class DedupFlowEstimator:
-    """A flow estimator: each frame is encoded once, both directions share a volume, only the last flow is upsampled.
+    """Estimate flow: encode each frame once, share a volume between directions, and upsample the last flow only.
 
     A batch has both directions of its pairs. Between batches only the last frame's features are kept, so that memory
     does not grow with the video.
@@ -121,7 +121,7 @@ Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Updates:
-    """RAFT's update block, with the context's share of its recurrent convolutions computed once per pair.
+    """Run RAFT's update block; compute the context's share of its recurrent convolutions once per pair.
 
     A convolution over [hidden, context, motion] is the sum of the convolutions over each of them, and the context is
     constant. A wrapped block (compiled, or under an autocast of its own) is called as it is.

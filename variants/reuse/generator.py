@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from propainter.inference.compositing import Compositor
 from propainter.inference.pipeline import Predictor, Scene
 from propainter.models.attention import WindowAttention, WindowPlan
 from propainter.models.generator import Generator, shrink_masks
@@ -19,7 +20,7 @@ from variants.reuse.window_attention import PrecomputedPlan, WindowGrid, run_blo
 
 
 class RefCountedFrames:
-    """One tensor for each frame, made at its first use and freed after its last use.
+    """Hold one tensor for each frame, made at its first use and freed after its last use.
 
     Args:
         uses: frame numbers of all uses, window after window.
@@ -50,7 +51,7 @@ class RefCountedFrames:
 
 
 class FeatureCache:
-    """A feature provider that encodes each frame once, and keeps its features while a later window needs them.
+    """Provide features: encode each frame once, and keep its features while a later window needs them.
 
     Args:
         stats: see `RefCountedFrames`; figures of the latest run.
@@ -130,11 +131,9 @@ def predictor(
 
 
 class PrecomputedPlans:
-    """The plan of each window from all masks of the run: one copy from the device, before the first window.
+    """Plan each window from all masks of the run: one copy from the device, before the first window.
 
     Args:
-        generator: whose window attention is planned.
-        scene: whose windows and masks count.
         stats: gets `masked_windows` and `windows`, both in sum over all calls of the generator.
     """
 
@@ -193,20 +192,11 @@ def decode(
     return torch.cat(parts, dim=1)
 
 
-class DeviceCompositor:
-    """`propainter.inference.compositing.Compositor` on the device: one copy to the host at the end.
+class DeviceCompositor(Compositor):
+    """Composite as `Compositor`, but on the device: one copy to the host at the end.
 
     The device holds predictions alone; pixels outside the hole come from the host's frames at the end.
-
-    Args:
-        frames: uint8 [T, h, w, 3], the original at the process size.
-        masks: uint8 [T, h, w], 1 in the hole.
     """
-
-    def __init__(self, frames: np.ndarray, masks: np.ndarray) -> None:
-        self.frames = frames
-        self.masks = masks[..., None]
-        self._done: dict[int, Tensor] = {}
 
     def add(self, numbers: Sequence[int], prediction: Tensor) -> None:
         """Add predictions [L, 3, h, w] in [-1, 1] of the frames with these numbers."""

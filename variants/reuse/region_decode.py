@@ -17,11 +17,7 @@ from variants.reuse.regions import LARGEST_SHARE, Region, around, convolved, cut
 
 
 class HoleRegions:
-    """The rectangle of the hole in each frame of a run, by one copy from the device.
-
-    Args:
-        scene: whose windows' local frames count.
-    """
+    """Find the hole's rectangle in each local frame of a scene's windows, by one copy from the device."""
 
     def __init__(self, scene: Scene) -> None:
         frames = sorted({t for window in scene.windows for t in window.local})
@@ -70,9 +66,6 @@ class RegionFlowDecoder:
     """Replace `FlowCompletion.decode`: predict the flow only in a rectangle around the hole.
 
     A wrapped network (compiled, or under an autocast of its own) decodes all pixels, as published.
-
-    Args:
-        network: whose layers compute the flow.
     """
 
     def __init__(self, network: FlowCompletion) -> None:

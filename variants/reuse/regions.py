@@ -18,7 +18,7 @@ LARGEST_SHARE = 0.7
 
 
 class Span(NamedTuple):
-    """Rows or columns from `start` to before `stop` of an image with `size` of them."""
+    """Hold rows or columns from `start` to before `stop`, of an image with `size` of them."""
 
     start: int
     stop: int

@@ -35,7 +35,7 @@ from variants.reuse.batching import batch_size_for
 
 @dataclass(frozen=True, kw_only=True)
 class PrecomputedPlan(WindowPlan):
-    """A window plan whose masked windows are known on the host, so that no step waits for the device.
+    """Hold a window plan whose masked windows are known on the host, so that no step waits for the device.
 
     Positions number the padded token grid row by row.
 
@@ -62,7 +62,7 @@ class PrecomputedPlan(WindowPlan):
 
 
 class WindowGrid:
-    """The windows of a token grid, their surroundings and pooled tokens, as positions on the host.
+    """Hold windows of a token grid, their surroundings and pooled tokens, as positions on the host.
 
     Args:
         size: h and w of the features.
@@ -89,7 +89,7 @@ class WindowGrid:
 
     @cached_property
     def overlap(self) -> Tensor:
-        """The fold of ones, [1, 1, h, w], on the host."""
+        """Return the fold of ones, [1, 1, h, w], on the host."""
         return fold(torch.ones(1, self.grid[0] * self.grid[1], 49), self.size)
 
     def plan(self, token_mask: Tensor, masked: np.ndarray, count: int | None = None) -> PrecomputedPlan:

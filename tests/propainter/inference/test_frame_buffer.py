@@ -66,6 +66,6 @@ def test_a_group_reads_nothing_before_its_first_frame(count, neighbor_length, re
     for number, group in enumerate(groups):
         assert 1 <= len(group) <= most
         later = [window for following in list(groups)[number:] for window in following]
-        assert groups.first_frame(number) == min(min(window.frames) for window in later)
-        assert groups.first_local(number) == min(min(window.local) for window in later)
-    assert groups.first_frame(len(list(groups))) == groups.first_local(len(list(groups))) == count
+        assert groups.first_frame[number] == min(min(window.frames) for window in later)
+        assert groups.first_local[number] == min(min(window.local) for window in later)
+    assert groups.first_frame[len(list(groups))] == groups.first_local[len(list(groups))] == count

@@ -183,10 +183,7 @@ def test_a_video_without_frames_is_an_error_and_no_file(tmp_path):
 
 @pytest.mark.parametrize("bad", [np.zeros((96, 127, 3), np.uint8), np.zeros((96, 128, 3), np.float32)])
 def test_a_frame_of_another_kind_is_refused(tmp_path, bad):
-    with (
-        pytest.raises(ValueError, match="expected uint8"),
-        VideoWriter(tmp_path / "a.mp4", 24, 96, 128) as video,
-    ):
+    with pytest.raises(ValueError, match="expected uint8"), VideoWriter(tmp_path / "a.mp4", 24, 96, 128) as video:
         video.write(bad)
     assert not list(tmp_path.iterdir())
 
@@ -229,11 +226,7 @@ for limit in (1_000, 30_000, 2_000_000):
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits, which Windows has not")
 def test_a_full_disk_is_an_oserror_and_leaves_nothing(tmp_path):
     run = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert run.stdout.splitlines() == ["1000 2", "30000 2", "2000000 0 out.mp4 out.png"]
     assert run.stderr == ""

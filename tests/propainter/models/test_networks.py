@@ -9,14 +9,7 @@ import pytest
 import torch
 from support.command_line import ROOT
 
-from propainter import (
-    InputError,
-    build_networks,
-    inpaint,
-    load_weights,
-    published_state,
-    seeded_state_dict,
-)
+from propainter import InputError, build_networks, inpaint, load_weights, published_state, seeded_state_dict
 from propainter.inference.preparation import prepare_masks
 
 PUBLISHED_PREFIX = {"raft": "module.", "flow_completion": "", "generator": ""}

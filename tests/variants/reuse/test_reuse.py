@@ -65,8 +65,7 @@ class TestOutput:
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
-        ("size", "hole"),
-        [((133, 141), range(8)), ((128, 136), range(2)), ((144, 200), range(5, 6))],
+        ("size", "hole"), [((133, 141), range(8)), ((128, 136), range(2)), ((144, 200), range(5, 6))]
     )
     def test_sizes_and_frames_without_a_hole(self, narrow, size, hole):
         """A hole in the first two frames only leaves windows in which nothing is masked."""
