@@ -76,7 +76,8 @@ _RENAMED_NAMES = {
     "inference.frame_buffer": "Span:FrameBuffer SpanScene:BufferedScene",
     "inference.interfaces": _RENAMED_INTERFACES,
     "inference.pipeline": f"""{_RENAMED_INTERFACES}
-        STAGES:inference.interfaces.STAGES stage_after_stage:inference.pipeline.Pipeline.run_stages
+        STAGES:inference.interfaces.STAGES predictor:inference.pipeline.Pipeline.observed_predictor
+        stage_after_stage:inference.pipeline.Pipeline.run_stages
     """,
     "inference.storage": "Resident:DeviceStorage",
     "io.atomic": """
