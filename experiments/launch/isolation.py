@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.launch.process import ProcessResult, is_child, run_command
 from experiments.paths import CONF, ROOT
-from experiments.record.record import empty_record, run_section, variant, write_record
+from experiments.record.record import empty_record, run_section, variant, write_json
 from propainter.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ def save_record(path: Path, record: dict[str, Any], is_there: bool = False) -> d
         is_there: whether the run itself left a record there: then the record's status stays.
     """
     try:
-        write_record(path, record)
+        write_json(path, record)
     except OSError as error:
         sentence = f"the record could not be written to {path.parent}: {error}"
         log.error("%s; free some space, then a sweep goes on with resume=...", sentence)

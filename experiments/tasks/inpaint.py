@@ -22,7 +22,7 @@ from experiments.quality.metrics import compare, dilated_mask
 from experiments.quality.reference import reference_frames
 from experiments.quality.temporal_consistency import seams_of
 from experiments.record.outputs import clear_outputs, write_preview, write_result, write_timed
-from experiments.record.record import Record, describe_data, describe_weights, run_section, variant, write_record
+from experiments.record.record import Record, describe_data, describe_weights, run_section, variant, write_json
 from experiments.record.sections import describe_cost
 from experiments.record.summary import summary
 from experiments.record.validation import check_settings
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _WEIGHTS = {"pretrained": "released weights", "seeded": "SEEDED weights: the hole is filled with no meaning"}
 
+_SAME_BASELINE = "measure.baseline is this variant itself: it is timed alone; measure.baseline={} pairs it with itself"
 _TOO_LARGE = "the fp32 reference is out of memory on this device"
 
 
@@ -55,7 +56,7 @@ def run(cfg: DictConfig) -> str:
         record.run["wall_s"] = time.perf_counter() - start
     content = record.as_json()
     try:
-        write_record(folder / "record.json", content)
+        write_json(folder / "record.json", content)
     except OSError as error:
         log.error("the record could not be written to %s: %s; free some space or give another folder", folder, error)
         return "failed"
@@ -94,7 +95,8 @@ def _inpaint(record: Record, cfg: DictConfig, folder: Path) -> None:
         groups, choices = compose_baseline(cfg)
         baseline = variant(groups, choices)
         if cfg.measure.baseline and baseline["id"] == described["id"]:
-            groups = baseline = None  # a preset that is this variant, as in a sweep in turn with published: timed alone
+            groups = baseline = None
+            log.info("%s", _SAME_BASELINE)
 
     # Measure.
     first, passes, timings = _measure(cfg, folder, pipeline, clip, weights, groups, described["id"])

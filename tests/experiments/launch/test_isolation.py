@@ -92,7 +92,7 @@ class TestRecordOnAFullDisk:
         raise OSError(28, "No space left on device")
 
     def test_nothing_half_written_and_a_sentence(self, tmp_path, monkeypatch, caplog):
-        monkeypatch.setattr(isolate, "write_record", self.full)
+        monkeypatch.setattr(isolate, "write_json", self.full)
         kept = save_record(tmp_path / "record.json", {"status": "ok"})
         assert kept["status"] == "failed"
         assert "No space left" in kept["reason"]
@@ -102,7 +102,7 @@ class TestRecordOnAFullDisk:
     def test_what_the_run_itself_wrote_stays(self, tmp_path, monkeypatch, caplog):
         path = tmp_path / "record.json"
         path.write_text('{"status": "ok"}')
-        monkeypatch.setattr(isolate, "write_record", self.full)
+        monkeypatch.setattr(isolate, "write_json", self.full)
         assert save_record(path, {"status": "ok"}, is_there=True)["status"] == "ok"
         assert path.read_text() == '{"status": "ok"}'
 
