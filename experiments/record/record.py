@@ -72,9 +72,10 @@ def empty_record() -> dict[str, Any]:
     return Record().as_json()
 
 
-_ID_GROUPS = frozenset(
-    "attention precision correlation reuse kernels raft_scale flow_cache residency compile chunking fallback".split()
-) | {"schedule"}
+_ID_GROUPS = {
+    *("attention", "precision", "correlation", "reuse", "kernels", "raft_scale"),
+    *("flow_cache", "residency", "compile", "chunking", "fallback", "schedule"),
+}
 """The groups that are part of every id. A later group is part of it where it changes the variant or has options."""
 
 _NOT_IN_ID = ("flow_cache", "folder")
