@@ -3,9 +3,11 @@
 import hashlib
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -81,7 +83,7 @@ class CachedFlow:
                 f"flow_cache=disk needs a flow estimator with an `identity`, text on what shapes its flow; "
                 f"{type(inner).__name__} has none"
             )
-        self._sources = source_fingerprint(propainter, variants)
+        self._sources = source_fingerprint(propainter, variants, *_users_modules(inner))
         self._weights: str | None = None
         self._stats: dict[str, Any] = {"hits": 0, "misses": 0, "cold_s": None, "hit_s": [], "avoided_s": [], "kept": 0}
         effective["flow_cache"] = self._stats
@@ -147,6 +149,22 @@ class CachedFlow:
             folder = self.entries.folder
             log.warning("flows could not be kept in %s (%s); the next run estimates them again", folder, error)
         return flows
+
+
+def _users_modules(estimator: Any) -> list[ModuleType]:
+    """Return the modules outside propainter and variants that define an estimator or one inside it."""
+    modules, pending, seen = {}, [estimator], set()
+    while pending:
+        one = pending.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        name = getattr(one, "__module__", None) or ""
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if name.partition(".")[0] not in ("propainter", "variants") and file and Path(file).is_file():
+            modules[name] = sys.modules[name]
+        pending += [getattr(one, inside) for inside in ("inner", "published", "func") if hasattr(one, inside)]
+    return [modules[name] for name in sorted(modules)]
 
 
 def digest(*tensors: Tensor) -> str:
