@@ -5,7 +5,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -151,20 +151,14 @@ class CachedFlow:
         return flows
 
 
-def _users_modules(estimator: Any) -> list[ModuleType]:
-    """Return the modules outside propainter and variants that define an estimator or one inside it."""
-    modules, pending, seen = {}, [estimator], set()
-    while pending:
-        one = pending.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        name = getattr(one, "__module__", None) or ""
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if name.partition(".")[0] not in ("propainter", "variants") and file and Path(file).is_file():
-            modules[name] = sys.modules[name]
-        pending += [getattr(one, inside) for inside in ("inner", "published", "func") if hasattr(one, inside)]
-    return [modules[name] for name in sorted(modules)]
+def _users_modules(estimator: Any) -> Iterator[ModuleType]:
+    """Yield the modules outside propainter and variants that define an estimator and those inside it."""
+    module = sys.modules.get(getattr(estimator, "__module__", None) or "")
+    if module is not None and module.__name__.partition(".")[0] not in ("propainter", "variants"):
+        yield from [module] if Path(getattr(module, "__file__", None) or "").is_file() else []
+    for inside in ("inner", "published", "func"):
+        if hasattr(estimator, inside):
+            yield from _users_modules(getattr(estimator, inside))
 
 
 def digest(*tensors: Tensor) -> str:
