@@ -77,8 +77,8 @@ def load_micro(*paths: str | Path) -> "pd.DataFrame":
 
     Columns: `group`, `option`, `dtype`, `pass`, `median_s`, `ratio.median`, `ratio.ci95` (its time over that of
     the first option of its group: under 1 is faster), `peak_bytes`, `status`, `reason`, what else a row has,
-    `environment.*`, `size` (the run whose shapes were taken), `disturbed`, and `path`. Other files are passed over; damaged ones are
-    named in a warning and left out.
+    `environment.*`, `size` (the run whose shapes were taken), `disturbed`, and `path`. Other files are passed over;
+    damaged ones are named in a warning and left out.
 
     Raises:
         FileNotFoundError: a path that does not exist.
