@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException, OverrideParseException
 from hydra.main import get_args_parser
 
@@ -75,8 +75,12 @@ class CommandLine:
         device, preset = self.override("device"), self.override("preset")
         if device is None or not device.is_sweep_override():
             return self.value("device") or "auto"
-        swept = preset is not None and preset.is_choice_sweep()
-        presets = preset.sweep_string_iterator() if preset is not None and swept else [self.value("preset")]
+        if preset is not None and preset.value_type == ValueType.GLOB_CHOICE_SWEEP:
+            presets = preset.value().filter(["fast"])
+        elif preset is not None and preset.is_choice_sweep():
+            presets = list(preset.sweep_string_iterator())
+        else:
+            presets = [self.value("preset")]
         if "fast" in presets:
             raise OverrideParseException(
                 override=str(device.input_line),
