@@ -72,7 +72,7 @@ def resumed(line: CommandLine) -> CommandLine:
     """Return the command line that goes on in the folder that `resume` names; a line without `resume` as it is.
 
     Raises:
-        InputError: nothing can go on there, or another folder is given beside it.
+        InputError: nothing can go on there, or another folder is given too.
     """
     folder = line.value("resume")
     if folder is None:
