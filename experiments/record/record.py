@@ -20,7 +20,7 @@ from propainter.io.atomic import atomic_write
 from variants import GROUPS
 
 if TYPE_CHECKING:
-    from experiments.data import LoadedClip
+    from experiments.data import Clip
     from experiments.data.weights import Weights
 
 SCHEMA = 2
@@ -181,17 +181,16 @@ def describe_weights(weights: "Weights") -> types.WeightsUsed:
     return described if weights.reason is None else {**described, "reason": weights.reason}
 
 
-def describe_data(clip: "LoadedClip") -> types.Data:
+def describe_data(clip: "Clip", hole_fraction: float, fingerprint: str | None = None) -> types.Data:
     """Return the record's `data`."""
-    frames, height, width, _ = clip.frames.shape
     return {
         "name": clip.name,
-        "frames": frames,
-        "height": height,
-        "width": width,
-        "hole_fraction": clip.hole_fraction,
-        "fingerprint": clip.fingerprint,
-        "truth": clip.truth is not None,
+        "frames": clip.num_frames,
+        "height": clip.height,
+        "width": clip.width,
+        "hole_fraction": hole_fraction,
+        "fingerprint": fingerprint,
+        "truth": clip.truth() is not None,
     }
 
 

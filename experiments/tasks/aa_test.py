@@ -13,10 +13,9 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from experiments.measure.options import Options
 from experiments.measure.paired import Paired, bounds, run_interleaved
 from experiments.measure.protocol import warm_up
-from experiments.measure.timing import inputs_of, timed_run
+from experiments.measure.timing import Options, inputs_of, timed_run
 from experiments.system.environment import describe
 from experiments.system.machine_state import disturbances, snapshot
 from experiments.tasks.base import Findings, Setup, markdown_table, run_task

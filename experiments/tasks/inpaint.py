@@ -12,11 +12,10 @@ from experiments.data import LoadedClip, load
 from experiments.data.weights import Weights, load_networks
 from experiments.errors import log_failure
 from experiments.measure.first_run import FirstRun, first_run
-from experiments.measure.options import Options
 from experiments.measure.paired_baseline import compose_baseline
 from experiments.measure.profile_passes import Profile, profile
 from experiments.measure.protocol import Timings, time_runs
-from experiments.measure.timing import inputs_of
+from experiments.measure.timing import Options, inputs_of
 from experiments.quality.array_cache import ArrayCache
 from experiments.quality.metrics import compare, dilated_mask
 from experiments.quality.reference import reference_frames
@@ -80,7 +79,7 @@ def _inpaint(record: Record, cfg: DictConfig, folder: Path) -> None:
         inpaint_once(record, cfg, folder, source, device, schedule, limit_bytes)
         return
     clip = load(source)
-    record.data = describe_data(clip)
+    record.data = describe_data(source, clip.hole_fraction, clip.fingerprint)
     if not clip.masks.any():
         write_result(folder, clip.frames, clip.fps, frames=cfg.output.frames)
         record.reason = NO_HOLE
