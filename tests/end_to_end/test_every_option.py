@@ -29,7 +29,7 @@ SMALL_EXPERIMENTS = {
     "compile_report": ["task.components=[decoder]"],
     "drift": [],
     "micro": MICRO,
-    "trust": ["task.times=1", *("measure.min_samples=2", "measure.max_samples=2", "measure.min_pairs=2")],
+    "trust": ["task.times=1"],
     "waterfall": first_run_of_a_suite(),
     "claims": first_run_of_a_suite(*MICRO),  # of single operations on a CPU
     "gpu_suite": first_run_of_a_suite(),
