@@ -5,9 +5,9 @@ from pathlib import Path
 
 if not __package__:  # started by its path: as for run.py, imports begin in the folder around this one
     del sys.path[0]
-    around = str(Path(__file__).resolve().parent.parent)
-    if around not in sys.path:
-        sys.path.insert(0, around)
+    around = Path(__file__).resolve().parent.parent
+    if (around / "run.py").is_file() or str(around) not in sys.path:  # a checkout comes before PYTHONPATH's
+        sys.path.insert(0, str(around))
 
 from experiments.launch.cli import main
 

@@ -1,4 +1,4 @@
-"""What an exception during a run stands for. No torch: a sweep's parent process needs this too."""
+"""Statuses of a run by its exception. Imports no torch, since a sweep's parent process uses it."""
 
 import logging
 
@@ -15,7 +15,7 @@ class NonFiniteError(ArithmeticError):
 
 
 def classify(error: Exception) -> tuple[str, str, bool]:
-    """Return the status that an exception stands for, the reason in one sentence, and whether it was to be expected."""
+    """Return an exception's status, its reason in one sentence, and whether it was foreseen."""
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     reason = str(error).strip().split("\n")[0] or type(error).__name__

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import logging
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -81,7 +83,7 @@ class CachedFlow:
                 f"flow_cache=disk needs a flow estimator with an `identity`, text on what shapes its flow; "
                 f"{type(inner).__name__} has none"
             )
-        self._sources = source_fingerprint(propainter, variants)
+        self._sources = source_fingerprint(propainter, variants, *_users_modules(inner))
         self._weights: str | None = None
         self._stats: dict[str, Any] = {"hits": 0, "misses": 0, "cold_s": None, "hit_s": [], "avoided_s": [], "kept": 0}
         effective["flow_cache"] = self._stats
@@ -147,6 +149,16 @@ class CachedFlow:
             folder = self.entries.folder
             log.warning("flows could not be kept in %s (%s); the next run estimates them again", folder, error)
         return flows
+
+
+def _users_modules(estimator: Any) -> Iterator[ModuleType]:
+    """Yield the modules outside propainter and variants that define an estimator and those inside it."""
+    module = sys.modules.get(getattr(estimator, "__module__", None) or "")
+    if module is not None and module.__name__.partition(".")[0] not in ("propainter", "variants"):
+        yield from [module] if Path(getattr(module, "__file__", None) or "").is_file() else []
+    for inside in ("inner", "published", "func"):
+        if hasattr(estimator, inside):
+            yield from _users_modules(getattr(estimator, inside))
 
 
 def digest(*tensors: Tensor) -> str:

@@ -250,16 +250,14 @@ def _measured(
 
 
 def _doubt(part: dict[str, Any], row: Row, other: Row | None, kind: str | None) -> tuple[str | None, str | None]:
-    """Return what makes a part's figure doubtful, and the command that measures it again.
-
-    Quality is never doubtful, and rows of single operations know nothing of disturbances.
-    """
+    """Return what makes a part's figure doubtful, and the command that measures it again. Quality is never doubtful."""
     of = part.get("of", "")
     checks: dict[str, Callable[[Row], str | None]] = {
         "saving": soundness.memory_doubt,
         "gib": soundness.memory_doubt,
         "seconds": lambda one: soundness.time_doubt(one, of),
         "speedup": lambda one: soundness.time_doubt(one, of),
+        "micro_speedup": lambda one: soundness.time_doubt(one) if one.get("disturbed") else None,
     }
     if kind == "paired":
         checks["speedup"] = lambda one: soundness.paired_doubt(one, _speedup_column(of))

@@ -77,8 +77,8 @@ def load_micro(*paths: str | Path) -> "pd.DataFrame":
 
     Columns: `group`, `option`, `dtype`, `pass`, `median_s`, `ratio.median`, `ratio.ci95` (its time over that of
     the first option of its group: under 1 is faster), `peak_bytes`, `status`, `reason`, what else a row has,
-    `environment.*`, `size` (the run whose shapes were taken), and `path`. Other files are passed over; damaged ones are
-    named in a warning and left out.
+    `environment.*`, `size` (the run whose shapes were taken), `disturbed`, and `path`. Other files are passed over;
+    damaged ones are named in a warning and left out.
 
     Raises:
         FileNotFoundError: a path that does not exist.
@@ -97,7 +97,7 @@ def load_micro(*paths: str | Path) -> "pd.DataFrame":
             for row in content["rows"]:
                 if wrong := schema.validation_error(row, "micro_row"):
                     raise ValueError(wrong)
-            common = {**environment, "size": content.get("size"), "path": name}
+            common = {**environment, "size": content.get("size"), "disturbed": content.get("disturbed"), "path": name}
             rows += [_flat(row) | common for row in content["rows"]]
         except (*_DAMAGE, AttributeError, KeyError, TypeError) as error:
             log.warning("%s is left out: %s", name, _why(error))

@@ -83,13 +83,23 @@ def file_clip(
     masks: str | Path | None,
     fps: float,
     *,
-    height: int | None,
-    width: int | None,
-    resize_ratio: float,
-    max_frames: int | None,
-    outpaint: Mapping[str, float | None] | None,
+    height: int | None = None,
+    width: int | None = None,
+    resize_ratio: float = 1.0,
+    max_frames: int | None = None,
+    outpaint: Mapping[str, float | None] | None = None,
 ) -> Clip:
-    """Match frames with masks and resize both; see `folder_clip` and `video_clip` for the options.
+    """Match frames with masks and resize both, frames bicubically, masks by nearest neighbour.
+
+    Args:
+        masks: a folder of images or a video with one mask per frame, or one image for all frames. In images every value
+            but zero is hole, in videos values above 127. Masks of another size are resized where their aspect ratio
+            agrees within 1%.
+        fps: frames per second of the video that is written.
+        height, width: the size to work at, in pixels; one alone keeps the aspect ratio.
+        resize_ratio: multiplies that size.
+        max_frames: takes the first frames only.
+        outpaint: {"scale_h": 1.0, "scale_w": 1.2} to extend the picture, without masks.
 
     Raises:
         InputError: an option is missing or out of range, or frames and masks do not match.

@@ -53,7 +53,7 @@ def load_networks(options: Mapping[str, Any]) -> tuple[Networks, Weights]:
             log.debug("%s", reason)
             log.warning(
                 "SEEDED weights stand in for the released ones (the work is the same, the picture in the hole is not; "
-                "README: weights), since these could not be had: %s",
+                "docs/getting-started.md, Weights), since these could not be had: %s",
                 error.why,
             )
             source = "seeded"

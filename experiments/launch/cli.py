@@ -102,7 +102,7 @@ def _run_alone(cfg: DictConfig) -> str:
 
 
 def exit_code(statuses: Sequence[str], sweep: bool) -> int:
-    """Return the exit code that the runs' statuses stand for (see run.py)."""
+    """Return the exit code of the runs' statuses (see run.py)."""
     if sweep:
         return OK if all(status in ("ok", "unsupported", "out_of_memory") for status in statuses) else FAILED
     return {"ok": OK, "unsupported": UNSUPPORTED}.get(statuses[-1], FAILED) if statuses else OK

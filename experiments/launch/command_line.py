@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException, OverrideParseException
 from hydra.main import get_args_parser
 
@@ -75,9 +75,14 @@ class CommandLine:
         device, preset = self.override("device"), self.override("preset")
         if device is None or not device.is_sweep_override():
             return self.value("device") or "auto"
-        swept = preset is not None and preset.is_choice_sweep()
-        presets = preset.sweep_string_iterator() if preset is not None and swept else [self.value("preset")]
-        if "fast" in presets:
+        value: object = None if preset is None else preset.value()
+        if isinstance(value, Glob):
+            may_be_fast = bool(value.filter(["fast"]))
+        elif preset is not None and preset.is_choice_sweep():
+            may_be_fast = "fast" in preset.sweep_string_iterator()
+        else:
+            may_be_fast = value == "fast"
+        if may_be_fast:
             raise OverrideParseException(
                 override=str(device.input_line),
                 message=f"preset=fast is another preset on each device, and {device.input_line} sweeps them; sweep "

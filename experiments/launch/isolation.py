@@ -1,7 +1,7 @@
-"""A run in a process of its own: a crash, a hang or a kill costs that run alone.
+"""Start a run in a process of its own, so that a crash, a hang or a kill ends that run alone.
 
-The process runs the command line that one would type for the run, in a given folder. It leaves `record.json` and
-`output.log` there. Where it left no record, one is written for it that says how it ended.
+The process runs the run's command line in a given folder and leaves `record.json` and `output.log` there. Where it
+leaves no record, one is written here with how it ended.
 """
 
 import json
@@ -17,11 +17,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments.launch.process import ProcessResult, is_child, run_command
 from experiments.paths import CONF, ROOT
-from experiments.record.record import empty_record, run_section, variant, write_record
+from experiments.record.record import empty_record, run_section, variant, write_json
 from propainter.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ _OUT_OF_MEMORY = (
 
 
 def should_isolate(cfg: DictConfig, sweep: bool) -> bool:
-    """Return whether a run gets a process of its own: by `isolate`, where auto is yes in sweeps and under a time limit.
+    """Return whether a run gets a process of its own. `isolate=auto` is yes in sweeps and under a time limit.
 
     Raises:
         InputError: `isolate` or `limits.run_seconds` has no valid value, or no process of its own to end.
@@ -66,17 +68,17 @@ def run_child(
 ) -> dict[str, Any]:
     """Run once in a process of its own, in `folder`, and return the record.
 
-    The process is gone when this returns or raises. The record is in `folder/record.json` too, with `run.isolated`,
-    `run.pid` and `run.wall_s` (of the whole process). Where the process wrote none, status and reason say how it ended.
-    A record that can't be written is failed, and the log says why.
+    The process has ended when this returns or raises. The record is in `folder/record.json` too, with `run.isolated`,
+    `run.pid` and `run.wall_s` (of the whole process). Where the process writes none, its status and reason are how it
+    ended. The status of a record that can't be written is failed; the log has the reason.
 
     Args:
         overrides: as on the command line, without Hydra's own: `["attention=sdpa", "measure=quick"]`.
-        run_seconds: the process is ended after these.
-        echo: whether this process prints what that one prints; `output.log` has it anyway.
+        run_seconds: limit in seconds, at which the process is ended.
+        echo: whether its output is printed as well as written to `output.log`.
         hydra: Hydra's own overrides and flags (`hydra.searchpath=[...]`, `--config-dir=...`); by default those of the
-            job that this is called in, if it is in one.
-        known: `variant` and `run` for a record that is written here; composed where they are needed and not given.
+            present job, if there is one.
+        known: `variant` and `run` for a record that is written here; by default composed where needed.
         tick: called about once a second.
 
     Raises:
@@ -175,7 +177,7 @@ def save_record(path: Path, record: dict[str, Any], is_there: bool = False) -> d
         is_there: whether the run itself left a record there: then the record's status stays.
     """
     try:
-        write_record(path, record)
+        write_json(path, record)
     except OSError as error:
         sentence = f"the record could not be written to {path.parent}: {error}"
         log.error("%s; free some space, then a sweep goes on with resume=...", sentence)
@@ -190,8 +192,15 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
         try:
             known[key] = part(cfg)
         except Exception as error:
-            log.debug("no %s in the record: %s", key, error)
+            _log_missing(key, error)
     return known
+
+
+def _log_missing(section: str, error: Exception) -> None:
+    """Log why a record lacks a section; an error that no config gives is a warning."""
+    foreseen = isinstance(error, (InputError, HydraException, OmegaConfBaseException))
+    level = logging.DEBUG if foreseen else logging.WARNING
+    log.log(level, "no %s in the record: %s: %s", section, type(error).__name__, error)
 
 
 def compose_known(overrides: Sequence[str], hydra: Sequence[str]) -> dict[str, Any]:
@@ -208,7 +217,7 @@ def compose_known(overrides: Sequence[str], hydra: Sequence[str]) -> dict[str, A
             job.set_config(cfg)
             return describe(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
         except Exception as error:  # the child could not compose it either, and printed why
-            log.debug("the config can't be composed: %s", error)
+            _log_missing("variant", error)
             return {"run": None, "variant": None}
         finally:
             job.cfg = before

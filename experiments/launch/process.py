@@ -165,7 +165,7 @@ def _environment() -> dict[str, str]:
 
 
 def _until_it_ends(process: subprocess.Popen) -> None:
-    """Wait without polling: `Popen.wait(timeout)` wakes up often, beside a run that is timed."""
+    """Wait without polling: `Popen.wait(timeout)` wakes up often, which could disturb a timed run."""
     if hasattr(os, "waitid"):
         with suppress(ChildProcessError):  # `_stop` has waited for it
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # not reaped: the group's number stays its own

@@ -7,9 +7,11 @@ from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from experiments.launch.command_line import CommandLine, parse_override
 from experiments.launch.isolation import read_record
+from experiments.record.record import task_of
 from propainter.errors import InputError
 
 RESULTS = ("ok", "unsupported", "out_of_memory", "non_finite")
@@ -70,7 +72,7 @@ def resumed(line: CommandLine) -> CommandLine:
     """Return the command line that goes on in the folder that `resume` names; a line without `resume` as it is.
 
     Raises:
-        InputError: nothing can go on there, or another folder is given beside it.
+        InputError: nothing can go on there, or another folder is given too.
     """
     folder = line.value("resume")
     if folder is None:
@@ -92,17 +94,29 @@ def resumed(line: CommandLine) -> CommandLine:
 
 
 def _is_suite(folder: Path) -> bool:
-    config = folder / ".hydra" / "config.yaml"
-    target = OmegaConf.select(OmegaConf.load(config), "task._target_") if config.exists() else None
-    return str(target).startswith("experiments.tasks.suite.")
+    config = _stored(folder, "config.yaml")
+    return config is not None and task_of(str(OmegaConf.select(config, "task._target_")))[0] == "suite"
+
+
+def _stored(folder: Path, name: str) -> Any:
+    """Return the content of a YAML file of Hydra's in a run folder; None where there is none.
+
+    Raises:
+        InputError: the file is damaged or can't be read.
+    """
+    path = folder / ".hydra" / name
+    try:
+        return OmegaConf.load(path) if path.exists() else None
+    except (YAMLError, OSError, ValueError) as error:
+        problem = str(error).splitlines()[0]
+        raise InputError(f"{path} can't be read ({problem}); restore it, or give the folder of another run") from error
 
 
 def _suite_line(line: CommandLine, folder: Path) -> CommandLine:
     """Return what the suite was started with, replaced by what is typed now."""
     if "--multirun" in line.flags:
         raise InputError(f"resume={folder} is the folder of a suite; leave out -m")
-    stored = folder / ".hydra" / "overrides.yaml"
-    before = [parse_override(str(item)) for item in (OmegaConf.load(stored) if stored.exists() else [])]
+    before = [parse_override(str(item)) for item in _stored(folder, "overrides.yaml") or []]
     kept = [item for item in before if line.override(item.key_or_group) is None]
     line = replace(line, overrides=(*kept, *line.overrides))
     return _in_folder(line, "hydra.run.dir", folder)

@@ -100,49 +100,41 @@ def single(preset: str, noise: Noise, replications: int, seed: int = 0, **change
     Args:
         changed: limits other than the preset's.
     """
-    settings = limits(preset) | changed
-    random, truth, slope = np.random.default_rng(seed), noise.median(), 0.0
-    if noise.drift:
-        slope = noise.drift / single(preset, replace(noise, drift=0.0), 300, seed, **changed).samples
-    ended = []
-    for _ in range(replications):
-        clock = Clock()
-        sampling = Sampling(**settings, clock=clock)
-        drifts = np.minimum(slope * np.arange(settings["max_samples"]), noise.drift)
-        for seconds in np.exp(noise.draw(random, drifts.shape) + drifts).tolist():
-            clock.now += seconds
-            sampling.add(seconds)
-            if sampling.finished:
-                break
-        drifted = np.exp(drifts[: len(sampling.samples)]).mean()
-        ended.append((sampling, math.exp(truth) * drifted))
-    return _outcome(ended)
+    return _simulated(limits(preset) | changed, noise, None, replications, seed)
 
 
 def paired(preset: str, noise: Noise, delay: float, replications: int, seed: int = 0) -> Outcome:
     """Simulate paired measurements, A B B A ..., of a variant that takes the share `delay` longer than its baseline."""
-    settings = limits(preset)
-    settings["min_samples"] = OmegaConf.load(CONF / "measure" / f"{preset}.yaml").min_pairs
-    random, slope = np.random.default_rng(seed), 0.0
+    pairs = OmegaConf.load(CONF / "measure" / f"{preset}.yaml").min_pairs
+    return _simulated(limits(preset) | {"min_samples": pairs}, noise, delay, replications, seed)
+
+
+def _simulated(settings: dict[str, Any], noise: Noise, delay: float | None, replications: int, seed: int) -> Outcome:
+    """Simulate measurements in pairs with that delay, or of single runs where it is None."""
+    random, slope, most = np.random.default_rng(seed), 0.0, settings["max_samples"]
+    runs_per_sample = 1 if delay is None else 2
     if noise.drift:
-        slope = noise.drift / (2 * paired(preset, replace(noise, drift=0.0), delay, 300, seed).samples)
-    # Of the two runs of a pair, the baseline comes first in every other pair.
-    most = settings["max_samples"]
-    baseline_first = np.arange(most) % 2 == 0
+        steady = _simulated(settings, replace(noise, drift=0.0), delay, 300, seed)
+        slope = noise.drift / (runs_per_sample * steady.samples)
+    drifts = np.minimum(slope * np.arange(runs_per_sample * most), noise.drift)
+    typical = math.exp(noise.median()) if delay is None else 1 + delay
     ended = []
     for _ in range(replications):
         clock = Clock()
         sampling = Sampling(**settings, clock=clock)
-        drifts = np.minimum(slope * np.arange(2 * most), noise.drift)
-        runs = np.exp(noise.draw(random, drifts.shape) + drifts).reshape(most, 2)
-        baseline = np.where(baseline_first, runs[:, 0], runs[:, 1])
-        variant = (1 + delay) * np.where(baseline_first, runs[:, 1], runs[:, 0])
-        for one, other in zip(baseline.tolist(), variant.tolist(), strict=True):
-            clock.now += one + other
-            sampling.add(other / one)
-            if sampling.finished and len(sampling.samples) >= settings["min_samples"]:
+        runs = np.exp(noise.draw(random, drifts.shape) + drifts).reshape(most, runs_per_sample)
+        passed = values = runs[:, 0]
+        if delay is not None:
+            runs[1::2] = runs[1::2, ::-1]  # the baseline comes first in every other pair
+            baseline, variant = runs[:, 0], (1 + delay) * runs[:, 1]
+            passed, values = baseline + variant, variant / baseline
+        for seconds, value in zip(passed.tolist(), values.tolist(), strict=True):
+            clock.now += seconds
+            sampling.add(value)
+            if sampling.finished and (delay is None or len(sampling.samples) >= settings["min_samples"]):
                 break
-        ended.append((sampling, 1 + delay))
+        drifted = np.exp(drifts[: len(sampling.samples)]).mean() if delay is None else 1.0
+        ended.append((sampling, typical * drifted))
     return _outcome(ended)
 
 

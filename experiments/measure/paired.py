@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from experiments.measure.confidence import Interval, Sampling
-from experiments.measure.options import Options
-from experiments.measure.timing import TimedRun, timed_run
+from experiments.measure.timing import Options, TimedRun, timed_run
 from propainter import Clip as Inputs
 from propainter import Pipeline
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 
+import propainter
 import variants
 from experiments.data import LoadedClip
 from experiments.measure.flops import Flops, counting
 from experiments.measure.peak_throughput import ceilings
 from experiments.measure.profiler import make_artifacts
 from experiments.measure.timing import inputs_of
-from experiments.quality.reference import code_fingerprint
 from propainter import Pipeline
+from propainter.fingerprint import source_fingerprint
 from propainter.io.disk_cache import DiskLRUCache
 
 log = logging.getLogger(__name__)
@@ -95,9 +96,6 @@ def _flops(
 def _key(pipeline: Pipeline, clip: LoadedClip, variant_id: str) -> str:
     """Hash what FLOPs depend on; the clip's hole too, since attention works where it is."""
     device = str(pipeline.networks.device.type)
-    digest = hashlib.sha256(
-        repr([variant_id, clip.fingerprint, device, torch.__version__, code_fingerprint()]).encode()
-    )
-    for path in sorted(Path(variants.__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:24]
+    sources = source_fingerprint(propainter, variants)
+    parts = [variant_id, clip.fingerprint, device, torch.__version__, sources]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]

@@ -11,9 +11,8 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments.measure.confidence import Sampling, agree
-from experiments.measure.options import Options
 from experiments.measure.paired import Paired, run_interleaved
-from experiments.measure.timing import TimedRun, timed_run
+from experiments.measure.timing import Options, TimedRun, timed_run
 from experiments.system.machine_state import Energy, disturbances, snapshot
 from propainter import Clip as Inputs
 from propainter import Pipeline

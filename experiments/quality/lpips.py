@@ -74,7 +74,7 @@ class Lpips:
 
 
 def _as_input(image: np.ndarray, device: torch.device | None) -> Tensor:
-    """uint8 [H, W, 3] -> float32 [1, 3, H, W] in [-1, 1]."""
+    """Convert uint8 [H, W, 3] to float32 [1, 3, H, W] in [-1, 1]."""
     tensor = torch.from_numpy(np.ascontiguousarray(image)).to(device or "cpu")
     return tensor.permute(2, 0, 1)[None].float() / 127.5 - 1
 
@@ -119,7 +119,7 @@ def build_lpips(alexnet: dict[str, Tensor]) -> "PublishedLpips":
 
 
 class PublishedLpips(LpipsModule):
-    """The network of the lpips package, which compares images: its features can't be had alone."""
+    """Compare images with the network of the lpips package, whose features can't be had alone."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ def st_weights() -> Path | None:
 
 
 class ShiftTolerant(LpipsModule):
-    """Shift-tolerant LPIPS over AlexNet: a blur before every second value is kept replaces each stride.
+    """Compute shift-tolerant LPIPS over AlexNet, where a blur and subsampling replace each stride.
 
     Args:
         state: trained weights, named as in stlpips-pytorch.

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -21,6 +20,7 @@ from experiments.quality.array_cache import ArrayCache
 from experiments.system.environment import device_name
 from propainter import Networks, Observer, Pipeline, Schedule
 from propainter.errors import is_out_of_memory
+from propainter.fingerprint import source_fingerprint
 from variants import correlation, precision, residency
 
 log = logging.getLogger(__name__)
@@ -122,17 +122,9 @@ def reference_key(
     """
     parts = [clip.fingerprint, weights_fingerprint, asdict(schedule), device_name(device), torch.get_num_threads()]
     versions = [version(package) for package in ("torch", "torchvision", "numpy", "scipy", "pillow")]
-    return hashlib.sha256(repr([*parts, versions, code_fingerprint(sources), way]).encode()).hexdigest()[:24]
-
-
-def code_fingerprint(sources: Sequence[ModuleType] = (precision,)) -> str:
-    """Hash the sources of `propainter/` and of `sources` to hex digits: a changed network makes a new reference."""
-    digest = hashlib.sha256()
-    applied = [Path(str(source.__file__)) for source in sources]
-    for path in [*sorted(Path(propainter.__file__).parent.rglob("*.py")), *applied]:
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return hashlib.sha256(repr([*parts, versions, source_fingerprint(propainter, *sources), way]).encode()).hexdigest()[
+        :24
+    ]
 
 
 def _ways(device: torch.device) -> list[_Way]:

@@ -20,7 +20,7 @@ from propainter.io.atomic import atomic_write
 from variants import GROUPS
 
 if TYPE_CHECKING:
-    from experiments.data import LoadedClip
+    from experiments.data import Clip
     from experiments.data.weights import Weights
 
 SCHEMA = 2
@@ -72,8 +72,14 @@ def empty_record() -> dict[str, Any]:
     return Record().as_json()
 
 
-_PLACES = ("folder",)
-"""Options that name a cache's place: they change nothing that a variant computes, and are no part of its id."""
+_ID_GROUPS = {
+    *("attention", "precision", "correlation", "reuse", "kernels", "raft_scale"),
+    *("flow_cache", "residency", "compile", "chunking", "fallback", "schedule"),
+}
+"""The groups that are part of every id. A later group is part of it where it changes the variant or has options."""
+
+_NOT_IN_ID = ("flow_cache", "folder")
+"""The group and the option that only names a cache's folder."""
 
 
 def variant(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) -> types.Variant:
@@ -96,17 +102,17 @@ def variant(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) ->
             raise InputError(f"the config has no {group}; choose one of its options, as published: {group}={usual}")
     # Each is resolved where it is, since it may refer to settings outside the groups (${cache.dir}).
     settings = {group: _resolved(cfg[group]) for group in groups}
-    shaping = {
-        group: {key: value for key, value in options.items() if key not in _PLACES}
-        for group, options in settings.items()
-    }
-    text = json.dumps([groups, shaping], sort_keys=True)
-    changed = [f"{g}={o}" for g, o in groups.items() if o != GROUPS.get(g, "published")]
-    name = ",".join(changed) or "published"
     options = {
-        group: {key: value for key, value in options.items() if key not in ("_target_", "_partial_")}
-        for group, options in settings.items()
+        group: {key: value for key, value in given.items() if key not in ("_target_", "_partial_")}
+        for group, given in settings.items()
     }
+    changed = [group for group, option in groups.items() if option != GROUPS.get(group, "published")]
+    hashed = [group for group in groups if group in _ID_GROUPS or group in changed or options[group]]
+    shaping = {
+        group: {key: value for key, value in settings[group].items() if (group, key) != _NOT_IN_ID} for group in hashed
+    }
+    text = json.dumps([{group: groups[group] for group in hashed}, shaping], sort_keys=True)
+    name = ",".join(f"{group}={groups[group]}" for group in changed) or "published"
     return {"id": f"{name}#{hashlib.sha256(text.encode()).hexdigest()[:8]}", **groups, "options": options}
 
 
@@ -129,6 +135,8 @@ def run_section(cfg: DictConfig) -> types.Run:
     shaping = {key: value for key, value in settings.items() if key not in _NOT_SHAPING}
     task, function = task_of(str(cfg.task.get("_target_", "")))
     shaping["task"] = {**settings["task"], "_target_": function}
+    if task == "matrix" and shaping["task"].get("groups") is None:
+        shaping["task"]["groups"] = list(GROUPS)
     text = json.dumps(shaping, sort_keys=True, default=str)
     return {
         "id": hashlib.sha256(text.encode()).hexdigest()[:16],
@@ -144,11 +152,11 @@ def run_section(cfg: DictConfig) -> types.Run:
 
 
 _TASKS = {"ablation": "matrix", "aa_test": "trust", "microbench": "micro", "divergence": "drift"}
-"""By module of `experiments.tasks` the name that records have for its task, where that is not the module's."""
+"""By module of `experiments.tasks` the name that records have for its task where it is not the module's."""
 
 
 def task_of(target: str) -> tuple[str, str]:
-    """Return a task's name, and the function that stands for it in a run's id, from its `_target_`.
+    """Return a task's name in records and its function in a run's id, from its `_target_`.
 
     Neither depends on where the module is: `experiments.tasks.ablation.run` is `matrix` and `experiments.matrix.run`,
     as in records that were made before there was `experiments.tasks`.
@@ -173,31 +181,25 @@ def describe_weights(weights: "Weights") -> types.WeightsUsed:
     return described if weights.reason is None else {**described, "reason": weights.reason}
 
 
-def describe_data(clip: "LoadedClip") -> types.Data:
+def describe_data(clip: "Clip", hole_fraction: float, fingerprint: str | None = None) -> types.Data:
     """Return the record's `data`."""
-    frames, height, width, _ = clip.frames.shape
     return {
         "name": clip.name,
-        "frames": frames,
-        "height": height,
-        "width": width,
-        "hole_fraction": clip.hole_fraction,
-        "fingerprint": clip.fingerprint,
-        "truth": clip.truth is not None,
+        "frames": clip.num_frames,
+        "height": clip.height,
+        "width": clip.width,
+        "hole_fraction": hole_fraction,
+        "fingerprint": fingerprint,
+        "truth": clip.truth() is not None,
     }
 
 
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record whole, under a temporary name first. Values that are not finite become null.
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a record or another file as strict JSON. Values that are not finite become null.
 
     Raises:
-        OSError: the folder can't be written to, or the disk is full; no part of the record is left behind then.
+        OSError: the folder can't be written to, or the disk is full; no part of the file is left behind then.
     """
-    write_json(path, record)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write strict JSON as `write_record` does."""
     text = json.dumps(strict(content), indent=2, allow_nan=False) + "\n"
     with atomic_write(path) as partial:
         partial.write_text(text)

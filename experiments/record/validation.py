@@ -22,10 +22,10 @@ _TRUE_OR_FALSE = ("measure.flops", "output.frames", "quality.lpips", "measure.re
 
 
 def check_settings(cfg: DictConfig) -> None:
-    """Refuse the first setting that makes no sense.
+    """Check settings of a run.
 
     Raises:
-        InputError: naming it, with what was got and what was expected.
+        InputError: a setting has no valid value; the message names it, its value and what was expected.
     """
     for key, least in _WHOLE.items():
         check_whole(key, OmegaConf.select(cfg, key), least)

@@ -7,7 +7,7 @@ Counted for each operation that torch gives to the device (views and empty tenso
 - all tensors that are alive at the same time, by their storage.
 
 Not in the model: workspaces of cuBLAS and cuDNN, fragmentation of the allocator, shapes that fill a GPU badly, copies
-between host and device, and what two streams could do at once. `Ceilings.reached` stands for part of that: a guess.
+between host and device, and what two streams could do at once. `Ceilings.reached` covers part of that: a guess.
 """
 
 import weakref

@@ -13,13 +13,12 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from experiments.measure.options import Options
 from experiments.measure.paired import Paired, bounds, run_interleaved
 from experiments.measure.protocol import warm_up
-from experiments.measure.timing import inputs_of, timed_run
+from experiments.measure.timing import Options, inputs_of, timed_run
 from experiments.system.environment import describe
 from experiments.system.machine_state import disturbances, snapshot
-from experiments.tasks.base import Findings, Setup, run_task
+from experiments.tasks.base import Findings, Setup, markdown_table, run_task
 from propainter import STAGES, Pipeline
 
 
@@ -110,28 +109,25 @@ def planted(pipeline: Pipeline, context: Callable[[str], AbstractContextManager[
 
 
 def table(document: dict[str, Any]) -> str:
-    """Return both series as Markdown, each with its count."""
+    """Return both series as Markdown, each with its count. A comparison without an interval counts as missed."""
     equal, delayed = document["equal"], document["delayed"]
-    holds = sum(row["ci95"][0] <= 1 <= row["ci95"][1] for row in equal)
-    found = sum(row["ci95"][0] > 1 and row["slower_stage"] == document["stage"] for row in delayed)
+    holds = sum(row["ci95"][0] <= 1 <= row["ci95"][1] for row in equal if row["ci95"])
+    found = sum(row["ci95"][0] > 1 and row["slower_stage"] == document["stage"] for row in delayed if row["ci95"])
     harness = max(row["harness_share"] for row in equal + delayed)
-    lines = [
-        f"Runs of {document['run_s']:.2f} s on {document['environment']['device']}; "
-        f"the harness took {harness:.4%} of them.",
-        "",
-        f"- A against A: the interval holds 1.0 in {holds} of {len(equal)}.",
-        f"- A delay of {document['delay']:.0%} in {document['stage']}: the interval lies above 1.0, and the stage is "
-        f"named, in {found} of {len(delayed)}.",
-        *(f"- Disturbed: {sentence}" for sentence in document["disturbed"]),
-        "",
-        "| | pairs | ratio | 95% interval | stopped by | slower stage |",
-        "| --- | --- | --- | --- | --- | --- |",
+    cells = [
+        [name, f"{row['pairs']}", f"{row['ratio']:.3f}", _interval(row["ci95"]), row["stopped_by"], row["slower_stage"]]
+        for name, rows in (("A against A", equal), ("delayed", delayed))
+        for row in rows
     ]
-    for name, rows in (("A against A", equal), ("delayed", delayed)):
-        for row in rows:
-            low, high = row["ci95"]
-            lines.append(
-                f"| {name} | {row['pairs']} | {row['ratio']:.3f} | {low:.3f} to {high:.3f} | {row['stopped_by']} | "
-                f"{row['slower_stage']} |"
-            )
-    return "\n".join(lines)
+    header = ["", "pairs", "ratio", "95% interval", "stopped by", "slower stage"]
+    return (
+        f"Runs of {document['run_s']:.2f} s on {document['environment']['device']}; "
+        f"the harness took {harness:.4%} of them.\n\n"
+        f"- A against A: the interval holds 1.0 in {holds} of {len(equal)}.\n"
+        f"- A delay of {document['delay']:.0%} in {document['stage']}: the interval lies above 1.0, and the stage is "
+        f"named, in {found} of {len(delayed)}.\n\n{markdown_table(header, cells)}"
+    )
+
+
+def _interval(ci95: list[float] | None) -> str:
+    return f"{ci95[0]:.3f} to {ci95[1]:.3f}" if ci95 else "none (too few pairs)"

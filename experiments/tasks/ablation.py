@@ -14,7 +14,8 @@ from experiments.measure.timing import inputs_of, timed
 from experiments.paths import CONF
 from experiments.quality.metrics import dilated_mask, psnr_db
 from experiments.system.environment import describe
-from experiments.tasks.base import Findings, Setup, run_task
+from experiments.system.machine_state import disturbances, snapshot
+from experiments.tasks.base import Findings, Setup, markdown_table, run_task
 from propainter import Pipeline
 from variants import GROUPS
 
@@ -36,9 +37,12 @@ def run(cfg: DictConfig, pairs: int, settings: dict[str, Any], groups: list[str]
 
 def _findings(cfg: DictConfig, pairs: int, groups: list[str], settings: dict[str, Any]) -> Findings:
     setup = Setup.of(cfg)
+    before = snapshot(setup.device)
     rows = _rows(setup, pairs, groups, settings)
+    disturbed = disturbances(before, snapshot(setup.device))
     runs = all(row["status"] in ("ok", "unsupported") for row in rows)
-    return Findings({"environment": describe(setup.device), "rows": rows}, table(rows), "ok" if runs else "failed")
+    document = {"environment": describe(setup.device), "disturbed": disturbed, "rows": rows}
+    return Findings(document, table(rows), "ok" if runs else "failed")
 
 
 def _rows(setup: Setup, pairs: int, groups: list[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -79,16 +83,13 @@ def _compare(setup: Setup, published: Pipeline, variant: Pipeline, pairs: int) -
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
-    lines = [
-        "| group | option | status | latency to published (lowest to highest pair) | PSNR in the hole |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    cells = []
     for row in rows:
+        figures = [f"{row['status']}: {row['reason']}", "", ""]
         if row["status"] == "ok":
             low, high = row["latency_ratio_range"]
-            ratio = f"{row['latency_ratio']:.2f} ({low:.2f} to {high:.2f})"
             quality = "identical" if row["psnr_hole_db"] is None else f"{row['psnr_hole_db']:.1f} dB"
-            lines.append(f"| {row['group']} | {row['option']} | ok | {ratio} | {quality} |")
-        else:
-            lines.append(f"| {row['group']} | {row['option']} | {row['status']}: {row['reason']} | | |")
-    return "\n".join(lines)
+            figures = ["ok", f"{row['latency_ratio']:.2f} ({low:.2f} to {high:.2f})", quality]
+        cells.append([row["group"], row["option"], *figures])
+    header = ["group", "option", "status", "latency to published (lowest to highest pair)", "PSNR in the hole"]
+    return markdown_table(header, cells)

@@ -1,6 +1,6 @@
 """What tasks share: the inputs that their config names, and the frame around their work."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,19 +74,27 @@ class Findings:
 def run_task(name: str, work: Callable[[], Findings]) -> str:
     """Do a task that leaves no record; return its status.
 
-    Writes `NAME.json`, `NAME.md` and perhaps `NAME.png` into Hydra's run folder, and prints the text.
+    Writes `NAME.json`, `NAME.md` and perhaps `NAME.png` into Hydra's run folder, and prints the text, with a sentence
+    for each disturbance in the document.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         found = work()
+        disturbed = found.document.get("disturbed", ())
+        text = "\n\n".join([found.text, *(f"Disturbed, its times are doubtful: {sentence}" for sentence in disturbed)])
         write_json(folder / f"{name}.json", found.document)
         with atomic_write(folder / f"{name}.md") as partial:
-            partial.write_text(found.text + "\n")
+            partial.write_text(text + "\n")
         if found.draw:
             with atomic_write(folder / f"{name}.png") as partial:
                 found.draw(partial)
     except Exception as error:
         return log_failure(error)[0]
-    print(found.text)
+    print(text)
     print(f"run folder: {folder}")
     return found.status
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table of these cells."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))

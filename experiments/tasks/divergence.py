@@ -20,7 +20,7 @@ from experiments.data import LoadedClip
 from experiments.data.weights import load_networks
 from experiments.record.record import describe_weights, variant
 from experiments.system.environment import describe
-from experiments.tasks.base import Findings, Setup, run_task
+from experiments.tasks.base import Findings, Setup, markdown_table, run_task
 from experiments.tasks.divergence_plot import draw
 from experiments.tasks.divergence_probe import ReferenceRun, follow, units_of
 from propainter import InputError, Pipeline
@@ -196,8 +196,6 @@ def _squares(x: Tensor) -> float:
 
 def markdown(report: Report) -> str:
     """Return the report as a Markdown table, with its sentences under it."""
-    lines = ["| unit | stage | own error | accumulated error | dtype |", "| --- | --- | --- | --- | --- |"]
-    for drift in report.units:
-        own, accumulated = (drift.shown(which) for which in KINDS)
-        lines.append(f"| {drift.unit} | {drift.stage} | {own} | {accumulated} | {drift.dtype} |")
-    return "\n".join([*lines, "", *(f"- {sentence}" for sentence in report.sentences())])
+    cells = [[unit.unit, unit.stage, *map(unit.shown, KINDS), unit.dtype] for unit in report.units]
+    table = markdown_table(["unit", "stage", "own error", "accumulated error", "dtype"], cells)
+    return "\n".join([table, "", *(f"- {sentence}" for sentence in report.sentences())])

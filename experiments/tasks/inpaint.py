@@ -12,17 +12,16 @@ from experiments.data import LoadedClip, load
 from experiments.data.weights import Weights, load_networks
 from experiments.errors import log_failure
 from experiments.measure.first_run import FirstRun, first_run
-from experiments.measure.options import Options
 from experiments.measure.paired_baseline import compose_baseline
 from experiments.measure.profile_passes import Profile, profile
 from experiments.measure.protocol import Timings, time_runs
-from experiments.measure.timing import inputs_of
+from experiments.measure.timing import Options, inputs_of
 from experiments.quality.array_cache import ArrayCache
 from experiments.quality.metrics import compare, dilated_mask
 from experiments.quality.reference import reference_frames
 from experiments.quality.temporal_consistency import seams_of
 from experiments.record.outputs import clear_outputs, write_preview, write_result, write_timed
-from experiments.record.record import Record, describe_data, describe_weights, run_section, variant, write_record
+from experiments.record.record import Record, describe_data, describe_weights, run_section, variant, write_json
 from experiments.record.sections import describe_cost
 from experiments.record.summary import summary
 from experiments.record.validation import check_settings
@@ -38,6 +37,7 @@ log = logging.getLogger(__name__)
 
 _WEIGHTS = {"pretrained": "released weights", "seeded": "SEEDED weights: the hole is filled with no meaning"}
 
+_SAME_BASELINE = "measure.baseline is this variant itself: it is timed alone; measure.baseline={} pairs it with itself"
 _TOO_LARGE = "the fp32 reference is out of memory on this device"
 
 
@@ -55,7 +55,7 @@ def run(cfg: DictConfig) -> str:
         record.run["wall_s"] = time.perf_counter() - start
     content = record.as_json()
     try:
-        write_record(folder / "record.json", content)
+        write_json(folder / "record.json", content)
     except OSError as error:
         log.error("the record could not be written to %s: %s; free some space or give another folder", folder, error)
         return "failed"
@@ -79,7 +79,7 @@ def _inpaint(record: Record, cfg: DictConfig, folder: Path) -> None:
         inpaint_once(record, cfg, folder, source, device, schedule, limit_bytes)
         return
     clip = load(source)
-    record.data = describe_data(clip)
+    record.data = describe_data(source, clip.hole_fraction, clip.fingerprint)
     if not clip.masks.any():
         write_result(folder, clip.frames, clip.fps, frames=cfg.output.frames)
         record.reason = NO_HOLE
@@ -94,7 +94,8 @@ def _inpaint(record: Record, cfg: DictConfig, folder: Path) -> None:
         groups, choices = compose_baseline(cfg)
         baseline = variant(groups, choices)
         if cfg.measure.baseline and baseline["id"] == described["id"]:
-            groups = baseline = None  # a preset that is this variant, as in a sweep in turn with published: timed alone
+            groups = baseline = None
+            log.info("%s", _SAME_BASELINE)
 
     # Measure.
     first, passes, timings = _measure(cfg, folder, pipeline, clip, weights, groups, described["id"])

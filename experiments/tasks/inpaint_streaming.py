@@ -56,7 +56,7 @@ def inpaint_once(
 ) -> None:
     """Write the video and fill in what the one run cost; with the whole clip in memory where the variant needs it."""
     known = survey(source)
-    record.data = describe_clip(source, known)
+    record.data = describe_data(source, known.hole_fraction)
     if known.first_hole is None:
         record.data["fingerprint"] = copy_frames(source, folder, frames=cfg.output.frames)
         record.reason = NO_HOLE
@@ -75,7 +75,7 @@ def inpaint_once(
     if why_not is not None:
         log.warning("the whole clip is read into memory: %s", why_not)
     clip = load(source)
-    record.data = describe_data(clip)
+    record.data = describe_data(source, clip.hole_fraction, clip.fingerprint)
     first = first_run(pipeline, clip)
     cost = describe_cost(first, len(clip.frames), limit_bytes=limit_bytes)
     record.add_cost(cost)
@@ -138,20 +138,7 @@ def stream(
         raise
     cost = describe_cost(first, clip.num_frames, limit_bytes=limit_bytes)
     cost["latency"]["end_to_end_s"] = whole_s
-    return describe_clip(clip, known, _with_masks(fingerprint, clip)), cost
-
-
-def describe_clip(clip: Clip, known: Survey, fingerprint: str | None = None) -> Data:
-    """Return the record's `data` of a clip that is not in memory."""
-    return {
-        "name": clip.name,
-        "frames": clip.num_frames,
-        "height": clip.height,
-        "width": clip.width,
-        "hole_fraction": known.hole_fraction,
-        "fingerprint": fingerprint,
-        "truth": clip.truth() is not None,
-    }
+    return describe_data(clip, known.hole_fraction, _with_masks(fingerprint, clip)), cost
 
 
 def _run(

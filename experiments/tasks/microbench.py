@@ -17,7 +17,8 @@ from experiments.errors import log_failure
 from experiments.measure.confidence import log_t_interval
 from experiments.measure.paired import bounds
 from experiments.system.environment import choose_device, describe
-from experiments.tasks.base import Findings, run_task
+from experiments.system.machine_state import disturbances, snapshot
+from experiments.tasks.base import Findings, markdown_table, run_task
 from experiments.tasks.microbench_ops import ALTERNATIVES, Shapes, shapes_of
 from propainter import InputError, Pipeline, build_networks
 from propainter.memory_tracker import memory_peak
@@ -54,10 +55,13 @@ def run(
             raise InputError(f"task.groups has {unknown[0]!r}; give some of {', '.join(ALTERNATIVES)}")
         pipeline = Pipeline(build_networks(), instantiate(cfg.schedule))
         shapes = shapes_of(pipeline.networks, size, masked_share)
+        before = snapshot(device)
         rows = _rows(pipeline, shapes, groups, dtypes_of(dtypes, device), rounds, min_seconds, device)
+        disturbed = disturbances(before, snapshot(device))
         environment = describe(device)
         document = {"kind": "micro", "schema": 1, "environment": environment, "size": size, "shapes": shapes}
-        document |= {"raft_iterations": pipeline.schedule.raft_iterations, "rounds": rounds, "rows": rows}
+        document |= {"raft_iterations": pipeline.schedule.raft_iterations, "rounds": rounds}
+        document |= {"disturbed": disturbed, "rows": rows}
         text = f"{size} on {environment['device']}, torch {torch.__version__}\n\n{table(rows)}"
         return Findings(document, text, "failed" if any(row["status"] == "failed" for row in rows) else "ok")
 
@@ -192,19 +196,16 @@ def _name(dtype: torch.dtype) -> str:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table; intervals are 95%, over the rounds."""
-    lines = [
-        "| group | dtype | pass | option | time [ms] | time to the group's first | peak memory [MiB] |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    header = ["group", "dtype", "pass", "option", "time [ms]", "time to the group's first", "peak memory [MiB]"]
+    cells = []
     for row in rows:
-        what = f"| {row['group']} | {row['dtype']} | {row['pass']} | {row['option']} |"
-        if row["status"] != "ok":
-            lines.append(f"{what} {row['status']}: {row['reason']} | | |")
-            continue
-        time = _figure(1e3 * row["median_s"], row["ci95_s"] and [1e3 * bound for bound in row["ci95_s"]])
-        ratio = _figure(row["ratio"]["median"], row["ratio"]["ci95"]) if row["ratio"] else ""
-        lines.append(f"{what} {time} | {ratio} | {row['peak_bytes'] / 2**20:,.0f} |")
-    return "\n".join(lines)
+        figures = [f"{row['status']}: {row['reason']}", "", ""]
+        if row["status"] == "ok":
+            time = _figure(1e3 * row["median_s"], row["ci95_s"] and [1e3 * bound for bound in row["ci95_s"]])
+            ratio = _figure(row["ratio"]["median"], row["ratio"]["ci95"]) if row["ratio"] else ""
+            figures = [time, ratio, f"{row['peak_bytes'] / 2**20:,.0f}"]
+        cells.append([row[key] for key in header[:4]] + figures)
+    return markdown_table(header, cells)
 
 
 def _figure(value: float, bounds: list[float] | None) -> str:

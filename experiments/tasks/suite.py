@@ -100,7 +100,7 @@ def run(
 
 
 def tiny_overrides(tiny: bool | str | Sequence[str] | None) -> list[str]:
-    """Return the overrides that `suite.tiny` stands for: true, a list, or a text of overrides with spaces between.
+    """Return the overrides of `suite.tiny`: true, a list, or a text of overrides with spaces between.
 
     Raises:
         InputError: anything else, or an override without "=".

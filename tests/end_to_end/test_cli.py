@@ -32,7 +32,7 @@ RECORD_KEYS = [
 ]
 
 
-TWICE = ["measure.min_samples=2", "measure.max_samples=2"]
+TWICE = ["measure.min_samples=2", "measure.max_samples=2", "measure.max_seconds=600"]
 
 
 def no_constant(name: str):

@@ -26,7 +26,7 @@ from types import SimpleNamespace
 from hydra.core.hydra_config import HydraConfig
 
 from experiments.system.memory_limits import apply_limits
-from experiments.record.record import empty_record, run_section, variant, write_record
+from experiments.record.record import empty_record, run_section, variant, write_json
 
 
 def run(cfg, way):
@@ -44,7 +44,7 @@ def run(cfg, way):
             held = [bytearray(2**28) for _ in range(64)]
     known = {"run": run_section(cfg), "variant": variant(cfg)}
     latency = {"median_s": 7.712, "ci95_s": [7.41, 8.04]}
-    write_record(folder / "record.json", {**empty_record(), **known, "status": "ok", "latency": latency})
+    write_json(folder / "record.json", {**empty_record(), **known, "status": "ok", "latency": latency})
     return "ok"
 
 

@@ -4,9 +4,8 @@ import pytest
 
 from experiments.data import LoadedClip, load, sample_clip
 from experiments.measure.first_run import FirstRun, first_run
-from experiments.measure.options import Options
 from experiments.measure.protocol import Timings, time_runs
-from experiments.measure.timing import inputs_of
+from experiments.measure.timing import Options, inputs_of
 from propainter import Pipeline, Schedule
 
 

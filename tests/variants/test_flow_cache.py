@@ -9,6 +9,7 @@ import threading
 from collections import defaultdict
 from copy import deepcopy
 from functools import partial
+from importlib import import_module, invalidate_caches
 from pathlib import Path
 
 import numpy as np
@@ -239,6 +240,27 @@ for number in range(60):
         assert [run.returncode for run in runs] == [0, 0], errors
         assert not any("damaged" in text for text in errors)
         assert len(list((tmp_path / "flows").iterdir())) == 1
+
+    @pytest.mark.parametrize(
+        "of",
+        [
+            lambda module: module.Estimator(),
+            lambda module: ScaledFlow(module.Estimator(), 1 / 2),
+            lambda module: module.function,
+        ],
+        ids=["object", "inner", "function"],
+    )
+    def test_the_source_of_a_users_estimator_is_part_of_the_key(self, cached, tmp_path, monkeypatch, of):
+        source = "class Estimator:\n    identity = 'mine'\n\ndef function(*_): {}\n\nfunction.identity = 'mine'\n"
+        monkeypatch.syspath_prepend(tmp_path)
+        keys = []
+        for body in ("...", "...", "return None"):
+            (tmp_path / "users_estimator.py").write_text(source.format(body))
+            monkeypatch.delitem(sys.modules, "users_estimator", raising=False)
+            invalidate_caches()
+            keys.append(cached(estimator=of(import_module("users_estimator"))).flow_estimator.key(noise()))
+        monkeypatch.delitem(sys.modules, "users_estimator")
+        assert keys[0] == keys[1] != keys[2]
 
     def test_an_estimator_without_identity_is_refused(self, networks, cached):
         for estimator in (lambda frames, report: None, ClipFlow(networks.raft, correlation=lambda: None)):

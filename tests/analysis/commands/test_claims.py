@@ -160,6 +160,16 @@ class TestClaims:
         assert found["measured"][0]["interval"] == pytest.approx([1 / 0.42, 1 / 0.38])
         assert [one["verdict"] for one in found["measured"]] == [CONFIRMED, None]
 
+    def test_a_disturbed_micro_judges_no_time(self, tmp_path):
+        rows = [{"option": "manual"}, {"option": "sdpa", "ratio": {"median": 0.4, "ci95": [0.38, 0.42]}}]
+        content = make_micro(rows) | {"disturbed": ["other processes kept 1.5 cores busy"]}
+        (tmp_path / "micro.json").write_text(json.dumps(content))
+        write_sweep(tmp_path, [make_record()], parquet=False)
+        found = evaluate(load(tmp_path), load_micro(tmp_path))
+        claim = next(one for one in found if one["id"] == "sdpa_speed")
+        assert claim["verdict"] == INCONCLUSIVE
+        assert "sdpa was disturbed while it was timed (other processes kept 1.5 cores busy)" in claim["remark"]
+
     def test_the_whole_run_alone_says_nothing_of_attention(self, verdict):
         found = verdict("sdpa_memory", make_record(), make_record(attention="sdpa", paired=1.1))
         assert found["verdict"] == NOT_MEASURED

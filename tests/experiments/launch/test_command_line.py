@@ -61,13 +61,14 @@ def test_a_flag_that_does_not_exist(capsys):
         (["attention=sdpa", "+device=cuda"], "cuda"),
         (["-m", "device=cpu,cuda", "preset=published,fast_cpu"], "auto"),
         (["-m", "device=choice(cpu,cuda)"], "auto"),
+        (["-m", "device=cpu,cuda", "preset=glob(published*)"], "auto"),
     ],
 )
 def test_the_device_that_is_asked_for(arguments, device):
     assert CommandLine.parse(arguments).device() == device
 
 
-@pytest.mark.parametrize("given", ["preset=fast", "preset=published,fast"])
+@pytest.mark.parametrize("given", ["preset=fast", "preset=published,fast", "preset=glob(*)"])
 def test_preset_fast_is_not_swept_over_devices(given):
     with pytest.raises(HydraException, match="sweep preset=fast_cpu and preset=fast_cuda one device at a time"):
         CommandLine.parse(["-m", given, "device=cpu,cuda"]).device()

@@ -1,6 +1,7 @@
 """A run in a process of its own: how it ends, what is left of it, and limits on it. Tasks that run no network."""
 
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -92,7 +93,7 @@ class TestRecordOnAFullDisk:
         raise OSError(28, "No space left on device")
 
     def test_nothing_half_written_and_a_sentence(self, tmp_path, monkeypatch, caplog):
-        monkeypatch.setattr(isolate, "write_record", self.full)
+        monkeypatch.setattr(isolate, "write_json", self.full)
         kept = save_record(tmp_path / "record.json", {"status": "ok"})
         assert kept["status"] == "failed"
         assert "No space left" in kept["reason"]
@@ -102,9 +103,20 @@ class TestRecordOnAFullDisk:
     def test_what_the_run_itself_wrote_stays(self, tmp_path, monkeypatch, caplog):
         path = tmp_path / "record.json"
         path.write_text('{"status": "ok"}')
-        monkeypatch.setattr(isolate, "write_record", self.full)
+        monkeypatch.setattr(isolate, "write_json", self.full)
         assert save_record(path, {"status": "ok"}, is_there=True)["status"] == "ok"
         assert path.read_text() == '{"status": "ok"}'
+
+
+@pytest.mark.parametrize(("error", "warned"), [(InputError("no such option"), False), (KeyError("variant"), True)])
+def test_a_section_that_no_config_explains_is_a_warning(monkeypatch, caplog, error, warned):
+    def fail(cfg):
+        raise error
+
+    monkeypatch.setattr(isolate, "variant", fail)
+    monkeypatch.setattr(isolate, "run_section", lambda cfg: {"id": "0"})
+    assert isolate.describe(OmegaConf.create()) == {"run": {"id": "0"}, "variant": None}
+    assert ("no variant in the record: KeyError" in caplog.text) is warned
 
 
 @pytest.mark.slow
@@ -130,3 +142,14 @@ def test_the_process_of_a_sweep_does_not_wait_for_torch():
     told = "import sys, experiments.launch.cli; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.slow
+def test_a_child_runs_the_code_of_its_own_checkout(tmp_path):
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "__init__.py").write_text("raise SystemExit('another checkout')")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "experiments"), "--version"], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

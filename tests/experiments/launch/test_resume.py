@@ -52,6 +52,20 @@ def test_a_suite_goes_on_as_it_was_started_but_for_what_is_typed(suite):
         resume("-m", f"resume={suite}")
 
 
+@pytest.mark.parametrize("target", ["experiments.suite.run", "experiments.tasks.suite.claims"])
+def test_a_suite_of_any_version_goes_on(suite, target):
+    (suite / ".hydra" / "config.yaml").write_text(f"task:\n  _target_: {target}\n")
+    assert f"hydra.run.dir='{suite}'" in resume(f"resume={suite}")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "overrides.yaml"])
+@pytest.mark.parametrize("content", [b"task: [", b"\xff\xfe\x00"])
+def test_a_damaged_file_of_the_suite_is_named(suite, name, content):
+    (suite / ".hydra" / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name} can't be read \(.*restore it"):
+        resume(f"resume={suite}")
+
+
 @pytest.mark.parametrize(
     ("name", "more", "named"),
     [

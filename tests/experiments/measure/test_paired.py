@@ -3,9 +3,9 @@
 from support.scripted import Scripted
 
 from experiments.measure import paired as module
-from experiments.measure.options import Options
 from experiments.measure.paired import run_interleaved
 from experiments.measure.protocol import Timings
+from experiments.measure.timing import Options
 from experiments.record.sections import describe_speedup
 
 OPTIONS = Options(0.1, min_pairs=6, max_samples=30, max_seconds=0)

@@ -7,9 +7,8 @@ from support.scripted import Scripted
 
 from experiments.measure import protocol as measuring
 from experiments.measure.first_run import first_run
-from experiments.measure.options import Options
 from experiments.measure.protocol import time_runs, warm_up
-from experiments.measure.timing import inputs_of
+from experiments.measure.timing import Options, inputs_of
 from experiments.record.sections import describe_cost
 from propainter import STAGES, Observer, Pipeline, Schedule
 

@@ -143,7 +143,7 @@ def test_the_key_covers_all_that_shapes_it(clip, monkeypatch, changed):
     elif changed == "device":
         monkeypatch.setattr(module, "device_name", lambda device: "another")
     elif changed == "code":
-        monkeypatch.setattr(module, "code_fingerprint", lambda sources: "another")
+        monkeypatch.setattr(module, "source_fingerprint", lambda *sources: "another")
     elif changed == "torch":
         monkeypatch.setattr(module, "version", lambda package: "0" if package == "torch" else "1")
     schedule = Schedule() if changed == "schedule" else QUICK
@@ -188,7 +188,7 @@ class TestCached:
         [
             ("device_name", lambda device: "another device"),
             ("version", lambda package: "0.0"),
-            ("code_fingerprint", lambda *sources: "another code"),
+            ("source_fingerprint", lambda *sources: "another code"),
             ("torch.get_num_threads", lambda: 77),
         ],
     )

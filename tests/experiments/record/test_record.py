@@ -5,13 +5,15 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from jsonschema import validate
+from omegaconf import OmegaConf
 from support.command_line import ROOT
 from support.configs import OPTIONS, composed
 
 import analysis
 from experiments.record import types
-from experiments.record.record import Record, empty_record, task_of, variant, write_record
+from experiments.record.record import Record, empty_record, run_section, task_of, variant, write_json
 from propainter.io.atomic import atomic_write
 from variants import GROUPS
 
@@ -22,16 +24,16 @@ EMPTY = {"effective": {}, "disturbed": [], "artifacts": {}}
 
 class TestRecord:
     def test_values_that_json_has_no_word_for_become_null(self, tmp_path):
-        write_record(tmp_path / "record.json", {"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": None}})
+        write_json(tmp_path / "record.json", {"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": None}})
         text = (tmp_path / "record.json").read_text()
         assert json.loads(text) == {"a": None, "b": [None, 1.5], "c": {"d": None}}
         assert "NaN" not in text
 
     def test_an_error_while_writing_leaves_the_old_record(self, tmp_path):
         path = tmp_path / "record.json"
-        write_record(path, {"schema": 1})
+        write_json(path, {"schema": 1})
         with pytest.raises(TypeError):
-            write_record(path, {"schema": object()})
+            write_json(path, {"schema": object()})
         with pytest.raises(OSError, match="full"), atomic_write(path) as partial:
             partial.write_text("half")
             raise OSError("full")
@@ -72,7 +74,7 @@ class TestSchema:
         record = Record(**RECORD)
         assert record.as_json() == RECORD
         assert list(record.as_json()) == list(RECORD)
-        write_record(tmp_path / "record.json", record.as_json())
+        write_json(tmp_path / "record.json", record.as_json())
         assert analysis.load(tmp_path)["variant.id"].tolist() == [RECORD["variant"]["id"]]
 
     def test_every_field_is_in_the_schema_and_the_reverse(self):
@@ -122,6 +124,35 @@ class TestVariant:
         assert here["id"] == there["id"]
         assert here["options"]["flow_cache"] == {"folder": "here/flows", "max_gb": 8}
         assert described("flow_cache=disk", "flow_cache.max_gb=1")["id"] != here["id"]
+
+    def test_another_groups_option_called_folder_is_part_of_the_id(self):
+        first, second = (described(f"+attention.folder={folder}") for folder in ("one", "two"))
+        assert first["id"] != second["id"]
+
+    @pytest.mark.parametrize(
+        ("option", "settings", "same"),
+        [("none", {}, True), ("none", {"scale": 2}, False), ("all", {}, False)],
+    )
+    def test_a_later_group_is_part_of_the_id_where_it_changes_something(self, monkeypatch, option, settings, same):
+        cfg = composed()
+        before = variant(cfg, cfg.hydra.runtime.choices)
+        monkeypatch.setitem(GROUPS, "endings", "none")
+        later = OmegaConf.merge(
+            {key: cfg[key] for key in (*GROUPS, "schedule") if key != "endings"},
+            {"endings": {"_target_": "mine.endings", "_partial_": True, **settings}},
+        )
+        after = variant(later, {**cfg.hydra.runtime.choices, "endings": option})
+        assert (after["id"] == before["id"]) is same
+        assert after["endings"] == option and after["options"]["endings"] == settings
+
+
+def test_all_groups_of_matrix_are_one_run_however_they_are_given(monkeypatch):
+    def run_id(*overrides):
+        cfg = composed("experiment=matrix", *overrides)
+        monkeypatch.setattr(HydraConfig.instance(), "cfg", cfg)
+        return run_section(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))["id"]
+
+    assert run_id() == run_id(f"task.groups=[{','.join(GROUPS)}]") != run_id("task.groups=[attention]")
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,13 @@ def test_a_baseline_is_left_out_where_nothing_is_timed(run):
     assert record["quality"]["identical"] is True
 
 
+@pytest.mark.slow
+def test_a_baseline_that_is_the_variant_is_named_and_left_out(run, caplog):
+    caplog.set_level("INFO")
+    assert run("measure.baseline=published")["speedup"] is None
+    assert "measure.baseline is this variant itself: it is timed alone" in caplog.text
+
+
 def test_what_was_known_before_an_error_stays_in_the_record(run):
     record = run("measure.min_samples=2", "measure.max_samples=1")
     assert record["status"] == "failed" and record["reason"].startswith("measure.min_samples is 2")

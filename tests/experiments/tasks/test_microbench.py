@@ -179,6 +179,13 @@ class TestRun:
         assert text.strip() in capsys.readouterr().out
         assert {path.name for path in tmp_path.iterdir()} == {"micro.json", "micro.md"}
 
+    def test_a_disturbance_is_in_both_files_and_on_the_screen(self, tmp_path, small, monkeypatch, capsys):
+        sentence = "other processes kept 1.5 cores busy"
+        monkeypatch.setattr(micro, "disturbances", lambda before, after: [sentence] * (before is not after))
+        assert run(composed(tmp_path, "task.groups=[partition]", "task.dtypes=[float32]")) == "ok"
+        assert json.loads((tmp_path / "micro.json").read_text())["disturbed"] == [sentence]
+        assert sentence in (tmp_path / "micro.md").read_text() and sentence in capsys.readouterr().out
+
     @pytest.mark.parametrize("override", ["task.groups=[tension]", "task.dtypes=[int8]", "task.size=1x1"])
     def test_settings_that_make_no_sense(self, override, tmp_path, small, caplog):
         assert run(composed(tmp_path, override)) == "failed"
