@@ -4,16 +4,10 @@ import sys
 
 from propainter.renamed import RenamedModules
 
-_RENAMED_TASKS = {
-    "compile_report": "tasks.compile_report",
-    "drift": "tasks.divergence",
-    "inpaint": "tasks.inpaint",
-    "matrix": "tasks.ablation",
-    "micro": "tasks.microbench",
-    "suite": "tasks.suite",
-    "sweep": "launch.sweep",
-    "trust": "tasks.aa_test",
-}
+_RENAMED_MODULES = """
+    compile_report:tasks.compile_report drift:tasks.divergence inpaint:tasks.inpaint matrix:tasks.ablation
+    micro:tasks.microbench suite:tasks.suite sweep:launch.sweep trust:tasks.aa_test
+"""
 """Modules by the names that a user's own YAML may still have in a `_target_`."""
 
-sys.meta_path.append(RenamedModules({f"{__name__}.{old}": f"{__name__}.{new}" for old, new in _RENAMED_TASKS.items()}))
+sys.meta_path.append(RenamedModules(__name__, _RENAMED_MODULES, {}))
