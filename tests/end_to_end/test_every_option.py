@@ -14,7 +14,7 @@ from propainter import seeded_state_dict
 from propainter.weights import FILES
 from variants import GROUPS, needs_cuda
 
-SHARES = 3
+SHARES = 4
 """Processes that the runs are divided between; tests run beside each other on several cores."""
 
 MICRO = ["task.groups=[partition]", "task.rounds=1", "task.min_seconds=0.001"]
