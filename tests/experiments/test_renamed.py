@@ -6,9 +6,10 @@ import pytest
 from hydra.utils import get_object
 
 import experiments
+from propainter.renamed import table
 
 
-@pytest.mark.parametrize(("old", "new"), experiments._RENAMED_TASKS.items())
+@pytest.mark.parametrize(("old", "new"), table(experiments._RENAMED_MODULES).items())
 def test_an_old_target_is_the_function_of_today(old, new):
     sys.modules.pop(f"experiments.{old}", None)
     vars(experiments).pop(old, None)
