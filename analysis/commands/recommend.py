@@ -11,7 +11,7 @@ from analysis.records.load import load_some
 from analysis.results import format as figures
 from analysis.results.intervals import disjoint
 from analysis.results.pooling import Row, decibel, rows_of, variants_table
-from analysis.results.soundness import command
+from analysis.results.soundness import command, speed_order
 
 RUNNERS_UP = 3
 
@@ -70,13 +70,16 @@ def recommend(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[list[
         rows: of `variants_table`, that went well, on the same data, weights and device.
         purpose: "speed" or "memory".
     """
-    doubt = "doubt.latency" if purpose == "speed" else "doubt.memory"
+    doubt, wanted = (
+        ("doubt.latency", "latency.median_s") if purpose == "speed" else ("doubt.memory", "memory.peak_bytes")
+    )
     rows = [row for row in rows if not row.get(doubt)]
-    wanted = "latency.median_s" if purpose == "speed" else "memory.peak_bytes"
-    other = "memory.peak_bytes" if purpose == "speed" else "latency.median_s"
+    by_speed = speed_order(rows)
 
     def merit(row: Row) -> tuple[float, float]:
-        return row.get(wanted, math.inf), row.get(other, math.inf)
+        if purpose == "speed":
+            return by_speed(row)
+        return row.get(wanted, math.inf), row.get("latency.median_s", math.inf)
 
     def excess(row: Row) -> float:
         return math.fsum(bound.excess(row) for bound in bounds)

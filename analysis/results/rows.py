@@ -171,16 +171,11 @@ def within_bounds(row: Row, least_psnr_hole_db: float) -> bool:
 
 
 def fastest(rows: Sequence[Row]) -> Row | None:
-    """Return the row of highest sound speedup over published; of least sound latency where not all have such a speedup.
-
-    None where no figure is sound.
-    """
-    sound = [row for row in rows if row.sound_latency_s is not None or row.sound_speedup is not None]
-    if any(row.sound_speedup for row in sound) and all(row.sound_speedup or row.published for row in sound):
-        compared = [*sound, *(row for row in rows if row.published)]  # published is 1 by definition
-        return max(compared, key=lambda row: (row.sound_speedup or 1.0, -(row.latency_s or 0.0)))
-    timed = [(row.sound_latency_s, position) for position, row in enumerate(rows) if row.sound_latency_s is not None]
-    return rows[min(timed)[1]] if timed else None
+    """Return the fastest row by `soundness.speed_order`; None where no figure is sound."""
+    if all(row.sound_latency_s is None and row.sound_speedup is None for row in rows):
+        return None
+    order = soundness.speed_order([row.flat for row in rows])
+    return min(rows, key=lambda row: order(row.flat))
 
 
 def pareto_front(rows: Sequence[Row]) -> list[Row]:

@@ -7,7 +7,7 @@ verdict. Busy processes do not change peak memory; swapping makes a resident set
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,27 @@ def paired_doubt(row: Flat, of: str = "speedup") -> str | None:
     if row.get(f"{of}.ci95") is None:
         return f"{_label(row)} was run in too few pairs for an interval"
     return None
+
+
+def speed_order(rows: Sequence[Flat]) -> Callable[[Flat], tuple[float, float]]:
+    """Return a sort key that puts the fastest of these rows first, as the report and `recommend` both name it.
+
+    By sound speedup over the published variant, whose own is 1, where every row with a sound figure has one; else by
+    sound latency.
+    """
+
+    def latency_s(row: Flat) -> float:
+        return math.inf if row.get("doubt.latency") else row.get("latency.median_s", math.inf)
+
+    def speedup(row: Flat) -> float | None:
+        if row.get("variant.name") == "published":
+            return 1.0
+        return None if row.get("doubt.speedup") else row.get("speedup.median")
+
+    sound = [row for row in rows if speedup(row) is not None or latency_s(row) < math.inf]
+    if all(speedup(row) is not None for row in sound):
+        return lambda row: (-(speedup(row) or 0.0), row.get("latency.median_s", math.inf))
+    return lambda row: (latency_s(row), 0.0)
 
 
 def memory_doubt(row: Flat) -> str | None:

@@ -26,6 +26,28 @@ BUSY = "other processes kept 1.3 of 2 cores busy, more than 0.2"
 VARIANTS = ({}, {"attention": "sdpa"}, {"precision": "amp"}, {"attention": "sdpa", "precision": "amp"})
 
 
+class TestFastest:
+    """A variant of fewer seconds in a slower process: paired, the other one is faster."""
+
+    RECORDS = (
+        make_record(seconds=3.1),
+        make_record(precision="amp", seconds=2.60, paired=1.10),
+        make_record(attention="sdpa", precision="amp", seconds=2.68, paired=1.17),
+    )
+
+    def test_report_and_recommend_name_the_same(self, tmp_path):
+        frame = load(write_sweep(tmp_path, self.RECORDS))
+        fastest = findings(report_rows(frame))[0]
+        assert fastest.row.name == "attention=sdpa,precision=amp"
+        fitting, _ = recommend.recommend(rows_of(variants_table(frame)), [], "speed")
+        assert [row["variant.name"] for row in fitting] == [fastest.row.name, "precision=amp", "published"]
+
+    def test_by_seconds_where_a_speedup_is_missing(self, tmp_path):
+        frame = load(write_sweep(tmp_path, [*self.RECORDS[1:], make_record(correlation="on_demand", seconds=2.65)]))
+        fitting, _ = recommend.recommend(rows_of(variants_table(frame)), [], "speed")
+        assert fitting[0]["variant.name"] == "precision=amp"
+
+
 class TestDoubts:
     def test_of_a_time(self, pooled):
         rows = pooled(make_record(disturbed=[BUSY]), make_record(attention="sdpa", latency__ci95_s=None))
