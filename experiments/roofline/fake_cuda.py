@@ -121,7 +121,11 @@ class _KnownValues(TorchDispatchMode):
             return output
         if func is aten.index.Tensor and any(x.dtype == torch.bool for x in inputs[1:]):
             args, values = (args[0], self._numbers(args[1])), [None]
-        output = sampled(*args, **kwargs) if func in _SAMPLERS else func(*args, **kwargs)
+        if func in _SAMPLERS and inputs[0].ndim == 4:
+            func, args = aten.grid_sampler.default, (*args, 0, 0, True)[:5]
+            output = sampled(*args)
+        else:
+            output = func(*args, **kwargs)
         if func is aten.convolution.default and output.device.type == DEVICE.type:
             output = output.contiguous(memory_format=conv_format(*args[:2]))  # torch without cuDNN has another rule
         outputs = [x for x in tree_flatten(output)[0] if isinstance(x, FakeTensor)]
@@ -146,8 +150,8 @@ class _KnownValues(TorchDispatchMode):
 _SAMPLERS = (aten.grid_sampler.default, aten.grid_sampler_2d.default, aten.cudnn_grid_sampler.default)
 
 
-def sampled(x: Tensor, grid: Tensor, mode: int = 0, padding: int = 0, align_corners: bool = True) -> Tensor:
-    """Return the output of torch's grid sampler, by cuDNN where torch takes cuDNN's.
+def sampled(x: Tensor, grid: Tensor, mode: int, padding: int, align_corners: bool) -> Tensor:
+    """Return the output of torch's grid sampler for images [N, C, H, W], by cuDNN where torch takes cuDNN's.
 
     Raises:
         RuntimeError: cuDNN's takes no more than 65,535 images.
@@ -157,8 +161,7 @@ def sampled(x: Tensor, grid: Tensor, mode: int = 0, padding: int = 0, align_corn
             "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input. "
             f"(grid_sample of {x.shape[0]} images; cuDNN takes {CUDNN_SAMPLER_MAX_IMAGES})"
         )
-    sampler = aten.grid_sampler_2d if x.ndim == 4 else aten.grid_sampler_3d
-    return sampler.default(x, grid, mode, padding, align_corners)
+    return x.new_empty(*x.shape[:2], *grid.shape[1:3])
 
 
 def takes_cudnn_sampler(x: Tensor, grid: Tensor, mode: int = 0, padding: int = 0, align_corners: bool = True) -> bool:

@@ -92,3 +92,9 @@ def test_a_tensor_on_the_device_is_no_array():
             with pytest.raises(TypeError, match="can't convert cuda:0 device type tensor to numpy"):
                 convert(mask)
         assert mask.numpy(force=True).tolist() == mask.tolist() == [0, 1, 1]
+
+
+def test_known_values_are_sampled():
+    with fake_cuda_tensors():
+        mask, grid = (torch.from_numpy(x).to("cuda") for x in (np.ones((1, 1, 4, 4)), np.zeros((1, 2, 2, 2))))
+        assert (nn.functional.grid_sample(mask, grid, align_corners=True) == 1).all().item()
