@@ -136,11 +136,11 @@ class Counter(TorchDispatchMode):
         self._formulas = _formulas()
         self._composite: dict[Any, bool] = {}
 
-    def on_operation(self, func: Any, args: Any, output: Any, operations: int, dtype: str | None) -> None:
+    def on_operation(self, func: Any, args: Any, kwargs: Any, output: Any, operations: int, dtype: str | None) -> None:
         """Handle an operation of a stage that torch does not decompose; a subclass can count more.
 
         Args:
-            func, args, output: the operation.
+            func, args, kwargs, output: the operation.
             operations, dtype: what it counts; 0 and None if nothing.
         """
 
@@ -165,7 +165,7 @@ class Counter(TorchDispatchMode):
         if self.stage is not None:
             operations = formula(*args, **kwargs, out_val=output) if formula else 0
             dtype = self._add(self.stage, func.overloadpacket, args, operations) if operations else None
-            self.on_operation(func, args, output, operations, dtype)
+            self.on_operation(func, args, kwargs, output, operations, dtype)
         return output
 
     def _add(self, stage: str, packet: Any, args: Any, operations: int) -> str:

@@ -4,10 +4,12 @@ torch's fake tensors (`torch._subclasses.fake_tensor`) give each operation's out
 it. Some shapes depend on values: which windows the hole touches, and its bounding box. These follow from the masks
 alone, so the values of masks, and of all that is computed from masks alone, are computed as well.
 
-What differs from a real GPU: the masks that propagation leaves count as empty (`KnownMasks`), SDPA always takes its
-flash or memory-efficient kernel, and the result is zeros.
+As on a real GPU cuDNN's grid sampler refuses more than 65,535 images, a tensor on the device is no array, and host
+memory is pinned or not. What differs: the masks that propagation leaves count as empty (`KnownMasks`), SDPA always
+takes its flash or memory-efficient kernel, and the result is zeros.
 """
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,13 +31,19 @@ DEVICE = torch.device("cuda")
 CAPABILITY = (9, 0)
 """Compute capability that the fake device reports: an H100's."""
 
+CUDNN_SAMPLER_MAX_IMAGES = 65535
+"""Most images that cuDNN's grid sampler takes: https://github.com/pytorch/pytorch/issues/88380."""
+
+aten = torch.ops.aten
+
 _VALUE = "known_value"  # the attribute of a fake tensor with its values on the host
-_SCALARS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)
+_SCALARS = (aten.item.default, aten._local_scalar_dense.default)
+_PINNED: weakref.WeakSet[Any] = weakref.WeakSet()  # storages
 
 
 @contextmanager
 def fake_cuda_device() -> Iterator[Networks]:
-    """Make CUDA tensors fake inside the block, and give networks on the fake device.
+    """Make CUDA tensors fake inside the block (`fake_cuda_tensors`), and give networks on the fake device.
 
     The pipeline's observer must be `KnownMasks`. A value that does not follow from the masks is zeros in an array (the
     result).
@@ -42,6 +51,23 @@ def fake_cuda_device() -> Iterator[Networks]:
     Raises:
         InputError: in the block, where a shape depends on such a value.
     """
+    with _fake_cuda():
+        networks = build_networks()
+        for network in (networks.raft, networks.flow_completion, networks.generator):
+            convert(network, lambda x: x.to(DEVICE))
+        with torch.inference_mode(), _KnownValues():
+            yield networks
+
+
+@contextmanager
+def fake_cuda_tensors() -> Iterator[None]:
+    """Make CUDA tensors fake inside the block, in inference mode."""
+    with _fake_cuda(), torch.inference_mode(), _KnownValues():
+        yield
+
+
+@contextmanager
+def _fake_cuda() -> Iterator[None]:
     with ExitStack() as stack:
         # Without a GPU torch disables CUDA's autocast.
         stack.enter_context(mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False))
@@ -49,11 +75,7 @@ def fake_cuda_device() -> Iterator[Networks]:
         stack.enter_context(mock.patch("torch.nn.Module.half", _half))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(_UnsupportedCalls())
-        networks = build_networks()
-        for network in (networks.raft, networks.flow_completion, networks.generator):
-            convert(network, lambda x: x.to(DEVICE))
-        with torch.inference_mode(), _KnownValues():
-            yield networks
+        yield
 
 
 def convert(module: torch.nn.Module, change: Callable[[Tensor], Tensor]) -> None:
@@ -91,16 +113,21 @@ class _KnownValues(TorchDispatchMode):
         if func in _SCALARS:
             with unset_fake_temporarily():
                 return _needed(func, values[0]).item()
-        if func is torch.ops.aten.nonzero.default:
+        if func is aten.nonzero.default:
             with unset_fake_temporarily():
                 value = _needed(func, values[0]).nonzero()
             output = torch.empty(value.shape, dtype=value.dtype, device=inputs[0].device)
             _remember(output, value)
             return output
-        if func is torch.ops.aten.cudnn_grid_sampler.default:  # has no rule for its output's shape
-            output = torch.ops.aten.grid_sampler_2d.default(*args, 0, 0, True)
+        if func is aten.index.Tensor and any(x.dtype == torch.bool for x in inputs[1:]):
+            args, values = (args[0], self._numbers(args[1])), [None]
+        if func in _SAMPLERS and inputs[0].ndim == 4:
+            func, args = aten.grid_sampler.default, (*args, 0, 0, True)[:5]
+            output = sampled(*args)
         else:
             output = func(*args, **kwargs)
+        if func is aten.convolution.default and output.device.type == DEVICE.type:
+            output = output.contiguous(memory_format=conv_format(*args[:2]))  # torch without cuDNN has another rule
         outputs = [x for x in tree_flatten(output)[0] if isinstance(x, FakeTensor)]
         if not inputs or not outputs or any(value is None for value in values):
             for x in outputs:
@@ -113,25 +140,94 @@ class _KnownValues(TorchDispatchMode):
             _remember(x, value)
         return output
 
+    def _numbers(self, indices: list[Tensor | None]) -> list[Tensor | None]:
+        """Return indices with the numbers of the true entries in place of booleans."""
+        with self:
+            chosen = [x.nonzero().unbind(1) if x is not None and x.dtype == torch.bool else (x,) for x in indices]
+        return [x for part in chosen for x in part]
+
+
+_SAMPLERS = (aten.grid_sampler.default, aten.grid_sampler_2d.default, aten.cudnn_grid_sampler.default)
+
+
+def sampled(x: Tensor, grid: Tensor, mode: int, padding: int, align_corners: bool) -> Tensor:
+    """Return the output of torch's grid sampler for images [N, C, H, W], by cuDNN where torch takes cuDNN's.
+
+    Raises:
+        RuntimeError: cuDNN's takes no more than 65,535 images.
+    """
+    if takes_cudnn_sampler(x, grid, mode, padding, align_corners) and x.shape[0] > CUDNN_SAMPLER_MAX_IMAGES:
+        raise RuntimeError(
+            "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input. "
+            f"(grid_sample of {x.shape[0]} images; cuDNN takes {CUDNN_SAMPLER_MAX_IMAGES})"
+        )
+    return x.new_empty(*x.shape[:2], *grid.shape[1:3])
+
+
+def takes_cudnn_sampler(x: Tensor, grid: Tensor, mode: int = 0, padding: int = 0, align_corners: bool = True) -> bool:
+    """Whether torch samples by cuDNN (`cond_cudnn_grid_sampler` in torch's GridSamplerUtils.h).
+
+    That is bilinear (mode 0) with zeros around (padding 0) and aligned corners, of CUDA images [N, C, H, W] with up to
+    1,024 channels, in float16, float32 or float64, with fewer than 2**31 numbers.
+    """
+    kinds = (torch.float16, torch.float32, torch.float64)
+    return (
+        (mode, padding, align_corners) == (0, 0, True)
+        and all(part.device.type == DEVICE.type and part.dtype in kinds for part in (x, grid))
+        and torch.backends.cudnn.enabled
+        and all(0 < part.numel() < 2**31 for part in (x, grid))
+        and x.ndim == 4
+        and x.shape[1] <= 1024
+    )
+
+
+def conv_format(x: Tensor, weight: Tensor) -> torch.memory_format:
+    """Return the layout in which torch gives a convolution to cuDNN, and gets the result."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(weight.ndim)
+    if last is None or torch.float64 in (x.dtype, weight.dtype):
+        return torch.contiguous_format
+    return last if last in (suggest_memory_format(x), suggest_memory_format(weight)) else torch.contiguous_format
+
 
 class _UnsupportedCalls(TorchFunctionMode):
     """Replace what fake tensors do not allow: conversion to an array, pinning, and SDPA's choice of a CUDA kernel.
 
-    An array has the known values, or zeros.
+    An array has the known values, or zeros. As in torch, a tensor on the device is no array.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if func is Tensor.numpy and isinstance(args[0], FakeTensor):
-            value = _known(args[0])
-            with unset_fake_temporarily():
-                return np.zeros(args[0].shape, _numpy_dtype(args[0].dtype)) if value is None else value.numpy().copy()
+        if func in (Tensor.numpy, Tensor.__array__, Tensor.tolist) and isinstance(args[0], FakeTensor):
+            return _converted(func, *args, **kwargs)
         if func is F.scaled_dot_product_attention and not kwargs and args[0].device.type == DEVICE.type:
             return fused_attention(*args)
-        if func is Tensor.pin_memory:
-            return args[0]
-        kwargs.pop("pin_memory", None)
-        return func(*args, **kwargs)
+        if func is Tensor.is_pinned:
+            return is_pinned(args[0])
+        pins = func is Tensor.pin_memory or kwargs.pop("pin_memory", False)
+        output = args[0].clone() if func is Tensor.pin_memory else func(*args, **kwargs)
+        if pins:
+            _PINNED.add(output.untyped_storage())
+        return output
+
+
+def is_pinned(x: Tensor) -> bool:
+    """Whether the tensor is in pinned memory of the host: made there, or a view of one that was."""
+    return x.device.type == "cpu" and x.untyped_storage() in _PINNED
+
+
+def _converted(func: Any, x: Tensor, dtype: Any = None, *, force: bool = False) -> Any:
+    """Return a fake tensor as an array (of that dtype), or by `Tensor.tolist` as a list."""
+    if force or func is Tensor.tolist:
+        x = x.cpu()
+    if x.device.type == DEVICE.type:
+        raise TypeError(
+            f"can't convert {x.device} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory "
+            "first."
+        )
+    value = _known(x)
+    with unset_fake_temporarily():
+        array = np.zeros(x.shape, _numpy_dtype(x.dtype)) if value is None else value.numpy().copy()
+    return array.tolist() if func is Tensor.tolist else array.astype(dtype or array.dtype, copy=False)
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -139,8 +235,8 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if torch.is_autocast_enabled(DEVICE.type):
         q, k, v = (x.to(torch.get_autocast_dtype(DEVICE.type)) for x in (q, k, v))
     if q.dtype == torch.float32:
-        return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, False)[0]
-    return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]
+        return aten._scaled_dot_product_efficient_attention(q, k, v, None, False)[0]
+    return aten._scaled_dot_product_flash_attention(q, k, v)[0]
 
 
 def _known(x: Tensor) -> Tensor | None:

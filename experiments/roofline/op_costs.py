@@ -1,34 +1,32 @@
-"""Cost of a run's operations on a GPU: floating-point operations, bytes moved, kernel launches, memory in use.
+"""Cost of a run's operations on a GPU: floating-point operations, bytes moved, kernels, launches, waits, memory in use.
 
 Counted for each operation that torch gives to the device (views and empty tensors are free):
 - floating-point operations by dtype, as `experiments.measure.flops` counts them;
-- bytes of the tensors that it reads and writes, as if no cache held anything between two operations;
-- one kernel launch, whatever number of kernels it has;
+- its kernels, and the bytes of the tensors that each reads and writes, as if no cache held anything between two kernels
+  (`experiments.roofline.kernels`, also for what has several kernels). Kernels that only change a layout (NCHW to NHWC)
+  count by themselves too;
+- launches by the host: a kernel or a copy is one; a recorded CUDA graph is one, whatever its number of kernels;
+- copies between host and device, and waits: how often the host waits until the device has done all it was given;
 - all tensors that are alive at the same time, by their storage.
 
-Not in the model: workspaces of cuBLAS and cuDNN, fragmentation of the allocator, shapes that fill a GPU badly, copies
-between host and device, and what two streams could do at once. `Ceilings.reached` covers part of that: a guess.
+Not in the model: time of copies between host and device, and of waits; workspaces of cuBLAS and cuDNN; products that
+cuBLAS splits, and what else of a library is several kernels unseen; fragmentation of the allocator; shapes that fill a
+GPU badly; what two streams could do at once. `Ceilings.reached` covers part of that: a guess.
 """
 
 import weakref
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from experiments.measure.flops import Counter
 from experiments.roofline.fake_cuda import DEVICE
-
-aten = torch.ops.aten
-
-_GATHERS = frozenset({aten.index, aten.index_select, aten.gather, aten.embedding, aten._unsafe_index})
-_SAMPLES = frozenset({aten.grid_sampler_2d, aten.cudnn_grid_sampler})
-_MOVES = frozenset({aten._to_copy, aten.clone, aten.copy_, aten.cat, aten.constant_pad_nd, aten.stack, aten.fill_})
-_NO_KERNEL = frozenset({aten.empty, aten.empty_like, aten.new_empty, aten.empty_strided, aten.new_empty_strided})
+from experiments.roofline.kernels import Kernel, columns_bytes, kernels_of, on_device, transfers_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Ceilings:
     """A device's peak throughput by its data sheet.
 
     Attributes:
-        launch_s: the host's time for one operation of eager torch.
+        launch_s: the host's time for one launch of eager torch.
         reached: by dtype, and "bytes" for memory: the assumed share of the peak that networks of this size reach.
     """
 
@@ -57,6 +55,11 @@ class Cost:
 
     Attributes:
         flops: by dtype.
+        kernels: on the device, those inside CUDA graphs and those that only change a layout included.
+        layout_kernels: those that only change a layout.
+        launches: by the host: kernels and copies outside CUDA graphs, and CUDA graphs.
+        waits: of the host for the device.
+        copies, copied_bytes: between host and device.
         compute_s, traffic_s: time for the floating-point operations, and for the bytes, at the peaks.
         busy_s: sum of the longer of the two for each operation.
         likely_s: `busy_s` at the assumed shares of the peaks (`Ceilings.reached`).
@@ -65,7 +68,12 @@ class Cost:
 
     flops: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     moved_bytes: int = 0
+    kernels: int = 0
+    layout_kernels: int = 0
     launches: int = 0
+    waits: int = 0
+    copies: int = 0
+    copied_bytes: int = 0
     compute_s: float = 0.0
     traffic_s: float = 0.0
     busy_s: float = 0.0
@@ -96,8 +104,8 @@ class CostCounter(Counter):
 
     Attributes:
         costs: by stage.
-        fused: whether elementwise operations and copies count as part of their neighbours (compiled code).
-        recorded: whether operations count as part of a CUDA graph, which the host launches at once with `launch`.
+        fused: whether elementwise operations, copies and changes of layout count as part of their neighbours (compiled
+            code).
         live_bytes: of tensors on the device now.
     """
 
@@ -106,44 +114,71 @@ class CostCounter(Counter):
         self.ceilings = ceilings
         self.costs: dict[str, Cost] = defaultdict(Cost)
         self.fused = False
-        self.recorded = False
         self.live_bytes = live_bytes
+        self._recorded = False
         self._storages: weakref.WeakSet[Any] = weakref.WeakSet()
 
-    def on_operation(self, func: Any, args: Any, output: Any, operations: int, dtype: str | None) -> None:
+    @contextmanager
+    def graph(self) -> Iterator[None]:
+        """Count kernels inside the block as those of one CUDA graph, which the host launches at once.
+
+        Raises:
+            RuntimeError: inside the block, the host waits for the device; a stream that is recorded does not allow it.
+        """
+        if self._recorded:
+            yield
+            return
+        self._recorded = True
+        try:
+            yield
+        finally:
+            self._recorded = False
+        if self.stage is not None:
+            self.costs[self.stage].launches += 1
+
+    def on_operation(self, func: Any, args: Any, kwargs: Any, output: Any, operations: int, dtype: str | None) -> None:
         """Add an operation to its stage's cost; see `Counter.on_operation`."""
         if self.stage is None:
             return
         cost, packet = self.costs[self.stage], func.overloadpacket
         outputs = [x for x in tree_flatten(output)[0] if isinstance(x, Tensor)]
         inputs = [x for x in tree_flatten(args)[0] if isinstance(x, Tensor)]
-        if any(x.device.type == DEVICE.type for x in outputs):
+        if any(map(on_device, outputs)):
             self._keep(outputs)
-            cost.peak_bytes = max(cost.peak_bytes, self.live_bytes + columns_bytes(func, inputs, outputs))
-        if not any(x.device.type == DEVICE.type for x in [*inputs, *outputs]):
+            cost.peak_bytes = max(cost.peak_bytes, self.live_bytes + columns_bytes(packet, inputs, output))
+        elif not any(map(on_device, inputs)):
             return
-        if packet in _NO_KERNEL or is_view(func):
-            return
+        for transfer in transfers_of(func, args, kwargs, inputs, output):
+            if transfer.waits and self._recorded:
+                raise RuntimeError(
+                    f"CUDA error: operation not permitted when stream is capturing: {func} waits for the device"
+                )
+            cost.copies += 1
+            cost.copied_bytes += transfer.copied_bytes
+            cost.waits += transfer.waits
+            cost.launches += not self._recorded
+        self._add_kernels(cost, kernels_of(func, args, kwargs, inputs, output), operations, dtype)
+
+    def _add_kernels(self, cost: Cost, kernels: Sequence[Kernel], operations: int, dtype: str | None) -> None:
+        """Add an operation's kernels, of which the first has its floating-point operations."""
         reached, compute_s, likely_compute_s = self.ceilings.reached, 0.0, 0.0
         if dtype is not None:
             cost.flops[dtype] += operations
             compute_s = operations / self.ceilings.flops_per_s[dtype]
             likely_compute_s = compute_s / reached[dtype]
-        if self.fused and (torch.Tag.pointwise in func.tags or packet in _MOVES):
-            return
-        moved = moved_bytes(packet, inputs, outputs)
-        traffic_s = moved / self.ceilings.bytes_per_s
-        cost.launches += not self.recorded
-        cost.moved_bytes += moved
-        cost.compute_s += compute_s
-        cost.traffic_s += traffic_s
-        cost.busy_s += max(compute_s, traffic_s)
-        cost.likely_s += max(likely_compute_s, traffic_s / reached["bytes"])
-
-    def launch(self) -> None:
-        """Count one launch in the present stage."""
-        if self.stage is not None:
-            self.costs[self.stage].launches += 1
+        for kernel in kernels:
+            if self.fused and kernel.fused:
+                continue
+            traffic_s = kernel.moved_bytes / self.ceilings.bytes_per_s
+            cost.kernels += 1
+            cost.layout_kernels += kernel.layout
+            cost.launches += not self._recorded
+            cost.moved_bytes += kernel.moved_bytes
+            cost.compute_s += compute_s
+            cost.traffic_s += traffic_s
+            cost.busy_s += max(compute_s, traffic_s)
+            cost.likely_s += max(likely_compute_s, traffic_s / reached["bytes"])
+            compute_s = likely_compute_s = 0.0
 
     def _keep(self, outputs: Sequence[Tensor]) -> None:
         for tensor in outputs:
@@ -156,35 +191,3 @@ class CostCounter(Counter):
 
     def _free(self, count: int) -> None:
         self.live_bytes -= count
-
-
-def is_view(func: Any) -> bool:
-    """Whether the operation returns a view of its input and computes nothing."""
-    returns = func._schema.returns
-    return bool(returns) and all(x.alias_info is not None and not x.alias_info.is_write for x in returns)
-
-
-def moved_bytes(packet: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> int:
-    """Return the bytes that an operation reads and writes, each of its tensors once.
-
-    A gather reads as many values as it returns, a bilinear sample four times as many, but at most the whole tensor.
-    """
-    sizes = [x.numel() * x.element_size() for x in inputs]
-    written = sum(x.numel() * x.element_size() for x in outputs)
-    if packet in _GATHERS and sizes:
-        sizes[0] = min(sizes[0], written)
-    elif packet in _SAMPLES:
-        sizes[0] = min(sizes[0], 4 * written)
-    elif packet in (aten.index_put, aten.index_put_, aten._index_put_impl_):
-        return 2 * sizes[-1]
-    elif packet in (aten.copy_, aten.fill_):
-        sizes[0] = 0
-    return sum(sizes) + written
-
-
-def columns_bytes(func: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> int:
-    """Return the bytes of torchvision's buffer of sampled values in a deformable convolution, of up to 32 images."""
-    if func.overloadpacket is not torch.ops.torchvision.deform_conv2d:
-        return 0
-    (batch, channels, *_), weight, (*_, height, width) = inputs[0].shape, inputs[1], outputs[0].shape
-    return min(batch, 32) * channels * weight.shape[2] * weight.shape[3] * height * width * weight.element_size()

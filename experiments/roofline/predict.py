@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from experiments.data import load, sample_clip
 from experiments.measure.flops import counting
 from experiments.roofline.fake_cuda import KnownMasks, fake_cuda_device
+from experiments.roofline.kernels import on_device
 from experiments.roofline.op_costs import Ceilings, Cost, CostCounter
 from propainter import STAGES, InputError, Pipeline, Schedule
 from propainter.io.atomic import atomic_write
@@ -50,6 +50,10 @@ COMBINATIONS = {
 
 LAUNCHES_S = (0.0, 5e-6, 10e-6)
 """The host's times per launch in the second table; 0 is a run all in CUDA graphs."""
+
+
+COUNTS = ("kernels", "layout_kernels", "launches", "waits")
+"""Counts of `Cost` in the first table."""
 
 
 def count(overrides: Sequence[str], frames: int, height: int, width: int, ceilings: Ceilings) -> CostCounter:
@@ -90,35 +94,55 @@ def _schedule(cfg: Any) -> dict[str, int]:
 
 
 def _as_if_compiled(counter: CostCounter, components: Sequence[str], recorded: bool, pipeline: Pipeline) -> Pipeline:
-    """Wrap the components' modules as `variants.compile` does, to set `fused` and `recorded` while they run."""
+    """Wrap the components' modules as `variants.compile` does: fused, and each call in a CUDA graph if `recorded`."""
     for component in components:
         for module in modules_of(pipeline.networks, component):
-            module.forward = _compiled(counter, module.forward, recorded)
+            forward = _fused(counter, module.forward)
+            module.forward = as_recorded(counter)(forward) if recorded else forward
     return pipeline
 
 
-def _compiled(counter: CostCounter, forward: Callable[..., Any], recorded: bool) -> Callable[..., Any]:
+def _fused(counter: CostCounter, forward: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(forward)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        before = counter.fused, counter.recorded
-        counter.fused, counter.recorded = True, recorded
+        before, counter.fused = counter.fused, True
         try:
-            output = forward(*args, **kwargs)
+            return forward(*args, **kwargs)
         finally:
-            counter.fused, counter.recorded = before
-        if not recorded:
-            return output
-        counter.launch()
-        return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, output)
+            counter.fused = before
 
     return wrapped
+
+
+def as_recorded(counter: CostCounter) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator under which each call of a function counts as the replay of a recorded CUDA graph.
+
+    Its tensors on the device are copied into the graph's memory before, and its results out of it after: one launch and
+    one kernel each. The graph is one launch. A function that copies by itself needs `CostCounter.graph` alone.
+    """
+
+    def copied(tree: Any) -> Any:
+        return tree_map(lambda x: x.clone() if on_device(x) else x, tree)
+
+    def record(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def replayed(*args: Any, **kwargs: Any) -> Any:
+            args, kwargs = copied((args, kwargs))
+            with counter.graph():
+                output = function(*args, **kwargs)
+            return copied(output)
+
+        return replayed
+
+    return record
 
 
 def stage_table(counters: Mapping[str, CostCounter], ceilings: Ceilings) -> str:
     """Return a Markdown table by combination and stage: counts, the bound, what it comes from, and peak memory."""
     lines = [
-        "| combination | stage | TFLOP fp32 | TF32 | half | GB moved | launches | at least | by | peak GB |",
-        f"|{' --- |' * 10}",
+        "| combination | stage | TFLOP fp32 | TF32 | half | GB moved | kernels | of layout | launches | waits "
+        "| copied GB | at least | by | peak GB |",
+        f"|{' --- |' * 14}",
     ]
     for name, counter in counters.items():
         for stage in STAGES:
@@ -136,7 +160,8 @@ def _line(name: str, stage: str, costs: Sequence[Cost], binds: str, launch_s: fl
     cells = [
         *(name, stage, tera("float32"), tera("tf32"), tera("float16", "bfloat16")),
         f"{sum(cost.moved_bytes for cost in costs) / 1e9:,.0f}",
-        f"{sum(cost.launches for cost in costs):,}",
+        *(f"{sum(getattr(cost, name) for cost in costs):,}" for name in COUNTS),
+        f"{sum(cost.copied_bytes for cost in costs) / 1e9:.1f}",
         *(f"{sum(cost.bound_s(launch_s) for cost in costs):.3f} s", binds),
         f"{max(cost.peak_bytes for cost in costs) / 1e9:.1f}",
     ]

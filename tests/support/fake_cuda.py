@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 
 from experiments.measure.flops import counting
-from experiments.roofline.fake_cuda import fake_cuda_device
+from experiments.roofline.fake_cuda import fake_cuda_tensors
 from experiments.roofline.op_costs import Ceilings, CostCounter
 from propainter import Observer
 
@@ -18,9 +18,9 @@ ROUND = Ceilings(
 )
 
 
-def counted(run):
-    counter, pipeline = CostCounter(ROUND), SimpleNamespace(observer=Observer())
-    with fake_cuda_device(), counting(pipeline, counter), pipeline.observer.stage("flow"):
+def counted(run, counter=None):
+    counter, pipeline = counter or CostCounter(ROUND), SimpleNamespace(observer=Observer())
+    with fake_cuda_tensors(), counting(pipeline, counter), pipeline.observer.stage("flow"):
         run()
     return counter
 

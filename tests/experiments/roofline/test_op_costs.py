@@ -1,11 +1,11 @@
 """Costs of operations, counted by hand."""
 
 import pytest
-import torch
-from support.fake_cuda import counted, on_cuda
-from torch import nn
+from support.fake_cuda import ROUND, counted, on_cuda
+from torch import Tensor, nn
 
-from experiments.roofline.op_costs import Cost, moved_bytes
+from experiments.roofline.op_costs import Cost, CostCounter
+from experiments.roofline.predict import as_recorded
 from variants.precision import tf32_flags
 
 
@@ -46,13 +46,34 @@ def test_what_is_let_go_does_not_count_towards_the_peak():
     assert counted(run).costs["flow"].peak_bytes == 4000
 
 
-def test_picked_values_are_read_not_the_whole_tensor():
-    table_of_rows, index, output = torch.empty(1000, 4), torch.empty(2, dtype=torch.int64), torch.empty(2, 4)
-    assert moved_bytes(torch.ops.aten.index_select, [table_of_rows, index], [output]) == 2 * 32 + 16
-
-
 def test_the_longer_of_work_and_launches():
     cost = Cost(launches=10, compute_s=3.0, traffic_s=1.0, busy_s=3.5)
     assert (cost.bound_s(0.1), cost.binds(0.1)) == (3.5, "operations")
     assert (cost.bound_s(1.0), cost.binds(1.0)) == (10.0, "launches")
     assert Cost(compute_s=1.0, traffic_s=2.0, busy_s=2.0).binds(0.1) == "bytes"
+
+
+class TestGraph:
+    @staticmethod
+    def function(x):
+        return (x + 1) * 2
+
+    def test_a_graph_is_one_launch_of_all_its_kernels(self):
+        counter = CostCounter(ROUND)
+
+        def run():
+            with counter.graph():
+                self.function(on_cuda(4))
+
+        cost = counted(run, counter).costs["flow"]
+        assert (cost.kernels, cost.launches) == (2, 1)
+
+    def test_a_recorded_function_copies_its_arguments_and_results(self):
+        counter = CostCounter(ROUND)
+        cost = counted(lambda: as_recorded(counter)(self.function)(on_cuda(4)), counter).costs["flow"]
+        assert (cost.kernels, cost.launches) == (1 + 2 + 1, 1 + 1 + 1)
+
+    def test_the_host_must_not_wait_inside(self):
+        counter = CostCounter(ROUND)
+        with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+            counted(lambda: as_recorded(counter)(Tensor.cpu)(on_cuda(4)), counter)
