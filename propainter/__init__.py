@@ -97,8 +97,7 @@ _RENAMED_NAMES = {
     """,
     "models.flow_completion": "OverFrames:FramewiseCall all_together:unbatched",
     "models.warp": """
-        binarise:threshold consistent:forward_backward_consistency pass_order:propagation_order
-        positions:flow_to_grid sample:warp
+        consistent:forward_backward_consistency pass_order:propagation_order positions:flow_to_grid sample:warp
     """,
 }
 sys.meta_path.append(RenamedModules(__name__, _RENAMED_MODULES, _RENAMED_NAMES))

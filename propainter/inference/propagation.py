@@ -4,8 +4,14 @@ import torch
 from torch import Tensor
 
 from propainter.models.raft import Flows
-from propainter.models.warp import flow_to_grid, forward_backward_consistency, propagation_order, threshold, warp
+from propainter.models.warp import flow_to_grid, forward_backward_consistency, propagation_order, warp
 from propainter.schedule import MAX_PIXEL_SUBVIDEO, PIXEL_PADDING, plan_subvideos
+
+THRESHOLD = 0.1
+"""Masks above this are hole (docs/model.md, section 3a)."""
+
+BLOCK_BYTES = 16 * 2**20
+"""Bound of the flow whose sampling positions are computed at once, in bytes; they take about ten times as much."""
 
 
 def propagate_pixels(frames: Tensor, flows: Flows, masks: Tensor, subvideo_length: int = 80) -> tuple[Tensor, Tensor]:
@@ -45,6 +51,8 @@ def propagate_subvideo(frames: Tensor, flows: Flows, masks: Tensor) -> tuple[Ten
 def _propagate(frames: Tensor, masks: Tensor, flows: Tensor, checks: Tensor, backward: bool) -> None:
     """Run one pass in place.
 
+    Sampling positions and valid flow depend on no filled frame: they are computed for `BLOCK_BYTES` of flow at once.
+
     Args:
         frames: [B, T, 3, H, W].
         masks: [B, T, 1, H, W].
@@ -52,16 +60,29 @@ def _propagate(frames: Tensor, masks: Tensor, flows: Tensor, checks: Tensor, bac
         checks: in the opposite direction, [B, T-1, 2, H, W].
         backward: whether the pass goes from the last frame to the first.
     """
-    for t, pair in propagation_order(frames.shape[1], backward):
-        if pair is None:
-            before = t
-            continue
-        grid = flow_to_grid(flows[:, pair])
-        valid = forward_backward_consistency(flows[:, pair], checks[:, pair], grid)
-        source = warp(frames[:, before], grid, mode="nearest")
-        hidden = threshold(warp(masks[:, before], grid))
-        trusted = valid * (1 - hidden)
-        use = threshold(masks[:, t] * trusted)
-        frames[:, t] = use * source + (1 - use) * frames[:, t]
-        masks[:, t] = threshold(masks[:, t] * (1 - trusted))
-        before = t
+    order = [(t, pair) for t, pair in propagation_order(frames.shape[1], backward) if pair is not None]
+    step = max(1, BLOCK_BYTES // flows[:, 0].nbytes) if order else 1
+    for start in range(0, len(order), step):
+        some = order[start : start + step]
+        first = min(pair for _, pair in some)
+        block = slice(first, first + len(some))
+        grids, valid = (
+            x.unflatten(0, (len(flows), len(some)))
+            for x in _grids_and_valid(flows[:, block].flatten(0, 1), checks[:, block].flatten(0, 1))
+        )
+        targets = masks[:, block if backward else slice(block.start + 1, block.stop + 1)]
+        hole = targets > THRESHOLD
+        # A pixel is filled where the source's warped mask is at most this, and where it is not NaN.
+        limits = torch.where(hole & valid, THRESHOLD, float("-inf")).to(masks.dtype)
+        for t, pair in some:
+            before, i = t + 1 if backward else t - 1, pair - first
+            source = warp(frames[:, before], grids[:, i], mode="nearest")
+            use = warp(masks[:, before], grids[:, i]) <= limits[:, i]
+            torch.where(use, source, frames[:, t], out=frames[:, t])
+            torch.gt(hole[:, i], use, out=masks[:, t])
+
+
+def _grids_and_valid(flows: Tensor, checks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `flow_to_grid` of flows [N, 2, H, W], and where they agree with the checks, bool [N, 1, H, W]."""
+    grids = flow_to_grid(flows)
+    return grids, forward_backward_consistency(flows, checks, grids) > 0

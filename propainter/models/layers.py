@@ -82,8 +82,22 @@ class DeformableAlignment(nn.Module):
         Returns:
             [N, channels, H, W].
         """
-        first, second, modulation = self.conv_offset(condition).chunk(3, dim=1)
-        offset = self.max_offset * torch.tanh(torch.cat((first, second), dim=1))
+        return self.align(x, self.conv_offset(condition), flow)
+
+    def align(self, x: Tensor, predicted: Tensor, flow: Tensor | None) -> Tensor:
+        """Sample x at the predicted positions, and convolve; a variant may replace this method.
+
+        Args:
+            x: [N, inputs, H, W].
+            predicted: [N, 27 * groups, H, W] from `conv_offset`: offsets as (y, x) pairs, then modulations.
+            flow: as in `forward`.
+
+        Returns:
+            [N, channels, H, W].
+        """
+        third = predicted.shape[1] // 3
+        offset, modulation = predicted.split([2 * third, third], dim=1)
+        offset = self.max_offset * torch.tanh(offset)
         if flow is not None:
             # Offsets come as (y, x) pairs, flow as (x, y).
             offset = offset + flow.flip(1).repeat(1, offset.shape[1] // 2, 1, 1)

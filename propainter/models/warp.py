@@ -60,11 +60,6 @@ def forward_backward_consistency(flow: Tensor, back: Tensor, grid: Tensor) -> Te
     return (error < 0.01 * length + 0.5).to(flow.dtype)
 
 
-def threshold(x: Tensor) -> Tensor:
-    """Return 1 for x > 0.1, else 0, in x's dtype and shape."""
-    return (x > 0.1).to(x.dtype)
-
-
 def propagation_order(num_frames: int, backward: bool) -> Iterator[tuple[int, int | None]]:
     """Yield the frames of one propagation pass in order, each with its pair, None for the first frame.
 

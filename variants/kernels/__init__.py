@@ -3,23 +3,28 @@
 Applied after `reuse`, and before the groups that wrap the flow estimator.
 """
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.optical_flow.raft import CorrBlock
 
 from propainter.allocator import no_heap_trim
 from propainter.inference.pipeline import Clip, Pipeline, StageRunner
+from propainter.models.layers import DeformableAlignment
 from propainter.models.raft import ClipFlow, Correlation
-from variants import UnsupportedError, claims_published
+from variants import UnsupportedError, claims_published, needs_cuda
 from variants.components import is_wrapped, wrap
 from variants.correlation import AllPairs
+from variants.guard import guarded
 from variants.kernels.onednn_conv import convolve_linear_layers, in_channels_last, split
 from variants.reuse.conv_gru import Gating
 from variants.reuse.dedup_flow import DedupFlowEstimator
+
+log = logging.getLogger(__name__)
 
 
 @claims_published
@@ -62,6 +67,61 @@ def cpu(pipeline: Pipeline) -> Pipeline:
     pipeline.effective["kernels"] = stats
     pipeline.stage_runner = _without_heap_trim(pipeline.stage_runner or Pipeline.run_stages, stats)
     return pipeline
+
+
+@needs_cuda
+@claims_published
+def cuda(pipeline: Pipeline) -> Pipeline:
+    """Compute on CUDA with a Triton kernel for deformable alignment, and with layouts that half precision needs.
+
+    - Triton samples between the two products of a deformable alignment (`triton_deform`), in float32 and in half
+      precision.
+    - Networks whose weights are in half precision (`precision=amp_all`, `half` and `half_all`) are in channels_last, as
+      tensor cores need it: cuDNN would copy inputs and outputs of any other layout. Others stay: in float32 without
+      TF32 cuDNN's kernels for the published layout are the faster ones.
+
+    `effective["kernels"]` says what ran: `alignment` and `channels_last`.
+
+    Raises:
+        UnsupportedError: the device is not CUDA, or Triton is not installed.
+    """
+    device = pipeline.networks.device
+    if device.type != "cuda":
+        raise UnsupportedError(f"kernels=cuda are for CUDA, not for this {device.type} device")
+    try:
+        from variants.kernels.triton_deform import TritonAlignment
+    except ImportError as error:
+        raise UnsupportedError(f"kernels=cuda needs the package triton ({error}): pip install triton") from error
+    stats: dict[str, Any] = {"alignment": "triton", "channels_last": []}
+    pipeline.effective["kernels"] = stats
+
+    in_fp32 = pipeline.effective.get("ops_in_fp32", {})
+    before = dict(in_fp32)
+    in_fp32.update((name, "only inside Triton's kernel; its tensors are in half precision") for name in before)
+
+    def fall_back(reason: str) -> None:
+        stats["alignment"] = f"torchvision, since Triton's failed: {reason}"
+        in_fp32.update(before)
+        log.warning("deformable alignment goes on with torchvision's: %s", reason)
+
+    faster: dict[nn.Module, TritonAlignment] = {}
+    align = guarded(lambda module, *inputs: faster[module](*inputs), DeformableAlignment.align, fall_back)
+    for name in ("flow_completion", "generator"):
+        network = getattr(pipeline.networks, name)
+        for module in network.modules():
+            if isinstance(module, DeformableAlignment):
+                faster[module] = TritonAlignment(module)
+                module.align = partial(align, module)  # type: ignore[method-assign]
+        if in_half(network):
+            in_channels_last(network)
+            stats["channels_last"].append(name)
+    return pipeline
+
+
+def in_half(network: nn.Module) -> bool:
+    """Return whether the network's convolutions have weights in half precision."""
+    weights = [layer.weight for layer in network.modules() if isinstance(layer, (nn.Conv2d, nn.Conv3d))]
+    return all(weight.element_size() == 2 for weight in weights)
 
 
 def _without_heap_trim(stage_runner: StageRunner, stats: dict[str, Any]) -> StageRunner:

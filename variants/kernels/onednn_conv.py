@@ -23,11 +23,12 @@ def convolve_linear_layers(module: nn.Module) -> int:
 
 def in_channels_last(network: nn.Module) -> None:
     """Convert a network's convolution weights to channels_last; torch then converts the inputs."""
+    layouts = {nn.Conv2d: torch.channels_last, nn.Conv3d: torch.channels_last_3d}
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.to(memory_format=torch.channels_last)
-        elif isinstance(layer, nn.Conv3d):
-            layer.to(memory_format=torch.channels_last_3d)
+        for kind, layout in layouts.items():
+            if isinstance(layer, kind):
+                weight = layer.weight.contiguous(memory_format=layout)
+                layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:

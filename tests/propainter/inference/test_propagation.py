@@ -1,11 +1,14 @@
 """Pixel propagation: equal to the golden data, and to a picture that moves."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from propainter import propagate_pixels
+from propainter.inference import propagation
+from tests.support.fake_cuda import counted, on_cuda
 
 
 def test_propagation(golden):
@@ -44,3 +47,28 @@ def test_propagation_fills_from_where_the_flow_points(motion, seed):
     assert torch.equal(filled[known], frames[known])
     assert bool(remaining.sum() < hole.sum()) == (motion != (0, 0))
     assert not (remaining > hole).any()
+
+
+@pytest.mark.parametrize("pairs_together", [1, 3, 100])
+def test_blocks_of_pairs_give_equal_numbers(golden, monkeypatch, pairs_together):
+    data = golden.tensors("propagation")
+    arguments = data["frames"] / 127 * (1 - data["masks"]), (data["flow_f"], data["flow_b"]), data["masks"]
+    assert data["flow_f"].shape[1] > 3
+    whole = propagate_pixels(*arguments)
+    monkeypatch.setattr(propagation, "BLOCK_BYTES", pairs_together * data["flow_f"][:, 0].nbytes)
+    for got, expected in zip(propagate_pixels(*arguments), whole, strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_a_pass_launches_few_operations_for_each_frame():
+    """Positions and valid flow of all pairs are computed at once; a frame is two samplings, and three operations."""
+
+    def clip(count):
+        frames, masks = on_cuda(1, count, 3, 64, 64), on_cuda(1, count, 1, 64, 64)
+        flows = on_cuda(1, count - 1, 2, 64, 64), on_cuda(1, count - 1, 2, 64, 64)
+        return frames, flows, masks
+
+    def counted_launches(count):
+        return counted(lambda: propagate_pixels(*clip(count))).costs["flow"].launches
+
+    assert counted_launches(12) - counted_launches(2) == 2 * 10 * 5
