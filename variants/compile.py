@@ -1,16 +1,15 @@
 """`compile`: torch.compile over components of the networks, each falling back to eager where it does not compile."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.utils import counters, get_compilation_metrics, set_compilation_metrics_limit
 from torch._inductor.cudagraph_trees import get_manager
 from torch.utils._pytree import tree_map
@@ -19,6 +18,7 @@ from propainter import InputError
 from propainter.inference.pipeline import Pipeline
 from variants import claims_published
 from variants.components import check_components, modules_of, wrap
+from variants.guard import first_line, guarded
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +32,9 @@ def compiled(
 ) -> Pipeline:
     """Compile the components' modules, each by itself, at their first call.
 
-    `pipeline.effective["compile"]` has for each component its status (compiled, or the reason why the component runs
-    eagerly), graphs, graph breaks by reason, frames that torch skipped with their source line, recompilations, and the
-    seconds that compiling took.
+    `pipeline.effective["compile"]` has for each component its status, graphs, graph breaks by reason, frames that torch
+    skipped with their source line, recompilations, and the seconds that compiling took. The status is compiled, or the
+    reason why the component runs eagerly; at torch's limit of recompilations, since which call new shapes do.
 
     Args:
         mode: "default", "reduce-overhead" (CUDA graphs) or "max-autotune".
@@ -106,33 +106,31 @@ def cuda_graphs(mode: str, device: torch.device) -> str:
 def _falling_back(
     module: nn.Module, fast: Callable[..., Any], stats: dict[str, Any], component: str, keep_outputs: bool
 ) -> Callable[..., Any]:
-    """Return a forward that calls the compiled one, and the eager one from the first failure to compile.
+    """Return a forward that calls the compiled one, and the eager one from its first failure on; see `guarded`.
 
     Args:
         stats: the component's figures; each call adds what torch compiled during it.
         keep_outputs: whether to copy the outputs, which the next replay of a CUDA graph would overwrite.
     """
-    eager = module.forward
+    eager, calls = module.forward, 0
 
-    @wraps(eager)
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        try:
-            with _add_compilations(stats):
-                output = fast(*args, **kwargs)
-        except TorchDynamoException as error:
-            reason = _first_line(str(error))
-            log.warning("%s does not compile and runs eagerly: %s", component, reason)
-            stats["status"] = f"eager, since it does not compile: {type(error).__name__}: {reason}"
-            wrap(module, eager)
-            return eager(*args, **kwargs)
+    def compiled_forward(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        with _add_compilations(stats, component, calls):
+            output = fast(*args, **kwargs)
         return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, output) if keep_outputs else output
 
-    return forward
+    def report(reason: str) -> None:
+        log.warning("%s does not compile and runs eagerly: %s", component, reason)
+        stats["status"] = f"eager, since it does not compile: {reason}"
+
+    return guarded(compiled_forward, eager, report)
 
 
 @contextmanager
-def _add_compilations(stats: dict[str, Any]) -> Iterator[None]:
-    """Add to `stats` what torch compiles inside the block."""
+def _add_compilations(stats: dict[str, Any], component: str, call: int) -> Iterator[None]:
+    """Add to `stats` what torch compiles inside the block, which is this call of a module of the component."""
     frames, graphs = len(get_compilation_metrics()), counters["stats"]["unique_graphs"]
     breaks = Counter(counters["graph_break"])
     try:
@@ -140,16 +138,19 @@ def _add_compilations(stats: dict[str, Any]) -> Iterator[None]:
     finally:
         stats["graphs"] += counters["stats"]["unique_graphs"] - graphs
         for reason, count in (Counter(counters["graph_break"]) - breaks).items():
-            short = _first_line(reason)
+            short = first_line(reason)
             stats["graph_breaks"][short] = stats["graph_breaks"].get(short, 0) + count
         for frame in get_compilation_metrics()[frames:]:
             stats["compile_s"] += frame.entire_frame_compile_time_s or 0.0
+            limit = re.search(r"Limit type: (\w+)", frame.fail_reason or "")
+            if limit:
+                at = f"torch's {limit[1]} of {getattr(torch._dynamo.config, limit[1])}"
+                ended = f"eager for new shapes from call {call} on, at {at}"
+                log.warning("%s is %s", component, ended)
+                stats["status"] = f"compiled; {ended}"
+                continue
             stats["recompilations"] += bool(frame.recompile_reason)
             if frame.fail_reason:
                 file = Path(frame.fail_user_frame_filename or frame.co_filename or "?").name
                 line = frame.fail_user_frame_lineno or frame.co_firstlineno
-                stats["skipped_frames"].append(f"{frame.co_name} ({file}:{line}): {_first_line(frame.fail_reason)}")
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0] if text.strip() else "no reason given"
+                stats["skipped_frames"].append(f"{frame.co_name} ({file}:{line}): {first_line(frame.fail_reason)}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from propainter.allocator import set_onednn_cache_capacity
 from propainter.inference.pipeline import Pipeline, no_split
-from propainter.inference.storage import DeviceStorage
+from propainter.inference.storage import DeviceStorage, consecutive
 from propainter.inference.streaming import Streaming
 from propainter.renamed import module_getattr
 from variants import claims_published
@@ -104,28 +104,32 @@ class CpuOffload(EagerFree):
     def put(self, name: str, tensor: Tensor) -> None:
         """Keep a tensor on the host."""
         if self._moves:
-            # Same strides, by which cuDNN chooses its algorithm. Not asynchronous: `get` may read the copy at once.
-            host = torch.empty_like(tensor, device="cpu", pin_memory=self.device.type == "cuda")
-            tensor = host.copy_(tensor)
+            if tensor.stride(1) != tensor[:, 0].numel():
+                tensor = tensor.contiguous()  # so that each entry is one block
+            # Same strides, so that no copy permutes.
+            pinned = self.device.type == "cuda"
+            host = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, pin_memory=pinned)
+            tensor = host.copy_(tensor, non_blocking=pinned)
         super().put(name, tensor)
         self._stats["host_bytes"] = max(self._stats["host_bytes"], sum(kept.nbytes for kept in self._tensors.values()))
 
     def get(self, name: str, entries: slice | Sequence[int] = slice(None)) -> Tensor:
-        """Return a copy of a tensor, or of some of its T entries, on the device.
+        """Return a copy of a tensor, or of some of its T entries, on the device: one copy per run of entries.
 
-        The copy is asynchronous. The stream keeps the order, and torch's host allocator keeps pinned memory until the
-        copy is done, even if the tensor is dropped before.
+        The copies of `put` and `get` are asynchronous. The stream keeps their order, and torch's host allocator keeps
+        pinned memory until they are done, even if the tensor is dropped before.
         """
         if not self._moves:
             return super().get(name, entries)
         host = self._tensors[name]
         if isinstance(entries, slice):
-            moved = host[:, entries].to(self.device, non_blocking=True)
-        else:
-            # Entry by entry: host[:, entries] would be a copy in memory that is not pinned.
-            moved = host.new_empty((host.shape[0], len(entries), *host.shape[2:]), device=self.device)
-            for target, entry in enumerate(entries):
-                moved[:, target].copy_(host[:, entry], non_blocking=True)
+            entries = range(host.shape[1])[entries]
+        shape = host.shape[0], len(entries), *host.shape[2:]
+        moved = torch.empty_strided(shape, host.stride(), dtype=host.dtype, device=self.device)
+        runs = consecutive(entries)
+        for target, run in zip(moved.split([run.stop - run.start for run in runs], dim=1), runs, strict=True):
+            # Blocks of equal strides: anything else would go through a copy in memory that is not pinned.
+            target.copy_(host[:, run], non_blocking=True)
         self._count("moved_bytes", moved.nbytes)
         return moved
 

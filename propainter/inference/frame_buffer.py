@@ -100,12 +100,12 @@ class BufferedScene(Scene):
 
     def frames(self, numbers: Sequence[int]) -> Tensor:
         numbers = self._in_buffer(numbers)
-        frames = as_video(self._buffer.images("images", numbers), self._device).to(self._dtype)
+        frames = as_video(self._buffer.images("images", numbers), self._device, pinned=True).to(self._dtype)
         self._buffer.paste_into_holes("filled", numbers, frames)
         return frames
 
     def masks(self, numbers: Sequence[int]) -> Tensor:
-        return as_masks(self._buffer.images("holes", self._in_buffer(numbers)), self._device, self._dtype)
+        return as_masks(self._buffer.images("holes", self._in_buffer(numbers)), self._device, self._dtype, pinned=True)
 
     def remaining_masks(self, numbers: Sequence[int]) -> Tensor:
         masks = torch.zeros_like(self.masks(numbers))

@@ -85,15 +85,29 @@ def _resize(images: np.ndarray, size: tuple[int, int], method: Image.Resampling)
     return np.stack([np.asarray(Image.fromarray(image).resize(size[::-1], method)) for image in images])
 
 
-def as_video(frames: np.ndarray, device: torch.device) -> Tensor:
-    """Convert uint8 [T, H, W, 3] to float32 [1, T, 3, H, W] in [-1, 1], on the device."""
-    video = torch.from_numpy(_as_torch_takes(frames)).to(device).permute(0, 3, 1, 2)[None]
+def as_video(frames: np.ndarray, device: torch.device, pinned: bool = False) -> Tensor:
+    """Convert uint8 [T, H, W, 3] to float32 [1, T, 3, H, W] in [-1, 1], on the device; see `to_device` of `pinned`."""
+    video = to_device(frames, device, pinned).permute(0, 3, 1, 2)[None]
     return video.float().div_(255).mul_(2).sub_(1)
 
 
-def as_masks(masks: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Convert uint8 [T, H, W] to [1, T, 1, H, W] of the dtype, on the device."""
-    return torch.from_numpy(_as_torch_takes(masks)).to(device=device, dtype=dtype)[None, :, None]
+def as_masks(masks: np.ndarray, device: torch.device, dtype: torch.dtype, pinned: bool = False) -> Tensor:
+    """Convert uint8 [T, H, W] to [1, T, 1, H, W] of the dtype, on the device; see `to_device` of `pinned`."""
+    return to_device(masks, device, pinned).to(dtype)[None, :, None]
+
+
+def to_device(array: np.ndarray, device: torch.device, pinned: bool = True) -> Tensor:
+    """Copy an array to the device.
+
+    Args:
+        array: of the host.
+        device: the CPU gets no copy, but the array's memory.
+        pinned: whether to go through pinned memory on CUDA, so that the host does not wait for the copy. torch keeps
+            that memory for the next copy: not for a whole clip.
+    """
+    tensor = torch.from_numpy(_as_torch_takes(array))
+    pinned = pinned and device.type == "cuda"
+    return (tensor.pin_memory() if pinned else tensor).to(device, non_blocking=pinned)
 
 
 def _as_torch_takes(array: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from propainter.inference.preparation import (
     prepare_masks,
     process_size,
     resize_back,
+    to_device,
 )
 from propainter.inference.propagation import propagate_subvideo
 from propainter.models.flow_completion import complete_flow
@@ -301,4 +302,4 @@ def as_prediction(images: np.ndarray, device: torch.device) -> Tensor:
 
     A compositor truncates. So each value is the middle of the interval that truncates to its number.
     """
-    return ((torch.from_numpy(images).to(device).float() + 0.5) / 255 * 2 - 1).permute(0, 3, 1, 2)
+    return ((to_device(images, device).float() + 0.5) / 255 * 2 - 1).permute(0, 3, 1, 2)

@@ -12,7 +12,7 @@ from experiments.data import load, sample_clip
 from experiments.measure.first_run import first_run
 from experiments.tasks.compile_report import table
 from propainter import InputError, Pipeline, Schedule
-from variants.compile import compiled, cuda_graphs, graphs_recorded
+from variants.compile import _falling_back, compiled, cuda_graphs, graphs_recorded
 
 QUICK = Schedule(raft_iterations=1)
 
@@ -72,6 +72,48 @@ def test_what_does_not_compile_runs_eagerly_and_says_why(networks, clip):
     assert pipeline.compiled_components == {"transformer"}
     status = pipeline.effective["compile"]["components"]["transformer"]["status"]
     assert status.startswith("eager, since it does not compile: ")
+
+
+class Scaled(torch.nn.Module):
+    def forward(self, x):
+        return x * len(x)
+
+
+def falling_back(module, fast):
+    stats = {"status": "compiled", "graphs": 0, "graph_breaks": {}, "recompilations": 0, "skipped_frames": []}
+    stats["compile_s"] = 0.0
+    return _falling_back(module, fast, stats, "transformer", keep_outputs=False), stats
+
+
+def test_any_failure_of_compiled_code_falls_back(caplog):
+    """Not only errors of Dynamo: those of a kernel's or a graph's first launch, too."""
+
+    def broken(x):
+        raise RuntimeError("Triton Error [CUDA]: device kernel image is invalid\nlong trace")
+
+    forward, stats = falling_back(Scaled(), broken)
+    for _ in range(2):
+        assert torch.equal(forward(torch.ones(3)), torch.full((3,), 3.0))
+    reason = "RuntimeError: Triton Error [CUDA]: device kernel image is invalid"
+    assert stats["status"] == f"eager, since it does not compile: {reason}"
+    assert caplog.text.count(f"transformer does not compile and runs eagerly: {reason}") == 1
+
+
+@pytest.mark.parametrize("fullgraph", [False, True])
+def test_the_limit_of_recompilations_is_told(caplog, fullgraph):
+    module = Scaled()
+    fast = torch.compile(module.forward, backend="eager", dynamic=False, fullgraph=fullgraph)
+    forward, stats = falling_back(module, fast)
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for count in range(2, 7):
+            assert torch.equal(forward(torch.ones(count)), torch.full((count,), float(count)))
+    if fullgraph:
+        assert stats["status"].startswith("eager, since it does not compile: FailOnRecompileLimitHit: ")
+        assert "transformer does not compile" in caplog.text
+    else:
+        ended = "eager for new shapes from call 3 on, at torch's recompile_limit of 2"
+        assert (stats["status"], stats["recompilations"]) == (f"compiled; {ended}", 1)
+        assert caplog.text.count(f"transformer is {ended}") == 1
 
 
 def test_cuda_graphs_are_not_claimed_where_they_cannot_be():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from support.clips import applied, clip
+from support.fake_cuda import counted, on_cuda
 
 from propainter import Pipeline, Schedule
 from variants.residency import CpuOffload, EagerFree, frame_by_frame
@@ -86,6 +87,30 @@ class TestResidency:
         assert stats["freed_bytes"] == 5 * frame
         with pytest.raises(KeyError):
             store.get("frames")
+
+    @pytest.mark.parametrize("channels_last", [False, True])
+    def test_each_run_of_entries_is_one_copy_for_which_nobody_waits(self, channels_last):
+        def run():
+            tensor = on_cuda(1, 9, 4, 8, 3).transpose(2, 4) if channels_last else on_cuda(1, 9, 3, 8, 4)
+            store = CpuOffload(torch.device("cuda"), {"freed_bytes": 0, "host_bytes": 0, "moved_bytes": 0})
+            store.put("frames", tensor)
+            for entries, count in [(slice(None), 9), ([2, 3, 4, 5, 0, 8], 6)]:
+                got = store.get("frames", entries)
+                assert got.shape == (1, count, 3, 8, 4)
+                assert got.stride()[2:] == tensor.stride()[2:]
+
+        cost = counted(run).costs["flow"]
+        assert (cost.copies, cost.waits, cost.layout_kernels) == (1 + 1 + 3, 0, 0)
+        assert cost.copied_bytes == 3 * 8 * 4 * 4 * (9 + 9 + 6)
+
+    def test_entries_that_are_no_blocks_become_blocks_on_the_device(self):
+        def run():
+            store = CpuOffload(torch.device("cuda"), {"freed_bytes": 0, "host_bytes": 0, "moved_bytes": 0})
+            store.put("frames", on_cuda(1, 3, 9, 8, 8).transpose(1, 2))
+            store.get("frames", [1, 2])
+
+        cost = counted(run).costs["flow"]
+        assert (cost.copies, cost.waits, cost.kernels) == (2, 0, 1)
 
     @pytest.mark.slow
     def test_copies_are_equal(self, networks, resident, monkeypatch):

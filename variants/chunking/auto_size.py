@@ -117,9 +117,15 @@ def largest_fit(points: Sequence[tuple[int, int]], budget: float, count: int) ->
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the bytes a run may use: on CUDA free memory and torch's own, on the CPU the system's available memory."""
+    """Return the bytes a run may use.
+
+    On CUDA these are free memory and torch's own, or the process's limit if that is less (`limits.vram_gb`). On the CPU
+    they are the system's available memory.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        free, total = torch.cuda.mem_get_info(device)
+        limit = int(total * torch.cuda.get_per_process_memory_fraction(device))
+        return min(free + torch.cuda.memory_reserved(device), limit)
     return psutil.virtual_memory().available
 
 

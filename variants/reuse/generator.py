@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import cast
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from propainter.inference.compositing import Compositor
 from propainter.inference.pipeline import Predictor, Scene
+from propainter.inference.storage import consecutive, take
 from propainter.models.attention import WindowAttention, WindowPlan
 from propainter.models.generator import Generator, shrink_masks
 from propainter.models.transformer import PATCH, TransformerBlock, grid_size, token_mask
@@ -105,7 +107,7 @@ def predictor(
             index = {number: i for i, number in enumerate(window.references)}
             if tokens is None:
                 return embed(generator, encoded)
-            return kept.take(window.references, lambda new: embed(generator, encoded[:, [index[t] for t in new]]))
+            return kept.take(window.references, lambda new: embed(generator, take(encoded, [index[t] for t in new])))
 
         def predict(window: Window) -> Tensor:
             local, count = window.local, len(window.local)
@@ -198,15 +200,27 @@ class DeviceCompositor(Compositor):
     The device holds predictions alone; pixels outside the hole come from the host's frames at the end.
     """
 
+    def __init__(self, frames: np.ndarray, masks: np.ndarray) -> None:
+        super().__init__(frames, masks)
+        self._added: set[int] = set()
+        self._predicted: Tensor | None = None  # uint8 [T, h, w, 3]
+
     def add(self, numbers: Sequence[int], prediction: Tensor) -> None:
         """Add predictions [L, 3, h, w] in [-1, 1] of the frames with these numbers."""
         pixels = (((prediction + 1) / 2).permute(0, 2, 3, 1).float() * 255).to(torch.uint8)
-        for number, image in zip(numbers, pixels, strict=True):
-            before = self._done.get(number)
-            # The mean of two integers, rounded down.
-            self._done[number] = image.clone() if before is None else ((before.short() + image) // 2).to(torch.uint8)
+        if self._predicted is None:
+            self._predicted = pixels.new_empty(self.frames.shape)
+        for again, group in groupby(numbers, self._added.__contains__):
+            for run in consecutive(list(group)):
+                images, pixels = pixels.tensor_split([run.stop - run.start])
+                before = self._predicted[run]
+                # The mean of two integers, rounded down.
+                before.copy_((before.short() + images) // 2 if again else images)
+        self._added.update(numbers)
 
     def result(self) -> np.ndarray:
-        """Return the composited frames, uint8 [T, h, w, 3], after every frame has been added at least once."""
-        predicted = torch.stack([self._done[number] for number in range(len(self.frames))]).cpu().numpy()
-        return np.where(self.masks, predicted, self.frames)
+        """Return uint8 [T, h, w, 3], once every frame has been added."""
+        missing = set(range(len(self.frames))) - self._added
+        if missing or self._predicted is None:
+            raise KeyError(min(missing))
+        return np.where(self.masks, self._predicted.cpu().numpy(), self.frames)

@@ -24,8 +24,8 @@ class HoleRegions:
         self._size = tuple(scene.masks(frames[:1]).shape[-2:])
         together = batch_size_for(scene.masks(frames[:1]).device, self._size[0] * self._size[1] * 4)
         parts = [scene.masks(frames[i : i + together])[0, :, 0] > 0 for i in range(0, len(frames), together)]
-        rows, columns = (torch.cat([part.any(dim) for part in parts]).cpu().numpy() for dim in (-1, -2))
-        self._lines = {t: (rows[i], columns[i]) for i, t in enumerate(frames)}
+        lines = torch.cat([torch.cat([part.any(-1), part.any(-2)], dim=1) for part in parts]).cpu().numpy()
+        self._lines = {t: np.split(line, [self._size[0]]) for t, line in zip(frames, lines, strict=True)}
 
     def of(self, numbers: Sequence[int]) -> Region | None:
         """Return the smallest region on the grid that holds the hole of these frames; None without a hole."""

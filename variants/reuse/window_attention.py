@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from propainter.inference.preparation import to_device
 from propainter.models.attention import (
     Kernel,
     SparseWindowAttention,
@@ -75,6 +75,7 @@ class WindowGrid:
         self, size: tuple[int, int], grid: tuple[int, int], window: tuple[int, int] = (5, 9), pool: int = 4
     ) -> None:
         self.size, self.grid, self.window = size, grid, window
+        self._overlap: dict[torch.device, Tensor] = {}
         rows, columns = (-(-side // step) * step for side, step in zip(grid, window, strict=True))
         self.padded = rows, columns
         self.pooled = (rows // pool) * (columns // pool)
@@ -87,10 +88,11 @@ class WindowGrid:
     def _windows(self, positions: np.ndarray) -> np.ndarray:
         return rearrange(positions, "(nh wh) (nw ww) -> (nh nw) (wh ww)", wh=self.window[0], ww=self.window[1])
 
-    @cached_property
-    def overlap(self) -> Tensor:
-        """Return the fold of ones, [1, 1, h, w], on the host."""
-        return fold(torch.ones(1, self.grid[0] * self.grid[1], 49), self.size)
+    def overlap(self, device: torch.device) -> Tensor:
+        """Return the fold of ones on the device, computed once: [1, 1, h, w]."""
+        if device not in self._overlap:
+            self._overlap[device] = fold(torch.ones(1, self.grid[0] * self.grid[1], 49, device=device), self.size)
+        return self._overlap[device]
 
     def plan(self, token_mask: Tensor, masked: np.ndarray, count: int | None = None) -> PrecomputedPlan:
         """Return the plan of one call of the generator.
@@ -100,10 +102,6 @@ class WindowGrid:
             masked: bool [windows], True where the hole of any local frame touches the window.
             count: number of local frames, whose tokens the last block computes; None: all frames.
         """
-
-        def on_device(index: np.ndarray) -> Tensor:
-            return _to_device(torch.from_numpy(np.ascontiguousarray(index, np.int64)), token_mask.device)
-
         chosen, others = np.flatnonzero(masked), np.flatnonzero(~masked)
         order = np.concatenate([self.near[chosen], self.near[others]]).ravel()
         index = np.empty(order.size, np.int64)
@@ -111,15 +109,19 @@ class WindowGrid:
         needed, keys = np.unique(self.seen[chosen], return_inverse=True)
         keys = keys.reshape(len(chosen), self.seen.shape[1])
         pooled = np.broadcast_to(len(needed) + np.arange(self.pooled), (len(chosen), self.pooled))
+        indices = [order, index[self.shown], needed, np.concatenate([keys, pooled], axis=1)]
+        device = token_mask.device
+        together = to_device(np.concatenate([x.ravel() for x in indices]), device).split([x.size for x in indices])
+        order, back, needed, keys = (x.view(y.shape) for x, y in zip(together, indices, strict=True))
         plan = PrecomputedPlan(
             token_mask,
             self.window,
             masked=len(chosen),
-            order=on_device(order),
-            back=on_device(index[self.shown]),
-            needed=on_device(needed),
-            keys=on_device(np.concatenate([keys, pooled], axis=1)),
-            overlap=_to_device(self.overlap, token_mask.device),
+            order=order,
+            back=back,
+            needed=needed,
+            keys=keys,
+            overlap=self.overlap(device),
         )
         return plan if count is None else replace(plan, last=replace(plan, queries=count))
 
@@ -127,11 +129,6 @@ class WindowGrid:
 def _gathered(x: Tensor, index: Tensor) -> Tensor:
     """Gather heads [n, tokens, c] at index [w, t, k] -> [w, n, t * k, c]."""
     return rearrange(x.index_select(1, index.flatten()), "n (w k) c -> w n k c", w=len(index))
-
-
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy to the device without waiting for the copy."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 class PlannedWindowAttention:

@@ -86,6 +86,15 @@ class TestAuto:
         assert seen == [8, 8, 16, 20]
         assert pipeline.effective["chunking"]["chunks"] == [[0, 20]]
 
+    @pytest.mark.parametrize(("fraction", "expected"), [(1.0, 70), (0.25, 20)])
+    def test_what_the_process_may_use_of_a_gpu(self, monkeypatch, fraction, expected):
+        """A GPU of 80 GiB, 60 of them free, and 10 more in torch's cache."""
+        gib = 2**30
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60 * gib, 80 * gib))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10 * gib)
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: fraction)
+        assert chunk_size.free_bytes(torch.device("cuda")) == expected * gib
+
     @pytest.mark.slow
     def test_where_none_fits_the_smallest_is_tried(self, run, caplog):
         pipeline, _ = run(20, "chunking.limit_gb=0.01")

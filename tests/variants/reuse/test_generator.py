@@ -80,6 +80,12 @@ class TestGenerator:
             other.add(numbers, prediction)
         assert np.array_equal(one.result(), other.result())
 
+    def test_compositor_wants_every_frame(self):
+        compositor = DeviceCompositor(np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 8), np.uint8))
+        compositor.add([1], torch.zeros(1, 3, 8, 8))
+        with pytest.raises(KeyError, match="0"):
+            compositor.result()
+
     def test_no_kernel_no_reuse_of_attention(self, narrow):
         pipeline = Pipeline(narrow, window_attention=lambda *args: None)
         with pytest.raises(UnsupportedError, match="inner kernel"):

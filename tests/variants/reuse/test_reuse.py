@@ -5,10 +5,14 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from support.reusing import QUICK, clip, hole_psnr
 
+from experiments.measure.flops import counting
+from experiments.roofline.fake_cuda import KnownMasks, fake_cuda_device
+from experiments.roofline.op_costs import Ceilings, CostCounter
 from propainter import Pipeline, Schedule
-from variants import attention, correlation, kernels, precision, reuse
+from variants import attention, correlation, kernels, precision, residency, reuse
 
 PARTS = {name: getattr(reuse, name) for name in ("flow", "features", "attention", "exact")}
 
@@ -115,3 +119,19 @@ def test_in_half_precision(narrow, everything):
     output = reuse.exact(precision.amp(Pipeline(copy.deepcopy(narrow), QUICK), everything=everything))(video, masks)
     assert hole_psnr(output, plain, masks) > 40
     assert hole_psnr(output, reference, masks) > 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["resident", "offload"])
+def test_generation_waits_for_the_device_three_times(storage):
+    """For the windows' plans, the hole's rectangles and the result, whatever the number of windows."""
+    video, masks = clip(12)
+    counter = CostCounter(Ceilings())
+    with torch.inference_mode(False), fake_cuda_device() as networks:
+        pipeline = reuse.exact(Pipeline(networks, QUICK))
+        if storage == "offload":
+            residency.offload(pipeline)
+        pipeline.observer = KnownMasks()
+        with counting(pipeline, counter):
+            pipeline(video, masks)
+    assert counter.costs["generation"].waits == 3
