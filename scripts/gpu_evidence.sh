@@ -154,7 +154,7 @@ fi
 case $tests in
     0) verdict='passed, or skipped without a GPU' ;;
     5) verdict='there are none here' tests=0 ;;
-    124 | 137) verdict="ended after $TESTS_S s; the last line shows which took so long" ;;
+    124 | 137) verdict="ended after $TESTS_S s, before all were done" ;;
     *) verdict="failed, with exit code $tests" ;;
 esac
 verdict="tests: $verdict, after $SECONDS s"

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from hydra.utils import instantiate
 from PIL import Image
 from support.command_line import ROOT
+from support.configs import composed
 
 from experiments.record.record import command
 from experiments.system.git import Commit
@@ -29,8 +31,13 @@ from experiments.tasks.suite import (
     with_overrides,
 )
 from propainter import InputError
+from variants import GROUPS
 
 ENTRIES = [Entry(name, [f"data.num_frames={n}"], 100.0) for n, name in enumerate("abcde", 2)]
+
+
+def gpu_suite_entries():
+    return read_entries(yaml.safe_load((ROOT / "conf/experiment/gpu_suite.yaml").read_text())["task"]["entries"])
 
 
 def record_of(entry, status="ok"):
@@ -198,6 +205,14 @@ class TestPack:
         assert "trace.json.gz is left where it is" in caplog.text and "previews from" in caplog.text
         with tarfile.open(tmp_path / "out" / "records.tar") as tar:
             assert tar.extractfile("a/output.log").read() == b"hy"
+
+
+@pytest.mark.parametrize("entry", gpu_suite_entries(), ids=lambda entry: entry.name)
+def test_every_run_of_the_gpu_suite_composes(entry):
+    cfg = composed(*with_overrides(entry, [], suite.TINY).overrides)
+    for group in GROUPS:
+        instantiate(cfg[group])
+    assert cfg.data.num_frames == 3 and cfg.limits.vram_gb is None
 
 
 @pytest.mark.parametrize("name", ["gpu_suite", "waterfall"])
