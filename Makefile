@@ -5,6 +5,7 @@
 # make bless   make that baseline anew, where a shift is wanted
 # make docs    set up, then build docs/ and API pages into site/; broken links fail
 # make setup   the environment alone, in .venv
+# make gpu-wheels  fetch what a GPU machine without a network lacks into wheels/, for scripts/gpu_evidence.sh
 #
 # PYTHON=python3.12 chooses the interpreter. Versions are those of constraints.txt where the interpreter is new enough
 # for them; CONSTRAINTS= takes the newest that pyproject.toml allows.
@@ -74,6 +75,11 @@ gate: gate-sweep
 
 bless: gate-sweep
 	$(BIN)/python -m analysis bless .gate -o baselines/amd-epyc/sample.json
+
+# By PYTHON's own pip: uv has no download.
+.PHONY: gpu-wheels
+gpu-wheels:
+	$(PYTHON) scripts/gpu_wheels.py
 
 .PHONY: docs
 docs: .venv/.installed-docs

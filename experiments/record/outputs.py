@@ -75,35 +75,34 @@ def write_frame(folder: Path, number: int, image: np.ndarray) -> None:
 
 
 def write_preview(
-    folder: Path, clip: LoadedClip, result: np.ndarray, reference: np.ndarray, *, count: int, caption: str
+    folder: Path, clip: LoadedClip, result: np.ndarray, reference: np.ndarray | None, *, count: int, caption: str
 ) -> None:
-    """Write `preview.png` and its pictures in `preview/`.
+    """Write `preview.png` and, where there is a reference, its pictures in `preview/`.
 
     Args:
-        result, reference: uint8 [T, H, W, 3].
+        result, reference: uint8 [T, H, W, 3]; without a reference `preview.png` has input and result alone.
         count: how many frames, spread evenly, are shown.
         caption: the line above the preview.
     """
     rows = []
     for number in np.linspace(0, len(result) - 1, min(count, len(result))).round().astype(int):
         images = preview_images(clip, result, reference, number)
-        for name, image in images.items():
+        for name, image in images.items() if reference is not None else ():
             write_png(folder / "preview" / f"{number:05d}_{name}.png", image)
         rows.append((number, images))
     write_png(folder / "preview.png", strip(rows, caption))
 
 
-def preview_images(clip: LoadedClip, result: np.ndarray, reference: np.ndarray, number: int) -> dict[str, np.ndarray]:
+def preview_images(
+    clip: LoadedClip, result: np.ndarray, reference: np.ndarray | None, number: int
+) -> dict[str, np.ndarray]:
     """Return one frame's input with the hole tinted, result, reference and amplified difference, uint8 [h, w, 3]."""
     source, hole = clip.frames[number], clip.masks[number][..., None].astype(bool)
     tinted = np.where(hole, (source * 0.4 + _TINT * 0.6).astype(np.uint8), source)
-    difference = np.abs(result[number].astype(int) - reference[number].astype(int)) * AMPLIFY
-    images = {
-        "input": tinted,
-        "result": result[number],
-        "reference": reference[number],
-        "difference": difference.clip(0, 255).astype(np.uint8),
-    }
+    images = {"input": tinted, "result": result[number]}
+    if reference is not None:
+        difference = np.abs(result[number].astype(int) - reference[number].astype(int)) * AMPLIFY
+        images |= {"reference": reference[number], "difference": difference.clip(0, 255).astype(np.uint8)}
     return {name: _shrink(image) for name, image in images.items()}
 
 

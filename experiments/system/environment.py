@@ -60,10 +60,10 @@ def describe(device: torch.device) -> dict[str, Any]:
     """Return the record's `environment`; what the system does not report is None.
 
     `cuda`, `cudnn` and `driver` are None on a CPU, which uses none of them. `cores` are the logical CPUs that this
-    process may use, `threads` those that torch uses, `openmp` the environment variables for these. `commit` is the
-    project's, `dirty` whether tracked files differ from it. Times of records with equal `fingerprint` may be compared.
+    process may use, `threads` those that torch uses, `openmp` the environment variables for these. `commit`, `dirty`
+    and `commit_source` are the project's `Commit`. Times of records with equal `fingerprint` may be compared.
     """
-    committed, dirty = commit()
+    committed = commit()
     described = {
         "device": device_name(device),
         "device_type": device.type,
@@ -76,8 +76,9 @@ def describe(device: torch.device) -> dict[str, Any]:
         "openmp": openmp_settings(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "commit": committed,
-        "dirty": dirty,
+        "commit": committed.name,
+        "dirty": committed.dirty,
+        "commit_source": committed.source,
         "packages": {package: _version(package) for package in PACKAGES},
     }
     return {**described, "fingerprint": fingerprint(described)}

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from functools import partial
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -106,8 +107,11 @@ def _inpaint(record: Record, cfg: DictConfig, folder: Path) -> None:
     cost["latency"]["end_to_end_s"] = clip.read_s + (timings.median_s or first.seconds) + written_s
 
     # Compare.
+    caption = f"{described['id']}, {_WEIGHTS[weights.source]}"
+    preview = partial(write_preview, folder, clip, first.result, count=cfg.output.preview_frames, caption=caption)
     if not cfg.measure.reference:
         record.quality_reason = NO_REFERENCE
+        preview(None)
         return
     cache = ArrayCache(Path(cfg.cache.dir), int(cfg.cache.max_gb * 2**30))
     try:
@@ -117,6 +121,7 @@ def _inpaint(record: Record, cfg: DictConfig, folder: Path) -> None:
             raise
         log.warning("there is no comparison: %s", _TOO_LARGE)
         record.quality_reason = _TOO_LARGE
+        preview(None)
         return
     record.reference = {"key": reference.key, "cached": reference.cached, "memory_saving": reference.memory_saving}
     record.quality = compare(
@@ -128,8 +133,7 @@ def _inpaint(record: Record, cfg: DictConfig, folder: Path) -> None:
         seams=seams_of(first.effective),
         device=device,
     )
-    caption = f"{described['id']}, {_WEIGHTS[weights.source]}"
-    write_preview(folder, clip, first.result, reference.frames, count=cfg.output.preview_frames, caption=caption)
+    preview(reference.frames)
 
 
 def _measure(

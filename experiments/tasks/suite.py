@@ -5,7 +5,6 @@ after it was stopped.
 """
 
 import logging
-import tarfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from experiments.launch.resume import RESULTS
 from experiments.launch.sweep import finish, progress_line
 from experiments.record.record import command
 from experiments.system.git import commit
+from experiments.tasks.packing import pack
 from propainter import InputError
-from propainter.io.atomic import atomic_write
 from propainter.validation import above_0, check_number
 
 log = logging.getLogger(__name__)
@@ -40,6 +39,9 @@ TINY = (
 """The overrides of `suite.tiny=true`. No limit of the GPU's, and only the component that compiles soonest: a CPU can
 try the suite too."""
 
+OVERRUN_S = 60
+"""Seconds that a run may take over its estimate, but never more than the estimate again."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -48,6 +50,11 @@ class Entry:
     name: str
     overrides: list[str]
     seconds: float
+
+    @property
+    def limit_s(self) -> float:
+        """After how many seconds it is ended: one that hangs costs itself, not the slice."""
+        return self.seconds + min(self.seconds, OVERRUN_S)
 
 
 def run(
@@ -58,8 +65,10 @@ def run(
     slice: int | None = None,
     common: Sequence[str] = (),
     tiny: bool | str | Sequence[str] = False,
+    extra: str | Sequence[str] = (),
+    packed: str | None = None,
 ) -> str:
-    """Make the suite's runs, or one slice of them; return a status. Writes a record each, and `records.tar`.
+    """Make the suite's runs, or one slice of them; return a status. Writes a record each, and packs them (`pack`).
 
     Args:
         entries: {name, overrides, seconds}, the best evidence first.
@@ -68,13 +77,16 @@ def run(
         slice: which slice, from 1; None makes all.
         common: overrides of every run, before its own.
         tiny: true makes every run small (`TINY`), to try a suite; or overrides of one's own, which come after a run's.
+        extra: overrides of every run, after all others.
+        packed: the folder for the packed files; None is the run folder.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
+    target = folder if packed is None else Path(packed).expanduser().absolute()
     try:
         for name, value in (("minutes", minutes), ("slice_minutes", slice_minutes)):
             check_number(f"suite.{name}", value, above_0, "a number of minutes above 0")
-        small = tiny_overrides(tiny)
-        chosen = [with_overrides(entry, common, small) for entry in fitting(read_entries(entries), minutes * 60)]
+        after = [*tiny_overrides(tiny), *read_overrides("suite.extra", extra)]
+        chosen = [with_overrides(entry, common, after) for entry in fitting(read_entries(entries), minutes * 60)]
         slices = cut(chosen, slice_minutes * 60)
         if slice is not None and not (isinstance(slice, int) and 1 <= slice <= len(slices)):
             raise InputError(f"suite.slice is {slice!r}; give a number from 1 to {len(slices)}, or null for all")
@@ -88,10 +100,10 @@ def run(
             minutes_needed = sum(entry.seconds for entry in part) / 60
             names = ", ".join(entry.name for entry in part)
             print(f"slice {number} of {len(slices)}, about {minutes_needed:.0f} min: {names}", flush=True)
-            statuses += make(part, folder, slice_minutes * 60)
-    tar = pack(folder)
+            statuses += make(part, folder, slice_minutes * 60, target)
+    pack(folder, target)
     open_runs = [entry.name for entry in chosen if done(entry, folder / entry.name) is None]
-    print(f"{len(chosen) - len(open_runs)} of {len(chosen)} runs have a result; all records: {tar}")
+    print(f"{len(chosen) - len(open_runs)} of {len(chosen)} runs have a result; all records: {target / 'records.tar'}")
     if open_runs:
         print(f"without one: {', '.join(open_runs)}; the same command, with their slice or without, makes these")
     reported = finish(folder, report=bool(cfg.report))
@@ -100,18 +112,21 @@ def run(
 
 
 def tiny_overrides(tiny: bool | str | Sequence[str] | None) -> list[str]:
-    """Return the overrides of `suite.tiny`: true, a list, or a text of overrides with spaces between.
-
-    Raises:
-        InputError: anything else, or an override without "=".
-    """
+    """Return the overrides of `suite.tiny`: of true, `TINY`; else as `read_overrides` does."""
     if tiny is None or isinstance(tiny, bool):
         return list(TINY) if tiny else []
-    items = tiny.split() if isinstance(tiny, str) else [str(item) for item in tiny]
+    return read_overrides("suite.tiny", tiny, "true, or overrides")
+
+
+def read_overrides(key: str, value: str | Sequence[str], expected: str = "overrides") -> list[str]:
+    """Return the overrides in a list, or in a text with spaces between.
+
+    Raises:
+        InputError: one without "="; the message names the key, and what was expected.
+    """
+    items = value.split() if isinstance(value, str) else [str(item) for item in value]
     if any("=" not in item for item in items):
-        raise InputError(
-            f"suite.tiny is {tiny!r}; give true, or overrides, as in 'suite.tiny=\"data.num_frames=3 data.width=128\"'"
-        )
+        raise InputError(f"{key} is {value!r}; give {expected}, as in '{key}=\"data.num_frames=3 data.width=128\"'")
     return items
 
 
@@ -129,14 +144,14 @@ def read_entries(entries: Iterable[Mapping[str, Any]]) -> list[Entry]:
     return made
 
 
-def with_overrides(entry: Entry, common: Sequence[str], tiny: Sequence[str]) -> Entry:
+def with_overrides(entry: Entry, common: Sequence[str], after: Sequence[str]) -> Entry:
     """Return the entry with overrides before and after its own. The last of a key counts; a group drops keys under it.
 
     Of those after it, what is under `compile` goes only to an entry with `compile=...`; elsewhere there is no such key.
     """
     by_key: dict[str, str] = {}
-    compiles = any(item.startswith("compile=") for item in entry.overrides)
-    after = [item for item in tiny if compiles or not item.startswith("compile.")]
+    compiles = any(item.startswith("compile=") for item in (*entry.overrides, *after))
+    after = [item for item in after if compiles or not item.startswith("compile.")]
     for item in [*common, *entry.overrides, *after]:
         key = item.split("=", 1)[0]
         for other in [other for other in by_key if other == key or other.startswith(f"{key}.")]:
@@ -170,8 +185,11 @@ def cut(entries: Sequence[Entry], seconds: float) -> list[list[Entry]]:
     return slices
 
 
-def make(entries: Sequence[Entry], folder: Path, seconds: float) -> list[str]:
-    """Make the runs that are not done yet, within the time; return the statuses of those that were made or kept."""
+def make(entries: Sequence[Entry], folder: Path, seconds: float, target: Path) -> list[str]:
+    """Make the runs that are not done yet, within the time; return the statuses of those that were made or kept.
+
+    Packs all records into `target` after each run, so that a suite cut short loses one.
+    """
     deadline = time.monotonic() + seconds
     statuses = []
     for number, entry in enumerate(entries, 1):
@@ -184,10 +202,11 @@ def make(entries: Sequence[Entry], folder: Path, seconds: float) -> list[str]:
                     "%s is left for another time: it takes about %.0f s, %.0f are left", entry.name, entry.seconds, left
                 )
                 continue
-            record = run_child(entry.overrides, folder / entry.name, run_seconds=left, echo=False)
+            record = run_child(entry.overrides, folder / entry.name, run_seconds=min(left, entry.limit_s), echo=False)
         statuses.append(record["status"])
         line = progress_line(record, _kept(record) if kept else "")
         print(f"{number}/{len(entries)}  {entry.name}  {line}", flush=True)
+        pack(folder, target)
     return statuses
 
 
@@ -219,20 +238,7 @@ def _result(folder: Path) -> dict[str, Any] | None:
 
 def _kept(record: Mapping[str, Any]) -> str:
     made_at = (record.get("environment") or {}).get("commit")
-    return "kept, " if made_at in (None, commit()[0]) else f"kept from commit {made_at}, "
-
-
-def pack(folder: Path) -> Path:
-    """Pack all records of the suite and their previews into one tar; return its path."""
-    target = folder / "records.tar"
-    with atomic_write(target) as partial, tarfile.open(partial, "w") as tar:
-        for path in sorted(folder.rglob("micro.json")):
-            tar.add(path, arcname=path.relative_to(folder))
-        for path in sorted(folder.rglob("record.json")):
-            tar.add(path, arcname=path.relative_to(folder))
-            for picture in sorted(path.parent.glob("preview/*.png")):
-                tar.add(picture, arcname=picture.relative_to(folder))
-    return target
+    return "kept, " if made_at in (None, commit().name) else f"kept from commit {made_at}, "
 
 
 def entries_of(chain: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -73,11 +73,11 @@ class TestInstalled:
     def test_it_is_the_wheel_that_runs(self, installed):
         code = f"import {','.join(PACKAGES)}, variants.conf; from experiments.system.git import commit; "
         code += f"print(*(p.__file__ for p in ({','.join(PACKAGES)})), variants.conf.CONF, *commit(), sep='\\n')"
-        *places, commit, dirty = installed.run("python", "-c", code).splitlines()
+        *places, commit, dirty, source = installed.run("python", "-c", code).splitlines()
         site = installed.bin.parent
         assert all(Path(place).is_relative_to(site) for place in places), places
         assert Path(places[-1]).name == "propainter_bench_conf"
-        assert (commit, dirty) == ("None", "None")
+        assert (commit, dirty, source) == ("None", "None", "None")
 
     def test_every_config_file_is_there(self, installed):
         (conf,) = installed.bin.parent.rglob("propainter_bench_conf")

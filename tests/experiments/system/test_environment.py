@@ -7,6 +7,7 @@ import torch
 
 from experiments.system import environment
 from experiments.system.environment import describe, fingerprint
+from experiments.system.git import VARIABLE, Commit
 from experiments.system.nvml import NoNvmlError
 
 CPU = torch.device("cpu")
@@ -18,7 +19,19 @@ def test_is_strict_json_with_every_key():
     assert json.loads(json.dumps(described, allow_nan=False)) == described
     assert set(described) == {
         *COMPARABLE,
-        *("torchvision", "cpu", "cores", "openmp", "python", "platform", "commit", "dirty", "packages", "fingerprint"),
+        *(
+            "torchvision",
+            "cpu",
+            "cores",
+            "openmp",
+            "python",
+            "platform",
+            "commit",
+            "dirty",
+            "commit_source",
+            "packages",
+            "fingerprint",
+        ),
     }
 
 
@@ -36,11 +49,11 @@ def test_packages_by_version(monkeypatch):
     assert describe(CPU)["packages"] == {"numpy": packages["numpy"], "no-such-package": None}
 
 
-@pytest.mark.parametrize("committed", [("0123abcd", True), ("0123abcd", False), (None, None)])
-def test_commit_and_dirty_are_two_keys(monkeypatch, committed):
+@pytest.mark.parametrize("committed", [Commit("0123abcd", True, "git"), Commit("0123abcd", False, VARIABLE), Commit()])
+def test_commit_dirty_and_their_source_are_three_keys(monkeypatch, committed):
     monkeypatch.setattr(environment, "commit", lambda: committed)
     described = describe(CPU)
-    assert (described["commit"], described["dirty"]) == committed
+    assert (described["commit"], described["dirty"], described["commit_source"]) == committed
 
 
 @pytest.mark.parametrize("key", COMPARABLE)

@@ -5,12 +5,18 @@ import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
+from hydra.utils import instantiate
+from PIL import Image
 from support.command_line import ROOT
+from support.configs import composed
 
 from experiments.record.record import command
-from experiments.tasks import suite
+from experiments.system.git import Commit
+from experiments.tasks import packing, suite
+from experiments.tasks.packing import pack
 from experiments.tasks.suite import (
     Entry,
     check_folder,
@@ -19,14 +25,19 @@ from experiments.tasks.suite import (
     entries_of,
     fitting,
     make,
-    pack,
     read_entries,
+    read_overrides,
     tiny_overrides,
     with_overrides,
 )
 from propainter import InputError
+from variants import GROUPS
 
 ENTRIES = [Entry(name, [f"data.num_frames={n}"], 100.0) for n, name in enumerate("abcde", 2)]
+
+
+def gpu_suite_entries():
+    return read_entries(yaml.safe_load((ROOT / "conf/experiment/gpu_suite.yaml").read_text())["task"]["entries"])
 
 
 def record_of(entry, status="ok"):
@@ -48,6 +59,17 @@ class TestPlan:
         assert with_overrides(entry, ["weights.source=seeded", "a.b=0", "c=1"], ["c=2"]).overrides == [
             *("weights=pretrained", "a.b=1", "c=2")
         ]
+
+    def test_extra_comes_last_and_may_compile(self):
+        extra = read_overrides("suite.extra", "compile=default compile.components=[decoder] a=3")
+        assert with_overrides(Entry("x", ["a=1"], 1), ["a=0"], ["a=2", *extra]).overrides == [
+            *("compile=default", "compile.components=[decoder]", "a=3")
+        ]
+        with pytest.raises(InputError, match=r"suite.extra is \['fast'\]; give overrides, as in 'suite.extra="):
+            read_overrides("suite.extra", ["fast"])
+
+    def test_a_run_may_take_twice_its_estimate_but_a_minute_more_at_most(self):
+        assert [Entry("x", [], seconds).limit_s for seconds in (25, 60, 245)] == [50, 120, 305]
 
     def test_tiny_compiles_little_where_it_compiles(self):
         small = ["compile.components=[decoder]"]
@@ -100,42 +122,97 @@ class TestMake:
         return made
 
     def test_what_came_to_a_result_is_kept_the_rest_is_made_again(self, children, tmp_path, capsys, monkeypatch):
-        assert make(ENTRIES[:3], tmp_path, 1000) == ["ok", "timed_out", "ok"]
-        assert make(ENTRIES[:3], tmp_path, 1000) == ["ok", "timed_out", "ok"]
+        assert make(ENTRIES[:3], tmp_path, 1000, tmp_path) == ["ok", "timed_out", "ok"]
+        assert make(ENTRIES[:3], tmp_path, 1000, tmp_path) == ["ok", "timed_out", "ok"]
         assert [name for name, _ in children] == ["a", "b", "c", "b"]
         assert all(seconds <= 1000 for _, seconds in children)
         assert capsys.readouterr().out.count("kept from commit 0123456789ab, ok") == 2
-        monkeypatch.setattr(suite, "commit", lambda: ("0123456789ab", True))
-        make(ENTRIES[:1], tmp_path, 1000)
+        monkeypatch.setattr(suite, "commit", lambda: Commit("0123456789ab", True, "git"))
+        make(ENTRIES[:1], tmp_path, 1000, tmp_path)
         assert "kept, ok" in capsys.readouterr().out
 
     def test_a_run_that_does_not_fit_any_more_is_left(self, children, tmp_path, monkeypatch, caplog):
         clock = iter([0, 0, 60, 120])
         monkeypatch.setattr(suite.time, "monotonic", lambda: next(clock))
-        make(ENTRIES[:3], tmp_path, 150)
+        make(ENTRIES[:3], tmp_path, 150, tmp_path)
         assert [name for name, _ in children] == ["a"]
         assert "b is left for another time" in caplog.text
 
     def test_other_settings_in_the_folder_are_not_taken_for_it(self, children, tmp_path):
-        make(ENTRIES[:1], tmp_path, 1000)
+        make(ENTRIES[:1], tmp_path, 1000, tmp_path)
         assert done(ENTRIES[0], tmp_path / "a")["status"] == "ok"
         other = Entry("a", ["data.num_frames=9"], 1)
         assert done(other, tmp_path / "a") is None
         check_folder(ENTRIES, tmp_path)
         with pytest.raises(InputError, match=r"a has the result of other settings \(.*data.num_frames=2\)"):
             check_folder([other], tmp_path)
-        make(ENTRIES[1:2], tmp_path, 1000)
+        make(ENTRIES[1:2], tmp_path, 1000, tmp_path)
         check_folder([Entry("b", ["data.num_frames=9"], 1)], tmp_path)  # it timed out: no result is lost
         for damaged in ("{", "[]", '{"status": "ok", "run": null}'):
             (tmp_path / "a" / "record.json").write_text(damaged)
             check_folder([other], tmp_path)
 
-    def test_records_and_previews_are_packed(self, children, tmp_path):
-        make(ENTRIES[:2], tmp_path, 1000)
-        (tmp_path / "a" / "preview").mkdir()
-        (tmp_path / "a" / "preview" / "00000_result.png").touch()
-        with tarfile.open(pack(tmp_path)) as tar:
-            assert tar.getnames() == ["a/record.json", "a/preview/00000_result.png", "b/record.json"]
+    def test_each_run_has_a_limit_of_its_own_within_the_slice(self, children, tmp_path):
+        make(ENTRIES[:1], tmp_path, 1000, tmp_path)
+        make([Entry("b", ENTRIES[1].overrides, 30)], tmp_path, 1000, tmp_path)
+        make(ENTRIES[2:3], tmp_path, 120, tmp_path)
+        assert [round(seconds) for _, seconds in children] == [160, 60, 120]
+
+    def test_records_are_packed_after_every_run(self, children, tmp_path, monkeypatch):
+        packed = []
+        monkeypatch.setattr(suite, "pack", lambda folder, target: packed.append((len(children), target)))
+        make(ENTRIES[:3], tmp_path, 1000, tmp_path / "out")
+        assert packed == [(number, tmp_path / "out") for number in (1, 2, 3)]
+
+
+class TestPack:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        """Two runs, the second with preview and trace."""
+        for name in "ab":
+            run = tmp_path / "suite" / name
+            run.mkdir(parents=True)
+            (run / "record.json").write_text("{}")
+            (run / "output.log").write_text("why")
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)).save(
+            run / "preview.png"
+        )
+        (run / "trace.json.gz").write_bytes(b"trace")
+        return tmp_path / "suite"
+
+    @staticmethod
+    def names(path):
+        with tarfile.open(path) as tar:
+            return tar.getnames()
+
+    def test_records_logs_previews_and_a_trace(self, folder, tmp_path):
+        pack(folder, tmp_path / "out")
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+            *("previews.tar", "records.tar", "trace.json.gz")
+        ]
+        assert self.names(tmp_path / "out" / "records.tar") == [
+            *("a/record.json", "a/output.log", "b/record.json", "b/output.log")
+        ]
+        with tarfile.open(tmp_path / "out" / "previews.tar") as tar:
+            assert tar.getnames() == ["b.jpg"] and Image.open(tar.extractfile("b.jpg")).size == (96, 64)
+        assert (tmp_path / "out" / "trace.json.gz").read_bytes() == b"trace"
+
+    def test_no_file_is_larger_than_may_be_given_back(self, folder, tmp_path, monkeypatch, caplog):
+        monkeypatch.setattr(packing, "MAX_BYTES", 4)
+        monkeypatch.setattr(packing, "LOG_BYTES", 2)
+        pack(folder, tmp_path / "out")
+        assert not (tmp_path / "out" / "trace.json.gz").exists() and self.names(tmp_path / "out" / "previews.tar") == []
+        assert "trace.json.gz is left where it is" in caplog.text and "previews from" in caplog.text
+        with tarfile.open(tmp_path / "out" / "records.tar") as tar:
+            assert tar.extractfile("a/output.log").read() == b"hy"
+
+
+@pytest.mark.parametrize("entry", gpu_suite_entries(), ids=lambda entry: entry.name)
+def test_every_run_of_the_gpu_suite_composes(entry):
+    cfg = composed(*with_overrides(entry, [], suite.TINY).overrides)
+    for group in GROUPS:
+        instantiate(cfg[group])
+    assert cfg.data.num_frames == 3 and cfg.limits.vram_gb is None
 
 
 @pytest.mark.parametrize("name", ["gpu_suite", "waterfall"])

@@ -1,0 +1,61 @@
+"""Pack what a suite has so far into a few small files, each replaced whole: what a rented machine must give back."""
+
+import io
+import logging
+import shutil
+import tarfile
+from pathlib import Path
+
+from PIL import Image
+
+from propainter.io.atomic import atomic_write
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 15 * 2**20
+"""Largest file that is written."""
+
+LOG_BYTES = 200_000
+"""How much of a run's log is packed, from its end."""
+
+
+def pack(folder: Path, target: Path) -> None:
+    """Write `records.tar`, `previews.tar` and the first `trace.json.gz` of all runs under the folder into `target`.
+
+    records.tar: each run's `record.json` or `micro.json`, and the end of its `output.log`. previews.tar: a JPEG of each
+    run's `preview.png`. A trace above `MAX_BYTES` is left out, and a preview that would make its file larger.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    records = [path for name in ("record.json", "micro.json") for path in sorted(folder.rglob(name))]
+    with atomic_write(target / "records.tar") as partial, tarfile.open(partial, "w") as tar:
+        for path in records:
+            tar.add(path, arcname=path.relative_to(folder))
+            if (output := path.with_name("output.log")).is_file():
+                _add(tar, str(output.relative_to(folder)), output.read_bytes()[-LOG_BYTES:])
+    _pack_previews(folder, target / "previews.tar")
+    for trace in sorted(folder.glob("*/trace.json.gz"))[:1]:
+        if trace.stat().st_size > MAX_BYTES:
+            log.warning("%s is left where it is: it has %.0f MiB", trace, trace.stat().st_size / 2**20)
+            continue
+        with atomic_write(target / trace.name) as partial:
+            shutil.copyfile(trace, partial)
+
+
+def _pack_previews(folder: Path, target: Path) -> None:
+    size = 0
+    with atomic_write(target) as partial, tarfile.open(partial, "w") as tar:
+        for path in sorted(folder.rglob("preview.png")):
+            jpeg = io.BytesIO()
+            with Image.open(path) as image:
+                image.convert("RGB").save(jpeg, "JPEG", quality=85)
+            size += len(jpeg.getvalue()) + 1024  # with its header and padding
+            if size > MAX_BYTES:
+                log.warning("the previews from %s on are left out: they would take over %d MiB", path, MAX_BYTES >> 20)
+                break
+            _add(tar, f"{'_'.join(path.relative_to(folder).parent.parts)}.jpg", jpeg.getvalue())
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
