@@ -8,10 +8,9 @@ from itertools import accumulate, repeat
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.optical_flow.raft import CorrBlock
 
 from propainter.inference.pipeline import Pipeline
-from propainter.models.raft import ClipFlow, Correlation
+from propainter.models.raft import AllPairsBlock, ClipFlow, Correlation
 from propainter.renamed import module_getattr
 from propainter.validation import above_0, check_number
 from variants import claims_published
@@ -65,8 +64,8 @@ def _with_correlation(pipeline: Pipeline, kind: str, make: Callable[..., Correla
     return pipeline
 
 
-class AllPairs(CorrBlock):
-    """Correlate as torchvision's block; report the pyramid's bytes and look up by a replaceable function.
+class AllPairs(AllPairsBlock):
+    """Correlate as published; report the pyramid's bytes and look up by a replaceable function.
 
     Args:
         note: called with the bytes of each pyramid.

@@ -1,7 +1,7 @@
 """Optical flow by RAFT, built from torchvision's parts (docs/model.md, sections 1 and 4.2)."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -15,6 +15,10 @@ from propainter.schedule import clip_length, plan_clips
 
 Flows = tuple[Tensor, Tensor]
 """Forward and backward flow, each [B, T-1, 2, H, W] in pixels: entry t joins frames t and t + 1."""
+
+
+GRID_SAMPLE_MAX_ROWS = 65_535
+"""Largest batch of `grid_sample` in cuDNN; a larger one fails (https://github.com/pytorch/pytorch/issues/88380)."""
 
 
 class Correlation(Protocol):
@@ -147,9 +151,33 @@ def match_flow(
     return flow
 
 
-def all_pairs(raft: blocks.RAFT) -> blocks.CorrBlock:
+class AllPairsBlock(blocks.CorrBlock):
+    """Correlate as torchvision's block; look up in blocks of rows where cuDNN can't sample all rows at once."""
+
+    def index_pyramid(self, centroids_coords: Tensor) -> Tensor:
+        """Look up the windows: coords [N, 2, h, w] -> [N, levels * (2 * radius + 1)**2, h, w]."""
+        batch, _, height, width = centroids_coords.shape
+        rows = batch * height * width
+        if rows <= GRID_SAMPLE_MAX_ROWS:
+            return super().index_pyramid(centroids_coords)
+        centres = centroids_coords.permute(0, 2, 3, 1).reshape(rows, 2, 1, 1)
+        part = blocks.CorrBlock(num_levels=self.num_levels, radius=self.radius)
+        windows = []
+        for block in row_blocks(rows):
+            part.corr_pyramid = [volume[block] for volume in self.corr_pyramid]
+            windows.append(part.index_pyramid(centres[block]))
+        return torch.cat(windows).view(batch, height, width, -1).permute(0, 3, 1, 2).contiguous()
+
+
+def row_blocks(rows: int) -> Iterator[slice]:
+    """Yield all rows in blocks of at most `GRID_SAMPLE_MAX_ROWS`."""
+    for start in range(0, rows, GRID_SAMPLE_MAX_ROWS):
+        yield slice(start, min(start + GRID_SAMPLE_MAX_ROWS, rows))
+
+
+def all_pairs(raft: blocks.RAFT) -> AllPairsBlock:
     """Return a new correlation block whose pyramid is freed with the block."""
-    return blocks.CorrBlock(num_levels=raft.corr_block.num_levels, radius=raft.corr_block.radius)
+    return AllPairsBlock(num_levels=raft.corr_block.num_levels, radius=raft.corr_block.radius)
 
 
 def estimate_flow(

@@ -1,5 +1,6 @@
 """RAFT's lookup in a correlation volume, with its constants computed once (for `reuse=flow`)."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.optical_flow.raft import CorrBlock
 
+from propainter.models.raft import row_blocks
 from variants.correlation import AllPairs
 
 
@@ -44,17 +46,20 @@ class BidirectionalCorrelation:
 class GridSampleLookup:
     """Look up windows by `grid_sample`; compute the grids' parts that do not depend on coordinates once."""
 
-    def __init__(self, volumes: list[Tensor], radius: int) -> None:
+    def __init__(self, volumes: Sequence[Tensor], radius: int) -> None:
         self._volumes = volumes
-        self._taps = [self._around(volume, radius) for volume in volumes]
+        self._taps = [self._around(volume, radius, level) for level, volume in enumerate(volumes)]
 
     @staticmethod
-    def _around(volume: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-        """Return a pixel of this level in grid_sample's units, and the window around 0 in them, x slow and y fast."""
+    def _around(volume: Tensor, radius: int, level: int) -> tuple[Tensor, Tensor]:
+        """Return grid_sample's units for a pixel of the finest level, and this level's window around 0 in them.
+
+        The window has x slow and y fast. Made on the device: a copy from the host would wait for all work there.
+        """
         height, width = volume.shape[-2:]
-        pixel = torch.tensor([2 / (width - 1), 2 / (height - 1)], device=volume.device)
+        pixel = torch.stack([torch.full((), 2 / (side - 1), device=volume.device) for side in (width, height)])
         steps = torch.arange(-radius, radius + 1, device=volume.device)
-        return pixel, torch.stack(torch.meshgrid(steps, steps, indexing="ij"), dim=-1) * pixel
+        return pixel / 2**level, torch.stack(torch.meshgrid(steps, steps, indexing="ij"), dim=-1) * pixel
 
     def __call__(self, coords: Tensor) -> Tensor:
         """Look up: coords [N, 2, h, w] -> [N, levels * (2 * radius + 1)**2, h, w], in channels_last."""
@@ -63,6 +68,8 @@ class GridSampleLookup:
         side = self._taps[0][1].shape[0]
         windows = coords.new_empty(len(centres), len(self._volumes), side, side)
         for level, (volume, (pixel, around)) in enumerate(zip(self._volumes, self._taps, strict=True)):
-            grid = (centres * (pixel / 2**level) - 1) + around
-            windows[:, level] = F.grid_sample(volume, grid, mode="bilinear", align_corners=True)[:, 0]
+            for rows in row_blocks(len(centres)):
+                grid = (centres[rows] * pixel - 1) + around
+                sampled = F.grid_sample(volume[rows], grid, mode="bilinear", align_corners=True)
+                windows[rows, level] = sampled[:, 0]
         return windows.view(batch, height, width, -1).permute(0, 3, 1, 2)

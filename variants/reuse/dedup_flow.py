@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.models.optical_flow._utils import make_coords_grid, upsample_flow
 from torchvision.models.optical_flow.raft import RAFT, ConvGRU, CorrBlock, UpdateBlock
 
+from propainter.models import raft as published_raft
 from propainter.models.raft import ClipFlow, Correlation, Flows, all_pairs, check_frames
 from variants.components import is_wrapped
 from variants.reuse.conv_gru import TORCH, Gating, SplitGRU
@@ -76,13 +77,13 @@ class DedupFlowEstimator:
         kind = video.device.type
         bound = self.batch_bytes or DEFAULT_BYTES.get(kind, DEFAULT_BYTES_ELSEWHERE)
         pixels = video.shape[-2] * video.shape[-1] // 64
+        lookup = self._new_lookup()
         # A pyramid's four levels take a third more than its first.
-        volume = pixels * 4 // 3 if self._has_volume else 0
-        return max(1, bound // (2 * pixels * (volume + UPDATE_CHANNELS) * 4))
-
-    @property
-    def _has_volume(self) -> bool:
-        return isinstance(self._new_lookup(), CorrBlock)
+        volume = pixels * 4 // 3 if isinstance(lookup, CorrBlock) else 0
+        pairs = bound // (2 * pixels * (volume + UPDATE_CHANNELS) * 4)
+        if volume and getattr(lookup, "windows", None) is None:  # grid_sample will look up
+            pairs = min(pairs, published_raft.GRID_SAMPLE_MAX_ROWS // (2 * pixels))
+        return max(1, pairs)
 
     def _new_lookup(self) -> Correlation:
         return self.correlation() if self.correlation else all_pairs(self.raft)
