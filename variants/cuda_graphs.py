@@ -252,18 +252,18 @@ def _state(device: torch.device) -> tuple[Hashable, ...]:
 
 
 _CALLS: WeakSet[GraphedCall] = WeakSet()
-_held_back = 0
+_held_back = False
 
 
 @contextmanager
-def without_graphs() -> Iterator[None]:
-    """Run graphed calls eagerly inside the block: a replay dispatches no operation that could be watched."""
+def hold_back_graphs(held_back: bool = True) -> Iterator[None]:
+    """Run graphed calls eagerly inside the block, or not: a replay dispatches no operation that could be watched."""
     global _held_back
-    _held_back += 1
+    before, _held_back = _held_back, held_back
     try:
         yield
     finally:
-        _held_back -= 1
+        _held_back = before
 
 
 def stop_graphs(reason: str) -> None:

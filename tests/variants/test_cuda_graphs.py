@@ -17,7 +17,7 @@ from experiments.measure.runtime_probe import collecting
 from propainter import InputError, Pipeline, Schedule
 from variants import UnsupportedError, precision, raft_scale, reuse
 from variants.compile import compiled
-from variants.cuda_graphs import ExternalTensors, GraphedCall, manual, stop_graphs, without_graphs
+from variants.cuda_graphs import ExternalTensors, GraphedCall, hold_back_graphs, manual, stop_graphs
 
 CPU = torch.device("cpu")
 SHORT = Schedule(raft_iterations=1, neighbor_length=2, ref_stride=2)
@@ -117,13 +117,13 @@ def test_strides_of_single_entries_make_none():
     assert (stats["graphs"], stats["replays"]) == (1, 2)
 
 
-def test_tensors_elsewhere_gradients_and_blocks_without_graphs_are_eager():
+def test_tensors_elsewhere_gradients_and_blocks_hold_back_graphs_are_eager():
     call, stats = graphed()
     for _ in range(3):
         call(torch.zeros(2, device="meta"))
     assert stats["eager_calls"] == 3
     for _ in range(3):
-        with without_graphs():
+        with hold_back_graphs():
             call(torch.zeros(2))
     with torch.inference_mode(False):
         x = torch.ones(2, requires_grad=True)
