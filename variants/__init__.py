@@ -24,6 +24,7 @@ GROUPS = {
     "flow_cache": "none",
     "residency": "resident",
     "compile": "none",
+    "cuda_graphs": "none",
     "chunking": "none",
     "fallback": "none",
 }

@@ -19,6 +19,7 @@ from propainter.renamed import module_getattr
 from propainter.validation import check_number
 from variants import claims_published
 from variants.chunking import check_sizes, in_chunks_of
+from variants.cuda_graphs import stop_graphs
 from variants.raft_scale import ScaledFlow, scale_by_pixels
 
 log = logging.getLogger(__name__)
@@ -154,6 +155,7 @@ class Ladder:
         log.warning("out of memory in stage %s (%s): now %s", stage, reason, step)
         if not any((taken["stage"], taken["step"]) == (stage, step) for taken in self._stats):
             self._stats.append({"stage": stage, "step": step, "reason": reason})
+        stop_graphs(f"memory ran out in stage {stage}")
         release_memory()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

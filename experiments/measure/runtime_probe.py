@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from typing import Any
 
@@ -15,6 +15,7 @@ from experiments.measure.timing import ForwardingObserver, observed
 from propainter import Clip as Inputs
 from propainter import Observer, Pipeline
 from variants.components import COMPONENTS, modules_of
+from variants.cuda_graphs import hold_back_graphs
 from variants.precision import TF32_BACKENDS
 
 _COUNTED = (nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -60,14 +61,17 @@ def probe_eagerly(pipeline: Pipeline, clip: Inputs, frames: int = 3) -> dict[str
     """
     masks = clip.masks[:frames] if clip.masks[:frames].any() else np.broadcast_to(clip.masks.max(0), clip.masks.shape)
     flow_masks = None if clip.flow_masks is None else clip.flow_masks[:frames]
-    with torch.compiler.set_stance("force_eager"), collecting(pipeline) as seen:
+    with eagerly(), collecting(pipeline) as seen:
         pipeline(clip.frames[:frames], masks[:frames], flow_masks)
     return seen
 
 
-def eagerly() -> AbstractContextManager[Any]:
-    """Return a context without compiled code. torch's compiler is not loaded by it."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """Run without compiled code and recorded graphs inside the block. torch's compiler is not loaded by it."""
+    stance = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    with stance, hold_back_graphs():
+        yield
 
 
 def _noting_dtype(seen: dict[str, set[str]], component: str) -> Any:

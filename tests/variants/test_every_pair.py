@@ -14,61 +14,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from hydra.utils import get_method, instantiate
-from omegaconf import OmegaConf
-from support.configs import CONF, composed
-from support.reusing import clip, hole_psnr
+from support.configs import CONF
+from support.options import Bench, Option, Row, marked, named, options_of
 
-from propainter import InputError, Pipeline
-from variants import GROUPS, Mark, UnsupportedError, apply, claims_published, needs_cuda
-
-Row = dict[str, str]
-Option = tuple[str, str]
-
-
-def options_of(conf: Path = CONF) -> dict[str, list[str]]:
-    """Each group's options, the published one first."""
-    return {
-        group: sorted(
-            (path.stem for path in (conf / group).glob("*.yaml")), key=lambda option: (option != first, option)
-        )
-        for group, first in GROUPS.items()
-    }
-
-
-def marked(mark: Mark, conf: Path = CONF) -> set[Option]:
-    """The options whose function has the mark, with the settings of their YAML."""
-
-    def has(group: str, option: str) -> bool:
-        node = OmegaConf.to_container(OmegaConf.load(conf / group / f"{option}.yaml"))
-        settings = {key: value for key, value in node.items() if not key.startswith("_")}
-        return mark.holds(functools.partial(get_method(node["_target_"]), **settings))
-
-    return {(group, option) for group, names in options_of(conf).items() for option in names if has(group, option)}
-
-
-OPTIONS_OF = options_of()
-REFUSED_ON_CPU = marked(needs_cuda)
-
-SETTINGS = ["schedule.raft_iterations=1", "schedule.neighbor_length=4", "schedule.ref_stride=2"]
-"""Two windows over the clip's three frames."""
-
-OF_OPTIONS = {
-    "chunking=fixed": ["chunking.size=2", "chunking.overlap=1"],
-    "chunking=long": ["chunking.size=2", "chunking.overlap=1", "chunking.above=2"],
-    "chunking=auto": ["chunking.overlap=0", "chunking.probe=[2,3]"],
-    "compile=default": ["compile.components=[transformer]"],
-}
-"""So that three frames are more than a chunk, and a probe is one; and little is traced."""
-
-SAME = {
-    "raft_scale": {"auto": "full", "quarter": "half", "eighth": "half"},
-    "chunking": {"auto": "none", "long": "fixed"},
-}
-"""Options that at this size do what another one does."""
+from propainter import InputError
+from variants import GROUPS, UnsupportedError, needs_cuda
 
 LEAST_DB = {"fp32": 60}
 """PSNR in the hole between a row and the same with published options for those that claim the published output."""
@@ -108,54 +60,16 @@ def pairs(row: Row, group: str, option: str) -> Iterator[tuple[Option, Option]]:
         yield both[0], both[1]
 
 
-def named(row: Row) -> str:
-    return ",".join(f"{g}={o}" for g, o in row.items() if o != GROUPS[g]) or "published"
-
-
+OPTIONS_OF = options_of()
+REFUSED_ON_CPU = marked(needs_cuda)
 RUNNABLE = {g: [o for o in options if (g, o) not in REFUSED_ON_CPU] for g, options in OPTIONS_OF.items()}
 ROWS = covering({**RUNNABLE, "compile": ["none"]})
 COMPILED_ROWS = covering(RUNNABLE, ("compile", "default"))
 REFUSED_ROWS = [row for option in sorted(REFUSED_ON_CPU) for row in covering({**RUNNABLE, "compile": ["none"]}, option)]
 
 
-class Bench:
-    """Runs rows on one clip.
-
-    Args:
-        networks: given to each row as a copy.
-        flows: the folder of `flow_cache=disk`, one for all rows: an entry that is another row's would show.
-        conf: the config groups.
-    """
-
-    def __init__(self, networks, flows, conf: Path = CONF) -> None:
-        self.networks, self.flows, self.conf = networks, flows, conf
-        self.claims = marked(claims_published, conf)
-        self.video, self.masks = clip(3, 136, 144)
-        self._expected: dict[str, np.ndarray] = {}
-
-    def run(self, row: Row) -> np.ndarray:
-        chosen = [f"{group}={option}" for group, option in row.items()]
-        more = [item for option in chosen for item in OF_OPTIONS.get(option, [])]
-        if row["flow_cache"] == "disk":
-            more.append(f"flow_cache.folder={self.flows}")
-        cfg = composed(*chosen, *more, *SETTINGS, conf=self.conf)
-        pipeline = Pipeline(copy.deepcopy(self.networks), instantiate(cfg.schedule))
-        pipeline = apply(pipeline, {group: instantiate(cfg[group]) for group in GROUPS})
-        return pipeline(self.video, self.masks)
-
-    def expected(self, row: Row) -> np.ndarray:
-        """What those options of the row that claim nothing give beside published ones."""
-        others = {g: SAME.get(g, {}).get(option, option) for g, option in row.items() if (g, option) not in self.claims}
-        plain = {**GROUPS, **others}
-        if named(plain) not in self._expected:
-            self._expected[named(plain)] = self.run(plain)
-        return self._expected[named(plain)]
-
-    def decibels(self, row: Row) -> float:
-        return hole_psnr(self.run(row), self.expected(row), self.masks)
-
-    def check(self, row: Row) -> None:
-        assert self.decibels(row) >= LEAST_DB.get(row["precision"], LEAST_DB_ELSE)
+def check(bench: Bench, row: Row) -> None:
+    assert bench.decibels(row) >= LEAST_DB.get(row["precision"], LEAST_DB_ELSE)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +89,7 @@ def bench_of_rows(shallow, tmp_path_factory) -> Bench:
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=named)
 def test_a_pair_runs_and_is_what_it_should_be(bench_of_rows, row):
-    bench_of_rows.check(row)
+    check(bench_of_rows, row)
 
 
 @pytest.mark.slow
@@ -198,7 +112,7 @@ def test_compiled_with_each_option(bench_of_rows, monkeypatch, row):
 
     monkeypatch.setattr(torch, "compile", functools.wraps(compile_it)(traced))
     torch.compiler.reset()
-    bench_of_rows.check(row)
+    check(bench_of_rows, row)
 
 
 def test_every_pair_is_in_a_row():
@@ -248,5 +162,5 @@ def test_an_option_that_claims_nothing_needs_no_entry_here(shallow, tmp_path, co
     assert {"mean", "mean_that_claims"} <= set(options_of(conf_with_own)["attention"])
     row = {**GROUPS, "attention": "mean", "reuse": "exact", "kernels": "cpu"}
     bench = Bench(shallow, tmp_path / "flows", conf_with_own)
-    bench.check(row)
+    check(bench, row)
     assert bench.decibels(row | {"attention": "mean_that_claims"}) < LEAST_DB["fp32"]

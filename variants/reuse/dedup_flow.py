@@ -68,6 +68,7 @@ class DedupFlowEstimator:
             new = self._encode(video[start + 1 : start + 1 + step])
             features, context = torch.cat([features, new[0]]), torch.cat([context, new[1]])
             flows.append(self._match(updates, features, context))
+            self.stats["upsamplings"] += 1
             features, context = features[-1:].clone(), context[-1:].clone()
             report(min(start + step, pairs) + 1, len(video))
         flow_f, flow_b = (torch.cat(parts)[None] for parts in zip(*flows, strict=True))
@@ -104,7 +105,6 @@ class DedupFlowEstimator:
         for _ in range(self.iterations):
             hidden, delta = step(hidden, lookup.index_pyramid(coords), coords - start)
             coords = coords + delta
-        self.stats["upsamplings"] += 1
         flow = upsample_flow(coords - start, self.raft.mask_predictor(hidden).contiguous())
         return flow[: batch // 2], flow[batch // 2 :]
 

@@ -1,0 +1,399 @@
+"""`cuda_graphs`: record what launches many small kernels on fixed shapes once, and replay it with one launch.
+
+A replay runs the recorded kernels on the recorded addresses. Inputs are therefore copied into tensors that stay, and
+outputs out of tensors that the next replay overwrites. Python does not run again: hooks inside are not called, and
+what it writes is from the recording.
+"""
+
+import logging
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+from propainter.errors import is_out_of_memory
+from propainter.inference.pipeline import FlowEstimator, Pipeline
+from propainter.models.raft import Flows
+from propainter.validation import check_number
+from variants import UnsupportedError, claims_published, needs_cuda
+from variants.components import wrap
+from variants.guard import first_line, guarded
+from variants.precision import TF32_BACKENDS
+
+if TYPE_CHECKING:
+    from variants.reuse.dedup_flow import DedupFlowEstimator
+
+log = logging.getLogger(__name__)
+
+
+class Recording(Protocol):
+    """A recorded call. Memory is shared with other recordings: replaying one overwrites the outputs of all."""
+
+    def is_valid(self) -> bool:
+        """Return whether all tensors that the call read beside its inputs are where they were."""
+
+    def replay(self) -> Any:
+        """Run the call again on its inputs, and return its outputs."""
+
+
+Recorder = Callable[[Callable[[], Any]], Recording]
+"""Record a call without arguments; it reads its inputs from tensors that stay."""
+
+RECORDED_COMPONENTS = ("raft", "flow_completion", "feature_propagation")
+"""The components of which `manual` records parts."""
+
+
+@needs_cuda
+@claims_published
+def manual(
+    pipeline: Pipeline, max_graphs: int = 8, recorder: Recorder | None = None, recorded_at_first: bool = False
+) -> Pipeline:
+    """Record RAFT's matching of a batch, and the propagations of flow completion and generator, as CUDA graphs.
+
+    Each of the three is recorded once for each shape of its inputs: its first call runs eagerly, the second is
+    recorded. RAFT's needs `reuse=flow` or `exact`. The graphs share one pool of memory, which stays reserved between
+    runs and counts as reserved, not as allocated, while a graph is replayed.
+
+    `effective["cuda_graphs"]` has `pool_bytes`, and figures of all runs by stage: `status` ("recorded", or why the
+    stage runs eagerly), `graphs`, `replays`, `eager_calls`, and of these `over_limit`, the calls with a further shape.
+
+    Args:
+        max_graphs: the most graphs of each of the three; calls with a further shape run eagerly.
+        recorder: in place of CUDA's.
+        recorded_at_first: whether a shape's first call is recorded already.
+
+    Raises:
+        InputError: `max_graphs` is no number above 0.
+        UnsupportedError: the device has no CUDA graphs, or `compile` has compiled what is to be recorded.
+    """
+    from variants.reuse.dedup_flow import DedupFlowEstimator  # loads torchvision's RAFT
+
+    check_number("cuda_graphs.max_graphs", max_graphs, lambda n: n >= 1 and n == int(n), "an integer above 0")
+    device = pipeline.networks.device
+    if recorder is None and device.type != "cuda":
+        raise UnsupportedError(f"cuda_graphs=manual needs a CUDA device; {device.type} has no CUDA graphs")
+    compiled = [name for name in RECORDED_COMPONENTS if name in pipeline.compiled_components]
+    if compiled:
+        raise UnsupportedError(
+            f"cuda_graphs=manual records {', '.join(compiled)} itself, and torch might compile during a recording; "
+            f"leave {', '.join(RECORDED_COMPONENTS)} out of compile.components"
+        )
+    stats: dict[str, Any] = {"pool_bytes": 0}
+    pipeline.effective["cuda_graphs"] = stats
+    record = recorder or CudaRecorder(device, stats)
+
+    def graphed(stage: str, function: Callable[..., Any]) -> GraphedCall:
+        stats[stage] = {}
+        return GraphedCall(stage, function, record, device, stats[stage], int(max_graphs), recorded_at_first)
+
+    estimator = _innermost(pipeline.flow_estimator)
+    if isinstance(estimator, DedupFlowEstimator):
+        _graph_matching(estimator, graphed)
+    else:
+        stats["flow"] = {"status": "eager: RAFT's matching is recorded with reuse=flow or reuse=exact"}
+    modules = {
+        "completion": pipeline.networks.flow_completion.feat_prop_module,
+        "generation": pipeline.networks.generator.feat_prop_module,
+    }
+    for stage, module in modules.items():
+        wrap(cast(nn.Module, module), graphed(stage, cast(nn.Module, module).forward))
+    return pipeline
+
+
+def _innermost(estimator: FlowEstimator) -> FlowEstimator:
+    while hasattr(estimator, "inner"):
+        estimator = estimator.inner
+    return estimator
+
+
+def _graph_matching(
+    estimator: "DedupFlowEstimator", graphed: Callable[[str, Callable[..., Any]], "GraphedCall"]
+) -> None:
+    from variants.reuse.dedup_flow import Updates
+
+    match = estimator._match
+
+    def matched(features: Tensor, context: Tensor) -> Flows:
+        # Updates of its own: what it computes from weights lies in the graph's memory then.
+        return match(Updates(estimator.raft, estimator.gating), features, context)
+
+    call = graphed("flow", matched)
+    estimator._match = lambda updates, features, context: call(features, context)  # type: ignore[method-assign]
+
+
+class GraphedCall:
+    """Call a function of tensors; from the second call with a shape on, replay a recording of it.
+
+    Where recording fails, a warning says why, and all calls run eagerly from then on. Where memory does not suffice for
+    a recording, this goes for all graphed calls, and their recordings are dropped.
+
+    Args:
+        stage: of the run, for warnings.
+        function: of tensors and hashable values; leaves its arguments as they are. No gradient passes a recording.
+        recorder: records a call.
+        device: of the recordings. A call with a tensor on another device runs eagerly.
+        stats: gets the figures; see `manual`.
+        max_graphs: the most shapes to record.
+        recorded_at_first: whether a shape's first call is recorded already.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        function: Callable[..., Any],
+        recorder: Recorder,
+        device: torch.device,
+        stats: dict[str, Any],
+        max_graphs: int,
+        recorded_at_first: bool = False,
+    ) -> None:
+        self._stage, self._function, self._recorder, self._device = stage, function, recorder, device
+        self._stats, self._max_graphs, self._recorded_at_first = stats, max_graphs, recorded_at_first
+        self._called: set[Hashable] = set()
+        self._graphs: dict[Hashable, _Graph] = {}
+        self._stopped = False
+        self._guarded = guarded(self._recorded, self._eager, self._on_failure)
+        stats.update(status="nothing recorded yet", graphs=0, replays=0, eager_calls=0, over_limit=0)
+        _CALLS.add(self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function or replay its recording; return its output."""
+        if _held_back or torch.is_grad_enabled():
+            return self._function(*args, **kwargs)
+        return (self._eager if self._stopped else self._guarded)(*args, **kwargs)
+
+    def stop(self, reason: str) -> None:
+        """Drop all recordings, and run eagerly from now on."""
+        self._stopped = True
+        self._graphs.clear()
+        self._stats.update(status=f"eager: {reason}", graphs=0)
+
+    def _on_failure(self, reason: str) -> None:
+        log.warning("the CUDA graph in stage %s failed, which runs eagerly from now on: %s", self._stage, reason)
+        self.stop(f"its CUDA graph failed: {reason}")
+
+    def _eager(self, *args: Any, **kwargs: Any) -> Any:
+        self._stats["eager_calls"] += 1
+        return self._function(*args, **kwargs)
+
+    def _recorded(self, *args: Any, **kwargs: Any) -> Any:
+        """Replay the recording for these shapes; make it first at their second call."""
+        leaves, spec = tree_flatten((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        if any(x.device != self._device for x in tensors):
+            return self._eager(*args, **kwargs)
+        key = (spec, *map(_form, leaves), *_state(self._device))
+        graph = self._graphs.get(key)
+        if graph is not None and not graph.recording.is_valid():
+            del self._graphs[key]
+            graph = None
+        if graph is None:
+            if not self._recorded_at_first and key not in self._called:
+                self._called.add(key)
+                return self._eager(*args, **kwargs)
+            if len(self._graphs) >= self._max_graphs:
+                self._stats["over_limit"] += 1
+                return self._eager(*args, **kwargs)
+            graph = self._record(leaves, spec)
+            if graph is None:
+                return self._eager(*args, **kwargs)
+            self._graphs[key] = graph
+            self._stats.update(status="recorded", graphs=len(self._graphs))
+        for static, given in zip(graph.inputs, tensors, strict=True):
+            static.copy_(given)
+        outputs = graph.recording.replay()
+        self._stats["replays"] += 1
+        return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, outputs)
+
+    def _record(self, leaves: Sequence[Any], spec: TreeSpec) -> "_Graph | None":
+        """Record a call with inputs of its own; return None where memory does not suffice."""
+        try:
+            own = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            args, kwargs = tree_unflatten(own, spec)
+            recording = self._recorder(lambda: self._function(*args, **kwargs))
+            return _Graph([leaf for leaf in own if isinstance(leaf, Tensor)], recording)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = f"there was no memory for a CUDA graph: {first_line(error)}"
+        # Outside the block above, in which the error would keep the tensors of the attempt alive.
+        log.warning("stage %s: %s; all stages run eagerly from now on", self._stage, reason)
+        stop_graphs(reason)
+        return None
+
+
+class _Graph(NamedTuple):
+    inputs: list[Tensor]
+    recording: Recording
+
+
+def _form(leaf: Any) -> Hashable:
+    """Return what a recording depends on in an argument: of a tensor its form, else its value."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    strides = (stride if size > 1 else 0 for size, stride in zip(leaf.shape, leaf.stride(), strict=True))
+    return tuple(leaf.shape), tuple(strides), leaf.dtype
+
+
+def _state(device: torch.device) -> tuple[Hashable, ...]:
+    """Return what torch's choice of kernels depends on beside the arguments."""
+    cudnn = torch.backends.cudnn
+    return (
+        torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type),
+        torch.is_inference_mode_enabled(),
+        *(backend.fp32_precision for backend in TF32_BACKENDS),
+        *(cudnn.enabled, cudnn.benchmark, cudnn.deterministic),
+    )
+
+
+_CALLS: WeakSet[GraphedCall] = WeakSet()
+_held_back = False
+
+
+@contextmanager
+def hold_back_graphs(held_back: bool = True) -> Iterator[None]:
+    """Run graphed calls eagerly inside the block, or not: a replay dispatches no operation that could be watched."""
+    global _held_back
+    before, _held_back = _held_back, held_back
+    try:
+        yield
+    finally:
+        _held_back = before
+
+
+def stop_graphs(reason: str) -> None:
+    """Drop all CUDA graphs with their memory; all graphed calls run eagerly from now on."""
+    for call in list(_CALLS):
+        call.stop(reason)
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+class CudaRecorder:
+    """Record CUDA graphs in one pool of memory.
+
+    Args:
+        device: of all tensors.
+        stats: gets `pool_bytes`.
+    """
+
+    def __init__(self, device: torch.device, stats: dict[str, Any]) -> None:
+        self._device, self._stats = device, stats
+        self._pool: Any = None
+        self._graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
+
+    def __call__(self, call: Callable[[], Any]) -> "_CudaRecording":
+        """Record a call without running it; see `Recorder`."""
+        if not self._graphs:  # torch gives up a pool with its last graph
+            self._pool = torch.cuda.graph_pool_handle()
+        graph, external = torch.cuda.CUDAGraph(), ExternalTensors()
+        caching = torch.is_autocast_cache_enabled()
+        # A weight that was cast outside must not be read inside, nor the other way round.
+        torch.set_autocast_cache_enabled(False)
+        try:
+            outputs = self._capture(graph, external, call)
+        finally:
+            torch.set_autocast_cache_enabled(caching)
+        self._graphs.add(graph)
+        segments = torch.cuda.memory_snapshot()
+        in_pool = [x["total_size"] for x in segments if tuple(x.get("segment_pool_id", ())) == tuple(self._pool)]
+        self._stats["pool_bytes"] = sum(in_pool)
+        return _CudaRecording(graph, outputs, external.tensors)
+
+    def _capture(self, graph: torch.cuda.CUDAGraph, external: "ExternalTensors", call: Callable[[], Any]) -> Any:
+        """Capture a call, and return its outputs. Where that fails, leave stream and allocator as they were."""
+        failure: Exception | None = None
+        try:
+            # The stream's context restores it where the capture can't be ended: torch 2.11 itself does not. Other
+            # threads may call CUDA meanwhile.
+            with (
+                torch.cuda.device(self._device),
+                torch.cuda.stream(torch.cuda.current_stream(self._device)),
+                torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+            ):
+                try:
+                    with external:
+                        return call()
+                except Exception as error:
+                    failure = error  # raised at the end: ending an invalid capture raises an error of its own
+            graph.reset()
+        except Exception as error:
+            self._abandon(graph)
+            failure = failure or error
+        assert failure is not None
+        try:
+            raise failure
+        finally:
+            failure = None  # its traceback has this frame, and with it all tensors of the attempt
+
+    def _abandon(self, graph: torch.cuda.CUDAGraph) -> None:
+        """Take an invalid capture out of torch's allocator, which else frees no cached memory from then on."""
+        _ABANDONED.append(graph)  # the allocator may still point to it
+        for give_up in (torch._C._cuda_endAllocateToPool, torch._C._cuda_releasePool):
+            try:
+                give_up(self._device.index or 0, self._pool)
+            except RuntimeError as error:
+                log.debug("%s: %s", give_up.__name__, first_line(error))
+
+
+_ABANDONED: list[torch.cuda.CUDAGraph] = []
+
+
+class _CudaRecording:
+    def __init__(self, graph: torch.cuda.CUDAGraph, outputs: Any, external: Sequence[Tensor]) -> None:
+        self._graph, self._outputs = graph, outputs
+        # Kept alive, such as constants in a cache of few entries.
+        self._external = [(tensor, tensor.data_ptr()) for tensor in external]
+
+    def is_valid(self) -> bool:
+        """See `Recording`."""
+        return all(tensor.data_ptr() == address for tensor, address in self._external)
+
+    def replay(self) -> Any:
+        """See `Recording`."""
+        self._graph.replay()
+        return self._outputs
+
+
+class ExternalTensors(TorchDispatchMode):
+    """Collect the tensors that operations read inside the block, and that were made before it.
+
+    Attributes:
+        tensors: each once.
+
+    Raises:
+        RuntimeError: in the block, where an operation copies between devices: a replay would read host memory again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[Tensor] = []
+        self._known: set[int] = set()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # see experiments.measure.runtime_probe
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        inputs = [x for x in tree_leaves((args, kwargs or {})) if isinstance(x, Tensor)]
+        output = func(*args, **(kwargs or {}))
+        made = [x for x in tree_leaves(output) if isinstance(x, Tensor)]
+        elsewhere = [x for x in inputs if x.dim() and made and x.device != made[0].device]
+        if elsewhere:
+            raise RuntimeError(f"{func} copies from {elsewhere[0].device} to {made[0].device} inside a recording")
+        for x in inputs:
+            self._note(x, self.tensors)
+        for x in made:
+            self._note(x, [])
+        return output
+
+    def _note(self, tensor: Tensor, found: list[Tensor]) -> None:
+        storage = tensor.untyped_storage()._cdata
+        if storage not in self._known:
+            self._known.add(storage)
+            found.append(tensor)
