@@ -4,9 +4,9 @@ torch's fake tensors (`torch._subclasses.fake_tensor`) give each operation's out
 it. Some shapes depend on values: which windows the hole touches, and its bounding box. These follow from the masks
 alone, so the values of masks, and of all that is computed from masks alone, are computed as well.
 
-As on a real GPU cuDNN's grid sampler refuses more than 65,535 images, a tensor on the device is no array, and host
-memory is pinned or not. What differs: the masks that propagation leaves count as empty (`KnownMasks`), SDPA always
-takes its flash or memory-efficient kernel, and the result is zeros.
+As on a real GPU cuDNN's grid sampler refuses more than 65,535 images, a tensor on the device is no array, host memory
+is pinned or not, and torch chooses SDPA's backend (`experiments.roofline.sdpa`). What differs: the masks that
+propagation leaves count as empty (`KnownMasks`), and the result is zeros.
 """
 
 import weakref
@@ -25,12 +25,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from experiments.roofline import sdpa
 from propainter import InputError, Networks, Observer, build_networks
 
 DEVICE = torch.device("cuda")
-CAPABILITY = (9, 0)
-"""Compute capability that the fake device reports: an H100's."""
-
 CUDNN_SAMPLER_MAX_IMAGES = 65535
 """Most images that cuDNN's grid sampler takes: https://github.com/pytorch/pytorch/issues/88380."""
 
@@ -71,10 +69,11 @@ def _fake_cuda() -> Iterator[None]:
     with ExitStack() as stack:
         # Without a GPU torch disables CUDA's autocast.
         stack.enter_context(mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False))
-        stack.enter_context(mock.patch("torch.cuda.get_device_capability", lambda device=None: CAPABILITY))
+        stack.enter_context(mock.patch("torch.cuda.get_device_capability", lambda device=None: sdpa.CAPABILITY))
         stack.enter_context(mock.patch("torch.nn.Module.half", _half))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(_UnsupportedCalls())
+        stack.enter_context(sdpa.default_priority())
         yield
 
 
@@ -199,8 +198,8 @@ class _UnsupportedCalls(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func in (Tensor.numpy, Tensor.__array__, Tensor.tolist) and isinstance(args[0], FakeTensor):
             return _converted(func, *args, **kwargs)
-        if func is F.scaled_dot_product_attention and not kwargs and args[0].device.type == DEVICE.type:
-            return fused_attention(*args)
+        if func is F.scaled_dot_product_attention and (args or [*kwargs.values()])[0].device.type == DEVICE.type:
+            return sdpa.attention(*args, **kwargs)
         if func is Tensor.is_pinned:
             return is_pinned(args[0])
         pins = func is Tensor.pin_memory or kwargs.pop("pin_memory", False)
@@ -228,15 +227,6 @@ def _converted(func: Any, x: Tensor, dtype: Any = None, *, force: bool = False) 
     with unset_fake_temporarily():
         array = np.zeros(x.shape, _numpy_dtype(x.dtype)) if value is None else value.numpy().copy()
     return array.tolist() if func is Tensor.tolist else array.astype(dtype or array.dtype, copy=False)
-
-
-def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Run flash attention in half precision, else the memory-efficient kernel: [N, heads, tokens, d] each."""
-    if torch.is_autocast_enabled(DEVICE.type):
-        q, k, v = (x.to(torch.get_autocast_dtype(DEVICE.type)) for x in (q, k, v))
-    if q.dtype == torch.float32:
-        return aten._scaled_dot_product_efficient_attention(q, k, v, None, False)[0]
-    return aten._scaled_dot_product_flash_attention(q, k, v)[0]
 
 
 def _known(x: Tensor) -> Tensor | None:

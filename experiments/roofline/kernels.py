@@ -23,10 +23,10 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
 from experiments.roofline.fake_cuda import DEVICE, conv_format, is_pinned, takes_cudnn_sampler
+from experiments.roofline.sdpa import HALF
 
 aten = torch.ops.aten
 
-HALF = (torch.float16, torch.bfloat16)
 MAX_IMAGES = 32
 """Images that torchvision's deformable convolution samples at once; see `images_at_once`."""
 

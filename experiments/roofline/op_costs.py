@@ -21,12 +21,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from experiments.measure.flops import Counter
 from experiments.roofline.fake_cuda import DEVICE
 from experiments.roofline.kernels import Kernel, columns_bytes, kernels_of, on_device, transfers_of
+from experiments.roofline.sdpa import plan_key
+
+aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Cost:
         launches: by the host: kernels and copies outside CUDA graphs, and CUDA graphs.
         waits: of the host for the device.
         copies, copied_bytes: between host and device.
+        sdpa_plans: of attention by cuDNN, one for each new shape: 23 to 37 ms of the host each, in the first run only.
         compute_s, traffic_s: time for the floating-point operations, and for the bytes, at the peaks.
         busy_s: sum of the longer of the two for each operation.
         likely_s: `busy_s` at the assumed shares of the peaks (`Ceilings.reached`).
@@ -74,6 +79,7 @@ class Cost:
     waits: int = 0
     copies: int = 0
     copied_bytes: int = 0
+    sdpa_plans: int = 0
     compute_s: float = 0.0
     traffic_s: float = 0.0
     busy_s: float = 0.0
@@ -116,6 +122,7 @@ class CostCounter(Counter):
         self.fused = False
         self.live_bytes = live_bytes
         self._recorded = False
+        self._sdpa_plans: set[Any] = set()
         self._storages: weakref.WeakSet[Any] = weakref.WeakSet()
 
     @contextmanager
@@ -148,6 +155,10 @@ class CostCounter(Counter):
             cost.peak_bytes = max(cost.peak_bytes, self.live_bytes + columns_bytes(packet, inputs, output))
         elif not any(map(on_device, inputs)):
             return
+        if packet is aten._scaled_dot_product_cudnn_attention:
+            before = len(self._sdpa_plans)
+            self._sdpa_plans.add(plan_key(args))
+            cost.sdpa_plans += len(self._sdpa_plans) - before
         for transfer in transfers_of(func, args, kwargs, inputs, output):
             if transfer.waits and self._recorded:
                 raise RuntimeError(

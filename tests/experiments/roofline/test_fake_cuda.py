@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from experiments.roofline.fake_cuda import fake_cuda_tensors
 from propainter import InputError
-from variants.precision import tf32_flags
 
 
 def test_half_precision_by_autocast_counts_as_half():
@@ -18,19 +17,6 @@ def test_half_precision_by_autocast_counts_as_half():
             a @ a
 
     assert counted(run).costs["flow"].flops == {"float16": 2 * 8**3}
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_sdpa_is_one_kernel_that_keeps_no_scores(dtype):
-    def run():
-        q, k = on_cuda(2, 4, 64, 16, dtype=dtype), on_cuda(2, 4, 4096, 16, dtype=dtype)
-        with tf32_flags(False):
-            nn.functional.scaled_dot_product_attention(q, k, k)
-
-    cost = counted(run).costs["flow"]
-    assert cost.launches == 1
-    assert cost.flops == {str(dtype).removeprefix("torch."): 2 * 2 * (2 * 4) * 64 * 4096 * 16}
-    assert cost.peak_bytes < 4 * (2 * 4 * 64 * 4096)
 
 
 def test_a_shape_that_depends_on_unknown_values_is_refused():
