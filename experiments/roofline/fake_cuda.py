@@ -10,8 +10,9 @@ propagation leaves count as empty (`KnownMasks`), and the result is zeros.
 """
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -105,6 +107,11 @@ def _half(module: torch.nn.Module) -> torch.nn.Module:
 class _KnownValues(TorchDispatchMode):
     """Compute the values of what is made from masks alone, and attach them to the fake tensors."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._pure: dict[Any, bool] = {}
+        self._made: dict[Any, Any] = {}
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         inputs = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
@@ -124,7 +131,7 @@ class _KnownValues(TorchDispatchMode):
             func, args = aten.grid_sampler.default, (*args, 0, 0, True)[:5]
             output = sampled(*args)
         else:
-            output = func(*args, **kwargs)
+            output = self._shapes(func, args, kwargs, inputs)
         if func is aten.convolution.default and output.device.type == DEVICE.type:
             output = output.contiguous(memory_format=conv_format(*args[:2]))  # torch without cuDNN has another rule
         outputs = [x for x in tree_flatten(output)[0] if isinstance(x, FakeTensor)]
@@ -139,11 +146,54 @@ class _KnownValues(TorchDispatchMode):
             _remember(x, value)
         return output
 
+    def _shapes(self, func: Any, args: Any, kwargs: Any, inputs: Sequence[Tensor]) -> Any:
+        """Run an operation on fake tensors; one that gives new tensors only once for inputs of the same kind."""
+        if func not in self._pure:
+            self._pure[func] = not any(x.alias_info for x in (*func._schema.arguments, *func._schema.returns))
+        if not self._pure[func] or not inputs or not all(isinstance(x, FakeTensor) for x in inputs):
+            return func(*args, **kwargs)
+        key = (func, _key(args), _key(tuple(kwargs.items())))
+        if key in self._made:
+            return tree_map(lambda x: x.new() if isinstance(x, _Kind) else x, self._made[key])
+        output = func(*args, **kwargs)
+        made = [x for x in tree_flatten(output)[0] if isinstance(x, Tensor)]
+        storages = {x.untyped_storage() for x in inputs}
+        if made and not any(x.untyped_storage() in storages for x in made):
+            self._made[key] = tree_map(lambda x: _Kind.of(x) if isinstance(x, Tensor) else x, output)
+        return output
+
     def _numbers(self, indices: list[Tensor | None]) -> list[Tensor | None]:
         """Return indices with the numbers of the true entries in place of booleans."""
         with self:
             chosen = [x.nonzero().unbind(1) if x is not None and x.dtype == torch.bool else (x,) for x in indices]
         return [x for part in chosen for x in part]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a fake tensor is, without its storage."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    mode: FakeTensorMode
+
+    @classmethod
+    def of(cls, x: Any) -> "_Kind":
+        return cls(tuple(x.shape), x.stride(), x.dtype, x.device, x.fake_mode)
+
+    def new(self) -> FakeTensor:
+        with no_dispatch():
+            meta = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
+        return FakeTensor(self.mode, meta, self.device)
+
+
+def _key(x: Any) -> Any:
+    """Return arguments of an operation as a key: tensors by shape, strides, dtype, device; numbers with their type."""
+    if isinstance(x, FakeTensor):
+        return x.shape, x.stride(), x.dtype, x.device
+    return tuple(map(_key, x)) if isinstance(x, (list, tuple)) else (type(x), x)
 
 
 _SAMPLERS = (aten.grid_sampler.default, aten.grid_sampler_2d.default, aten.cudnn_grid_sampler.default)

@@ -77,3 +77,11 @@ class TestGraph:
         counter = CostCounter(ROUND)
         with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
             counted(lambda: as_recorded(counter)(Tensor.cpu)(on_cuda(4)), counter)
+
+
+def test_an_operation_repeated_on_the_same_shapes_gives_new_memory():
+    def run():
+        x = on_cuda(1000)
+        return [x + 1 for _ in range(3)]
+
+    assert counted(run).costs["flow"].peak_bytes == 4 * 4000
