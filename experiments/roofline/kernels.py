@@ -2,8 +2,8 @@
 
 Most operations are one kernel. More than one have:
 - a convolution: an addition of its bias; copies of its input and weight to one layout, channels_last if either is; and
-  in half precision, where neither is, cuDNN's conversions of input, weight and output between NCHW and NHWC, which its
-  kernels for tensor cores read. None of these for a depthwise convolution, which is torch's own in NCHW.
+  in half precision or TF32, where neither is, cuDNN's conversions of input, weight and output between NCHW and NHWC,
+  which its kernels for tensor cores read. None of these for a depthwise convolution, which is torch's own in NCHW.
   (`cudnn_conv_suggest_memory_format` in torch's ConvUtils.h; `nchwToNhwcKernel` and `nhwcToNchwKernel` in profiles.
   Some of cuDNN's kernels write NCHW themselves, so the output's conversion is an upper bound.)
 - torchvision's deformable convolution, by its file deform_conv2d_kernel.cu: copies of arguments that are not
@@ -26,6 +26,7 @@ from experiments.roofline.fake_cuda import DEVICE, conv_format, is_pinned, takes
 from experiments.roofline.sdpa import HALF
 
 aten = torch.ops.aten
+_cudnn: Any = torch.backends.cudnn  # torch makes its attribute `conv` at run time
 
 MAX_IMAGES = 32
 """Images that torchvision's deformable convolution samples at once; see `images_at_once`."""
@@ -185,6 +186,11 @@ def columns_bytes(packet: Any, inputs: Sequence[Tensor], output: Any) -> int:
     return images_at_once(batch) * values * weight.element_size()
 
 
+def on_tensor_cores(dtype: torch.dtype) -> bool:
+    """Whether cuDNN computes a convolution of this dtype on tensor cores: half precision, or float32 as TF32."""
+    return dtype in HALF or (dtype == torch.float32 and _cudnn.conv.fp32_precision == "tf32")
+
+
 def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, output: Tensor) -> list[Kernel]:
     moved = nbytes(x) + nbytes(weight) + nbytes(output)
     layout = conv_format(x, weight)
@@ -193,7 +199,7 @@ def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, ou
         return [Kernel(moved + (nbytes(bias) if bias is not None else 0)), *kernels]
     if bias is not None:
         kernels.append(Kernel(2 * nbytes(output) + nbytes(bias), fused=True))
-    if layout == torch.contiguous_format and x.dtype in HALF and weight.ndim in (4, 5):
+    if layout == torch.contiguous_format and on_tensor_cores(x.dtype) and weight.ndim in (4, 5):
         last = torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
         kernels += [_copy(part) for part in (x, weight, output) if not part.is_contiguous(memory_format=last)]
     return [Kernel(moved), *kernels]

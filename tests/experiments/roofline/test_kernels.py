@@ -9,6 +9,7 @@ from experiments.roofline import kernels as module
 from experiments.roofline.fake_cuda import fake_cuda_tensors
 from experiments.roofline.kernels import images_at_once, moved_bytes
 from propainter.models.lazy_torchvision import deform_conv2d
+from variants.precision import tf32_flags
 
 HALF, LAST = torch.float16, torch.channels_last
 
@@ -54,8 +55,10 @@ class TestConvolution:
         assert for_weight.moved_bytes == self.x + 3 * self.weight + self.result
         assert for_input.moved_bytes == 3 * self.x + self.weight + self.result
 
-    def test_float32_and_depthwise_stay_in_nchw(self):
-        assert cost_of(lambda: self.convolved(dtype=torch.float32)).layout_kernels == 0
+    def test_float32_and_depthwise_stay_in_nchw_and_tf32_does_not(self):
+        for allowed in (False, True):
+            with tf32_flags(allowed):
+                assert cost_of(lambda: self.convolved(dtype=torch.float32)).layout_kernels == 3 * allowed
         assert cost_of(lambda: self.convolved(groups=4)).layout_kernels == 0
 
     def test_the_bias_is_added_by_a_kernel_of_its_own(self):
