@@ -89,8 +89,8 @@ class FeaturePropagation(nn.Module):
         masks = as_features(masks, features)
         backward = self._propagate("backward_1", features, flow_f, flow_b, masks)
         forward = self._propagate("forward_1", backward, flow_b, flow_f, masks)
-        both = torch.cat([backward, forward, masks], dim=2)
-        return self.fuse(both.flatten(0, 1)).view_as(features) + features
+        both = torch.cat([x.flatten(0, 1) for x in (backward, forward, masks)], dim=1)
+        return self.fuse(both).unflatten(0, features.shape[:2]) + features
 
     def _propagate(self, name: str, features: Tensor, flows: Tensor, checks: Tensor, masks: Tensor) -> Tensor:
         backward = name == "backward_1"
@@ -111,7 +111,8 @@ class FeaturePropagation(nn.Module):
                 state = self.deform_align[name](state, condition, flows[:, pair])
             state = state + self.backbone[name](torch.cat([current, state, masks[:, t]], dim=1))
             done[t] = state
-        return torch.stack(done, 1)
+        # Not stacked, so that frames in channels_last stay so.
+        return torch.cat(done).unflatten(0, (len(done), -1)).transpose(0, 1)
 
 
 class Generator(nn.Module):
