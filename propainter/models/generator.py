@@ -1,5 +1,6 @@
 """The generator: partly filled frames -> frames with the hole filled (docs/model.md, section 3)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,10 +64,15 @@ def as_features(x: Tensor, features: Tensor) -> Tensor:
 
 
 class FeaturePropagation(nn.Module):
-    """Propagate the local frames' features backward and forward along the flow (docs/model.md, section 3c)."""
+    """Propagate the local frames' features backward and forward along the flow (docs/model.md, section 3c).
+
+    Attributes:
+        warp: of features at a grid's positions; replaceable by a callable with the same arguments.
+    """
 
     def __init__(self, channels: int = 128) -> None:
         super().__init__()
+        self.warp: Callable[[Tensor, Tensor], Tensor] = warp
         condition = 2 * channels + 5  # current and warped features, flow (2), valid (1), masks (2)
         self.deform_align = nn.ModuleDict(
             {name: DeformableAlignment(channels, channels, condition, max_offset=3) for name in DIRECTIONS}
@@ -107,7 +113,7 @@ class FeaturePropagation(nn.Module):
             if pair is None:
                 state = current
             else:
-                condition = torch.cat([current, warp(state, grids[:, pair]), known[:, pair]], dim=1)
+                condition = torch.cat([current, self.warp(state, grids[:, pair]), known[:, pair]], dim=1)
                 state = self.deform_align[name](state, condition, flows[:, pair])
             state = state + self.backbone[name](torch.cat([current, state, masks[:, t]], dim=1))
             done[t] = state

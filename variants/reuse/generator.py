@@ -67,7 +67,9 @@ class FeatureCache:
         kept = RefCountedFrames((window.frames for window in scene.windows), self.stats)
 
         def encode(numbers: list[int]) -> Tensor:
-            return torch.cat([_encoded(generator, scene, some)[0] for some in _batches(generator, scene, numbers)])[None]
+            return torch.cat([_encoded(generator, scene, some)[0] for some in _batches(generator, scene, numbers)])[
+                None
+            ]
 
         return lambda window: kept.take(window.frames, encode)
 
