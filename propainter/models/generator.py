@@ -118,7 +118,8 @@ class FeaturePropagation(nn.Module):
             state = state + self.backbone[name](torch.cat([current, state, masks[:, t]], dim=1))
             done[t] = state
         # Not stacked, so that frames in channels_last stay so.
-        return torch.cat(done).unflatten(0, (len(done), -1)).transpose(0, 1)
+        frames = [state[b : b + 1] for b in range(len(features)) for state in done]
+        return torch.cat(frames).unflatten(0, features.shape[:2])
 
 
 class Generator(nn.Module):
