@@ -109,10 +109,36 @@ def amp(
     return pipeline
 
 
-def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
-    """Cast the weights of the layers that autocast runs in half precision, as autocast does at each call."""
+def half_all(pipeline: Pipeline, dtype: str | None = None) -> Pipeline:
+    """Run RAFT and flow completion as `amp_all`, and the generator in half precision without autocast.
+
+    Autocast computes norms in float32, and casts around them. Here features and tokens stay in half precision. Flows,
+    sampling positions, frames and masks stay float32; the generator casts frames and masks once for each window.
+
+    Args:
+        dtype: "float16" or "bfloat16"; None: float16 on CUDA, bfloat16 on the CPU.
+    """
+    fp32(pipeline)
+    device, networks = pipeline.networks.device, pipeline.networks
+    chosen = autocast_dtype(device, dtype)
+    for network in (networks.raft, networks.flow_completion):
+        cast_weights(network, chosen)
+    cast_weights(networks.generator, chosen, nn.Module)
+    pipeline.effective["weights_cast"] = "once"
+
+    def autocast(stage: str) -> AbstractContextManager[Any]:
+        return torch.autocast(device.type, dtype=chosen) if stage in ("flow", "completion") else nullcontext()
+
+    pipeline.contexts.append(autocast)
+    deform_in_fp32(pipeline, ("flow_completion",))
+    deform_in_fp32(pipeline, ("feature_propagation",), _deform_conv_rounded)
+    return pipeline
+
+
+def cast_weights(network: nn.Module, dtype: torch.dtype, layers: type | tuple[type, ...] = CAST_BY_AUTOCAST) -> None:
+    """Cast the weights of layers: by default of those that autocast runs in half precision, as it does at each call."""
     for layer in network.modules():
-        if isinstance(layer, CAST_BY_AUTOCAST):
+        if isinstance(layer, layers):
             for name, weight in list(layer.named_parameters(recurse=False)):
                 setattr(layer, name, nn.Parameter(weight.to(dtype), requires_grad=weight.requires_grad))
 
@@ -164,7 +190,9 @@ def autocast_inside(forward: Callable[..., Any], device_type: str, dtype: torch.
     return wrapped
 
 
-def deform_in_fp32(pipeline: Pipeline, components: tuple[str, ...] | list[str]) -> None:
+def deform_in_fp32(
+    pipeline: Pipeline, components: tuple[str, ...] | list[str], convolution: Callable[..., Tensor] | None = None
+) -> None:
     """Run the components' deformable convolutions in float32: they have no bfloat16, and no float16 on the CPU.
 
     Under CUDA's autocast torchvision does the same by itself. `effective["ops_in_fp32"]` gets an entry.
@@ -173,7 +201,7 @@ def deform_in_fp32(pipeline: Pipeline, components: tuple[str, ...] | list[str]) 
         for module in modules_of(pipeline.networks, component):
             for part in module.modules():
                 if isinstance(part, DeformableAlignment):
-                    part.deform_conv = _deform_conv_fp32
+                    part.deform_conv = convolution or _deform_conv_fp32
                     stats = pipeline.effective.setdefault("ops_in_fp32", {})
                     stats[f"{component}.deform_conv2d"] = "no autocast kernel in half precision"
 
@@ -182,6 +210,11 @@ def _deform_conv_fp32(x: Tensor, offset: Tensor, weight: nn.Parameter, bias: Ten
     options = {name: value.float() if isinstance(value, Tensor) else value for name, value in options.items()}
     with torch.autocast(x.device.type, enabled=False):
         return deform_conv2d(x.float(), offset.float(), weight.float(), bias.float(), **options)
+
+
+def _deform_conv_rounded(x: Tensor, *args: Any, **options: Any) -> Tensor:
+    """Compute in float32, and return x's dtype: outside autocast the next layer takes no other."""
+    return _deform_conv_fp32(x, *args, **options).to(x.dtype)
 
 
 @contextmanager

@@ -19,6 +19,10 @@ FramewiseCall = Callable[[Callable[..., Tensor], tuple[Tensor, ...], int, int], 
 dimension of frames in the result) -> the layers' result."""
 
 
+Predict = Callable[[Callable[[Tensor, Tensor], Tensor], Flows, Tensor], Flows]
+"""Predict the flow of both directions by a network: (network, flows, masks) -> flows; see `predict_flow`."""
+
+
 class P3D(nn.Module):
     """Convolve 3x3 in space, then over time with dilation 2 (pseudo-3D, without a shortcut)."""
 
@@ -180,7 +184,11 @@ def predict_flow(flow_completion: Callable[[Tensor, Tensor], Tensor], flows: Flo
 
 
 def complete_flow(
-    flow_completion: Callable[[Tensor, Tensor], Tensor], flows: Flows, masks: Tensor, subvideo_length: int = 80
+    flow_completion: Callable[[Tensor, Tensor], Tensor],
+    flows: Flows,
+    masks: Tensor,
+    subvideo_length: int = 80,
+    predict: Predict = predict_flow,
 ) -> Flows:
     """Fill the flow inside the hole and keep the input flow outside (docs/model.md, sections 2 and 4.3).
 
@@ -190,6 +198,7 @@ def complete_flow(
         masks: [B, T, 1, H, W], 1 in the hole, 0 elsewhere.
         subvideo_length: largest number of flows in one go. More are cut into sub-videos with `FLOW_PADDING` flows of
             context on both sides.
+        predict: the way through the network for both directions.
 
     Returns:
         Completed flow_f and flow_b, in the input's shapes.
@@ -205,7 +214,7 @@ def complete_flow(
     forward, backward = [], []
     for start, stop, keep in plan_subvideos(count, subvideo_length, FLOW_PADDING):
         part = flow_f[:, start:stop], flow_b[:, start:stop]
-        predicted_f, predicted_b = predict_flow(flow_completion, part, masks[:, start : stop + 1])
+        predicted_f, predicted_b = predict(flow_completion, part, masks[:, start : stop + 1])
         forward.append(predicted_f[:, keep])
         backward.append(predicted_b[:, keep])
     masks_f, masks_b = masks[:, :-1], masks[:, 1:]

@@ -1,5 +1,8 @@
 """The generator: partly filled frames -> frames with the hole filled (docs/model.md, section 3)."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,8 +38,9 @@ class Encoder(nn.Module):
         self.groups = [1, *(groups for _, _, groups in grouped)]
 
     def forward(self, x: Tensor) -> Tensor:
-        # x: [N, 5, H, W] -> [N, channels, H/4, W/4]
-        skip = x
+        # x: [N, 5, H, W] -> [N, channels, H/4, W/4], in the weights' dtype
+        first: Any = self.layers[0]
+        skip = x.to(first.weight.dtype)
         for layer in self.layers[:8]:
             skip = layer(skip)
         x = skip
@@ -51,11 +55,24 @@ def interleave(first: Tensor, second: Tensor, groups: int) -> Tensor:
     return torch.cat([part for pair in pairs for part in pair], dim=1)
 
 
+def as_features(x: Tensor, features: Tensor) -> Tensor:
+    """Return x [B, T, c, h, w] in the dtype of features [B, T, C, h, w], and its frames in their memory format."""
+    frame = features[0, :1]
+    in_rows = frame.is_contiguous(memory_format=torch.channels_last) and not frame.is_contiguous()
+    layout = torch.channels_last if in_rows else torch.contiguous_format
+    return x.flatten(0, 1).to(features.dtype).contiguous(memory_format=layout).unflatten(0, x.shape[:2])
+
+
 class FeaturePropagation(nn.Module):
-    """Propagate the local frames' features backward and forward along the flow (docs/model.md, section 3c)."""
+    """Propagate the local frames' features backward and forward along the flow (docs/model.md, section 3c).
+
+    Attributes:
+        warp: of features at a grid's positions; replaceable by a callable with the same arguments.
+    """
 
     def __init__(self, channels: int = 128) -> None:
         super().__init__()
+        self.warp: Callable[[Tensor, Tensor], Tensor] = warp
         condition = 2 * channels + 5  # current and warped features, flow (2), valid (1), masks (2)
         self.deform_align = nn.ModuleDict(
             {name: DeformableAlignment(channels, channels, condition, max_offset=3) for name in DIRECTIONS}
@@ -75,29 +92,34 @@ class FeaturePropagation(nn.Module):
             [B, L, C, h, w].
         """
         flow_f, flow_b = flows
+        masks = as_features(masks, features)
         backward = self._propagate("backward_1", features, flow_f, flow_b, masks)
         forward = self._propagate("forward_1", backward, flow_b, flow_f, masks)
-        both = torch.cat([backward, forward, masks], dim=2)
-        return self.fuse(both.flatten(0, 1)).view_as(features) + features
+        both = torch.cat([x.flatten(0, 1) for x in (backward, forward, masks)], dim=1)
+        return self.fuse(both).unflatten(0, features.shape[:2]) + features
 
     def _propagate(self, name: str, features: Tensor, flows: Tensor, checks: Tensor, masks: Tensor) -> Tensor:
-        # For all pairs at once: neither depends on the propagated state.
+        backward = name == "backward_1"
+        # For all pairs at once: none of it depends on the propagated state.
         grids = flow_to_grid(flows.flatten(0, 1))
         valid = forward_backward_consistency(flows.flatten(0, 1), checks.flatten(0, 1), grids)
         grids, valid = (x.unflatten(0, flows.shape[:2]) for x in (grids, valid))
+        targets = masks[:, :-1] if backward else masks[:, 1:]
+        known = as_features(torch.cat([flows, valid, targets], dim=2), features)
         done = list(features.unbind(1))
         state = features[:, 0]
-        for t, pair in propagation_order(features.shape[1], backward=name == "backward_1"):
-            current, mask = features[:, t], masks[:, t]
+        for t, pair in propagation_order(features.shape[1], backward):
+            current = features[:, t]
             if pair is None:
                 state = current
             else:
-                flow, warped = flows[:, pair], warp(state, grids[:, pair])
-                condition = torch.cat([current, warped, flow, valid[:, pair], mask], dim=1)
-                state = self.deform_align[name](state, condition, flow)
-            state = state + self.backbone[name](torch.cat([current, state, mask], dim=1))
+                condition = torch.cat([current, self.warp(state, grids[:, pair]), known[:, pair]], dim=1)
+                state = self.deform_align[name](state, condition, flows[:, pair])
+            state = state + self.backbone[name](torch.cat([current, state, masks[:, t]], dim=1))
             done[t] = state
-        return torch.stack(done, 1)
+        # Not stacked, so that frames in channels_last stay so.
+        frames = [state[b : b + 1] for b in range(len(features)) for state in done]
+        return torch.cat(frames).unflatten(0, features.shape[:2])
 
 
 class Generator(nn.Module):

@@ -9,13 +9,16 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torchvision.models.optical_flow.raft import CorrBlock
 
 from propainter.allocator import no_heap_trim
 from propainter.inference.pipeline import Clip, Pipeline, StageRunner
+from propainter.models.flow_completion import predict_flow
 from propainter.models.layers import DeformableAlignment
-from propainter.models.raft import ClipFlow, Correlation
+from propainter.models.raft import ClipFlow, Correlation, Flows
+from propainter.models.warp import warp
 from variants import UnsupportedError, claims_published, needs_cuda
 from variants.components import is_wrapped, wrap
 from variants.correlation import AllPairs
@@ -74,38 +77,41 @@ def cpu(pipeline: Pipeline) -> Pipeline:
 def cuda(pipeline: Pipeline) -> Pipeline:
     """Compute on CUDA with a Triton kernel for deformable alignment, and with layouts that half precision needs.
 
-    - Triton samples between the two products of a deformable alignment (`triton_deform`), in float32 and in half
-      precision.
+    - Flow completion takes both directions of a small flow in one batch.
+    - Triton samples between the two products of a deformable alignment (`triton_deform`).
     - Networks whose weights are in half precision (`precision=amp_all`, `half` and `half_all`) are in channels_last, as
-      tensor cores need it: cuDNN would copy inputs and outputs of any other layout. Others stay: in float32 without
-      TF32 cuDNN's kernels for the published layout are the faster ones.
+      tensor cores need it: cuDNN would copy inputs and outputs of any other layout. In these Triton also warps the
+      features. Others stay: in float32 without TF32 cuDNN's kernels for the published layout are the faster ones.
 
-    `effective["kernels"]` says what ran: `alignment` and `channels_last`.
+    `effective["kernels"]` says what ran: `alignment`, `warp` and `channels_last`.
 
     Raises:
         UnsupportedError: the device is not CUDA, or Triton is not installed.
     """
-    device = pipeline.networks.device
+    device, generator = pipeline.networks.device, pipeline.networks.generator
     if device.type != "cuda":
         raise UnsupportedError(f"kernels=cuda are for CUDA, not for this {device.type} device")
     try:
         from variants.kernels.triton_deform import TritonAlignment
+        from variants.kernels.triton_warp import warp as triton_warp
     except ImportError as error:
         raise UnsupportedError(f"kernels=cuda needs the package triton ({error}): pip install triton") from error
-    stats: dict[str, Any] = {"alignment": "triton", "channels_last": []}
+    stats: dict[str, Any] = {"alignment": "triton", "warp": "torch", "channels_last": []}
     pipeline.effective["kernels"] = stats
-
     in_fp32 = pipeline.effective.get("ops_in_fp32", {})
     before = dict(in_fp32)
     in_fp32.update((name, "only inside Triton's kernel; its tensors are in half precision") for name in before)
 
-    def fall_back(reason: str) -> None:
-        stats["alignment"] = f"torchvision, since Triton's failed: {reason}"
-        in_fp32.update(before)
-        log.warning("deformable alignment goes on with torchvision's: %s", reason)
+    def fall_back(part: str, reason: str) -> None:
+        stats[part] = f"torch, since Triton's failed: {reason}"
+        if part == "alignment":
+            in_fp32.update(before)
+        log.warning("%s goes on without Triton: %s", part, reason)
 
     faster: dict[nn.Module, TritonAlignment] = {}
-    align = guarded(lambda module, *inputs: faster[module](*inputs), DeformableAlignment.align, fall_back)
+    align = guarded(
+        lambda module, *inputs: faster[module](*inputs), DeformableAlignment.align, partial(fall_back, "alignment")
+    )
     for name in ("flow_completion", "generator"):
         network = getattr(pipeline.networks, name)
         for module in network.modules():
@@ -115,7 +121,29 @@ def cuda(pipeline: Pipeline) -> Pipeline:
         if in_half(network):
             in_channels_last(network)
             stats["channels_last"].append(name)
+    pipeline.predict_flow = predict_together
+    if "generator" in stats["channels_last"]:
+        stats["warp"] = "triton"
+        generator.feat_prop_module.warp = guarded(triton_warp, warp, partial(fall_back, "warp"))
     return pipeline
+
+
+DIRECTIONS_TOGETHER_BYTES = 256 * 2**20
+"""Largest flow of one direction for which `predict_together` takes both at once, in bytes."""
+
+
+def predict_together(network: Callable[[Tensor, Tensor], Tensor], flows: Flows, masks: Tensor) -> Flows:
+    """Compute `predict_flow` for both directions in one batch, which takes half the launches.
+
+    A flow that is larger than `DIRECTIONS_TOGETHER_BYTES` goes one direction after the other: its operations take
+    longer than their launches, and a batch of two takes twice the memory.
+    """
+    flow_f, flow_b = flows
+    if flow_f.nbytes > DIRECTIONS_TOGETHER_BYTES:
+        return predict_flow(network, flows, masks)
+    masks = torch.cat([masks[:, :-1], masks[:, 1:].flip(1)])
+    forward, backward = network(torch.cat([flow_f, flow_b.flip(1)]) * (1 - masks), masks).chunk(2)
+    return forward, backward.flip(1)
 
 
 def in_half(network: nn.Module) -> bool:

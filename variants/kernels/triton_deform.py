@@ -98,7 +98,7 @@ def _shaped(x: Tensor, predicted: Tensor, flow: Tensor | None, max_offset: float
 
 @register_flop_formula(torch.ops.propainter_bench.deform_columns)
 def _flops(x: list[int], predicted: list[int], *args: Any, **kwargs: Any) -> int:
-    """Count as `experiments.measure.flops.deform_conv2d_flops`, without the product: 9 for a value, 10 for a position."""
+    """Count as `experiments.measure.flops.deform_conv2d_flops` without the product: 9 for a value, 10 a position."""
     batch, channels, height, width = x
     return batch * height * width * 9 * (9 * channels + 10 * (predicted[1] // 27))
 
@@ -132,7 +132,7 @@ def deform_columns_kernel(
     PIXELS: tl.constexpr,
     HAS_FLOW: tl.constexpr,
 ):
-    """Write the columns of PIXELS pixels for one row of taps; CHANNELS are those of a group, strides are in elements."""
+    """Write the columns of PIXELS pixels for one row of taps; CHANNELS are those of a group, strides in elements."""
     row = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     image = (row // (height * width)).to(tl.int64)
     i = row % (height * width) // width

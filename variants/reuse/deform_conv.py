@@ -13,7 +13,7 @@ def sampled_deform_conv(
     """Compute `torchvision.ops.deform_conv2d` of stride 1 by grid sampling and one matrix product.
 
     torchvision's CPU kernel samples on one core without vectors; `grid_sample` is vectorised and runs on all cores.
-    Samples are float32; under autocast the product is in autocast's dtype.
+    Samples are float32; the product is in autocast's dtype, or else in the weight's.
 
     Args:
         x: [N, C, H, W].
@@ -27,7 +27,7 @@ def sampled_deform_conv(
         [N, O, H, W] in the product's dtype.
     """
     kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     with torch.autocast(x.device.type, enabled=False):
         x, offset, weight, bias, mask = (tensor.float() for tensor in (x, offset, weight, bias, mask))
         (batch, channels, height, width), (rows, columns) = x.shape, weight.shape[-2:]

@@ -44,7 +44,8 @@ class RefCountedFrames:
             self._stats["made"] += len(missing)
             kept_bytes = sum(tensor.nbytes for tensor in self._kept.values())
             self._stats["kept_bytes"] = max(self._stats["kept_bytes"], kept_bytes)
-        taken = torch.stack([self._kept[number] for number in numbers], dim=1)
+        # Not stacked, so that images in channels_last stay so.
+        taken = torch.cat([self._kept[number] for number in numbers])[None]
         self._left.subtract(numbers)
         for number in numbers:
             if self._left[number] <= 0:
@@ -66,7 +67,9 @@ class FeatureCache:
         kept = RefCountedFrames((window.frames for window in scene.windows), self.stats)
 
         def encode(numbers: list[int]) -> Tensor:
-            return torch.cat([_encoded(generator, scene, some) for some in _batches(generator, scene, numbers)], dim=1)
+            return torch.cat([_encoded(generator, scene, some)[0] for some in _batches(generator, scene, numbers)])[
+                None
+            ]
 
         return lambda window: kept.take(window.frames, encode)
 

@@ -9,8 +9,29 @@ import torch
 from support.reusing import QUICK, clip, hole_psnr, video_tensor
 
 from propainter import Pipeline, Schedule
+from propainter.models.flow_completion import predict_flow
 from variants import UnsupportedError, correlation, kernels, precision, raft_scale, reuse
 from variants.kernels import numba_corr, numba_gru, numba_math
+
+
+@pytest.mark.parametrize("bound", [0, 2**30])
+def test_directions_together_give_what_they_give_apart(narrow, monkeypatch, bound):
+    """Both in one call of the network where they are small, else in two."""
+    random = torch.Generator().manual_seed(0)
+    flows = torch.randn(1, 4, 2, 64, 64, generator=random), torch.randn(1, 4, 2, 64, 64, generator=random)
+    masks = (torch.rand(1, 5, 1, 64, 64, generator=random) > 0.7).float()
+    calls = []
+
+    def network(*inputs):
+        calls.append(len(inputs[0]))
+        return narrow.flow_completion(*inputs)
+
+    monkeypatch.setattr(kernels, "DIRECTIONS_TOGETHER_BYTES", bound)
+    for got, expected in zip(
+        kernels.predict_together(network, flows, masks), predict_flow(network, flows, masks), strict=True
+    ):
+        assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert calls == ([2, 1, 1] if bound else [1, 1, 1, 1])
 
 
 class TestPipeline:
