@@ -1,5 +1,6 @@
 """`correlation`: how RAFT correlates each pixel of one frame's features with a window of the next frame's."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -9,11 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from propainter import InputError
 from propainter.inference.pipeline import Pipeline
 from propainter.models.raft import AllPairsBlock, ClipFlow, Correlation
 from propainter.renamed import module_getattr
 from propainter.validation import above_0, check_number
-from variants import claims_published
+from variants import UnsupportedError, claims_published, needs_cuda
+from variants.guard import guarded
+
+log = logging.getLogger(__name__)
 
 PRODUCT_MAX_POSITIONS = 4096
 """Up to this many positions, a product with all of a pyramid level takes less time than fetching the windows' features
@@ -50,6 +55,60 @@ def on_demand(pipeline: Pipeline, block_mb: float = 16) -> Pipeline:
     published = pipeline.networks.raft.corr_block
     make = partial(OnDemand, published.num_levels, published.radius, int(block_mb * 2**20))
     return _with_correlation(pipeline, "on_demand", make)
+
+
+@claims_published
+@needs_cuda
+def triton(pipeline: Pipeline, on_demand: bool = False) -> Pipeline:
+    """Look up all windows of an update in one Triton kernel, in a volume or without one.
+
+    `effective["correlation"]["lookup"]` is "triton", or why torch's operations look up instead. `peak_bytes` is as in
+    `all_pairs` or `on_demand`.
+
+    Args:
+        on_demand: whether to compute the windows from the feature maps at each lookup, with memory linear in pixels.
+
+    Raises:
+        InputError: `on_demand` is neither true nor false.
+        UnsupportedError: the device is no CUDA device, or Triton is not installed.
+    """
+    if not isinstance(on_demand, bool):
+        raise InputError(f"correlation.on_demand is {on_demand!r}; give true or false")
+    device, published = pipeline.networks.device, pipeline.networks.raft.corr_block
+    if device.type != "cuda":
+        raise UnsupportedError(f"correlation=triton is a kernel for CUDA devices, not for this {device.type} device")
+    try:
+        from variants.kernels import corr_op, triton_corr  # noqa: F401
+    except ImportError as error:
+        raise UnsupportedError(f"correlation=triton needs the package triton ({error}): pip install triton") from error
+    from variants.reuse.corr_lookup import GridSampleLookup
+
+    def in_volume(volumes: Sequence[Tensor], radius: int, coords: Tensor) -> Tensor:
+        return ran(corr_op.windows(volumes, radius, coords))
+
+    def sampled(volumes: Sequence[Tensor], radius: int, coords: Tensor) -> Tensor:
+        return GridSampleLookup([volume.float() for volume in volumes], radius)(coords).to(volumes[0].dtype)
+
+    def in_features(block: OnDemand, coords: Tensor) -> Tensor:
+        return ran(corr_op.windows_on_demand(block.features, [rows for _, rows in block.levels], block.radius, coords))
+
+    def ran(windows: Tensor) -> Tensor:
+        pipeline.effective["correlation"]["lookup"] = "triton"
+        return windows
+
+    def failed(reason: str) -> None:
+        log.warning("correlation=triton: the kernel failed (%s); torch's operations look up instead", reason)
+        pipeline.effective["correlation"]["lookup"] = f"torch, since the kernel failed: {reason}"
+
+    levels, radius = published.num_levels, published.radius
+    make: Callable[..., Correlation]
+    if on_demand:
+        make = partial(OnDemand, levels, radius, windows=guarded(in_features, OnDemand.look_up, failed))
+    else:
+        make = partial(AllPairs, num_levels=levels, radius=radius, windows=guarded(in_volume, sampled, failed))
+    _with_correlation(pipeline, "triton, on demand" if on_demand else "triton", make)
+    pipeline.effective["correlation"]["lookup"] = "triton, not called"
+    return pipeline
 
 
 def _with_correlation(pipeline: Pipeline, kind: str, make: Callable[..., Correlation]) -> Pipeline:
@@ -107,6 +166,12 @@ class OnDemand(nn.Module):
         radius: of the window, in pixels of the window's level.
         block_bytes: bound of each temporary tensor of a lookup; one pixel's windows may exceed it.
         note: called with the bytes in use: the feature maps and a temporary tensor.
+        windows: a lookup in place of `look_up`, called with the block and coordinates.
+
+    Attributes:
+        features: of the first images, [N, h * w, C].
+        levels: height and width of each level, and features of the second images there, [N, h * w + 1, C]; the last
+            row is zeros.
     """
 
     def __init__(
@@ -115,8 +180,10 @@ class OnDemand(nn.Module):
         radius: int = 4,
         block_bytes: int = 16 * 2**20,
         note: Callable[[int], None] = lambda used: None,
+        windows: "Callable[[OnDemand, Tensor], Tensor] | None" = None,
     ) -> None:
         super().__init__()
+        self.windows = windows
         self.num_levels = num_levels
         self.radius = radius
         self.block_bytes = block_bytes
@@ -138,13 +205,17 @@ class OnDemand(nn.Module):
                 f"feature maps are {list(fmap1.shape)} and {list(fmap2.shape)}; give two of one shape, with sides of "
                 f"at least {least}"
             )
-        self._features = fmap1.flatten(2).transpose(1, 2).contiguous()  # [N, h*w, C]
+        self.features = fmap1.flatten(2).transpose(1, 2).contiguous()  # [N, h*w, C]
         maps = accumulate(repeat(fmap2, self.num_levels), lambda finer, _: F.avg_pool2d(finer, 2))
-        self._levels = [((fmap.shape[-2], fmap.shape[-1]), _positions(fmap)) for fmap in maps]
-        self._kept_bytes = sum(x.nbytes for x in (self._features, *(rows for _, rows in self._levels)))
+        self.levels = [((fmap.shape[-2], fmap.shape[-1]), _positions(fmap)) for fmap in maps]
+        self._kept_bytes = sum(x.nbytes for x in (self.features, *(rows for _, rows in self.levels)))
         self.note(self._kept_bytes)
 
     def index_pyramid(self, centroids_coords: Tensor) -> Tensor:
+        """Look up the windows; see `look_up`."""
+        return self.windows(self, centroids_coords) if self.windows else self.look_up(centroids_coords)
+
+    def look_up(self, centroids_coords: Tensor) -> Tensor:
         """Return the correlations in a window around each pixel's position in the second image.
 
         Args:
@@ -157,16 +228,16 @@ class OnDemand(nn.Module):
         coords = centroids_coords.flatten(2).transpose(1, 2)  # [N, h*w, 2]
         taps = (2 * self.radius + 1) ** 2
         output = coords.new_empty(batch, self.num_levels * taps, height * width)
-        for number, (size, rows) in enumerate(self._levels):
+        for number, (size, rows) in enumerate(self.levels):
             channels = output[:, number * taps : (number + 1) * taps]
             for block in self._blocks(rows):
-                features, centres = self._features[:, block], coords[:, block] / 2**number
+                features, centres = self.features[:, block], coords[:, block] / 2**number
                 channels[:, :, block] = self._windows(features, centres, size, rows).transpose(1, 2)
         return output.view(batch, -1, height, width)
 
     def _blocks(self, rows: Tensor) -> Iterator[slice]:
         """Yield the pixels in blocks, so that each temporary tensor of a lookup stays under the bound."""
-        batch, pixels, channels = self._features.shape
+        batch, pixels, channels = self.features.shape
         neighbours = (2 * self.radius + 2) ** 2
         numbers = rows.shape[1] if self._by_product(rows) else neighbours * channels
         # The neighbours' positions are 8 bytes each.

@@ -138,6 +138,16 @@ def transfers_of(func: Any, args: Any, kwargs: Any, inputs: Sequence[Tensor], ou
     return []
 
 
+@moves("propainter_bench::windows")
+def windows_bytes(volumes: Sequence[Tensor], radius: int, coords: Tensor, *, out_val: Tensor) -> int:
+    """Return the bytes of a lookup of correlation windows: each window's rows by sectors of 32 bytes, and the result."""
+    side, size = 2 * radius + 2, volumes[0].element_size()
+    # A row that starts anywhere reaches into one sector more than its length fills, but for one value.
+    window = side * (side * size + 32 - size)
+    read = sum(min(nbytes(volume), len(volume) * window) for volume in volumes)
+    return read + nbytes(coords) + nbytes(out_val)
+
+
 def is_view(func: Any) -> bool:
     """Whether the operation returns a view of its input and computes nothing."""
     returns = func._schema.returns

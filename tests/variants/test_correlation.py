@@ -2,18 +2,27 @@
 
 import json
 import math
+import sys
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
-from support.flows import flows_of, noise, option, random_lookup
+import torch.nn.functional as F
+from support.flows import flows_of, noise, option, random_lookup, silent
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchvision.models.optical_flow.raft import CorrBlock
 
+from experiments.measure.flops import counting
+from experiments.roofline.fake_cuda import fake_cuda_device
+from experiments.roofline.op_costs import Ceilings, CostCounter
 from propainter import InputError, Networks, Pipeline, Schedule
 from propainter.models.raft import build_raft
-from variants import correlation
+from variants import UnsupportedError, correlation, kernels, reuse
 from variants.correlation import OnDemand, all_pairs, on_demand
+from variants.kernels import corr_op
 
 QUICK = Schedule(raft_iterations=2)
 ONCE = Schedule(raft_iterations=1)
@@ -156,3 +165,66 @@ class LargestTensor(TorchDispatchMode):
                     self.bytes = max(self.bytes, tensor.nbytes)
                 self.found |= tensor.shape == self.shape
         return output
+
+
+class TestTriton:
+    """On the fake device: the kernel's numbers are tested in tests/variants/kernels/test_triton_corr.py."""
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("on_demand", [False, True])
+    @pytest.mark.parametrize("reused", [False, True])
+    def test_one_kernel_looks_up(self, on_demand, reused):
+        stats, counter = self.on_fake_cuda(on_demand, reused, monkeypatch=None)
+        assert stats["lookup"] == "triton"
+        assert stats["kind"] == ("triton, on demand" if on_demand else "triton")
+        assert counter.rows == []
+        assert counter.lookups == ONCE.raft_iterations * (1 if reused else 2)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("on_demand", [False, True])
+    def test_torch_looks_up_where_the_kernel_fails(self, monkeypatch, caplog, on_demand):
+        stats, counter = self.on_fake_cuda(on_demand, True, monkeypatch)
+        assert stats["lookup"] == "torch, since the kernel failed: RuntimeError: no such instruction"
+        assert "no such instruction" in caplog.text
+        assert bool(counter.rows) != on_demand
+
+    @staticmethod
+    def on_fake_cuda(on_demand, reused, monkeypatch):
+        with fake_cuda_device() as networks:
+            pipeline = option("correlation", "triton", f"correlation.on_demand={str(on_demand).lower()}")(
+                Pipeline(networks, ONCE)
+            )
+            if reused:
+                pipeline = reuse.flow(pipeline)
+            if monkeypatch:
+                for name in ("windows", "windows_on_demand"):
+                    monkeypatch.setattr(corr_op, name, mock.Mock(side_effect=RuntimeError("no such instruction\n...")))
+            with counting(pipeline, CostCounter(Ceilings())), Lookups() as seen:
+                pipeline.flow_estimator(torch.empty(1, 3, 3, 128, 136, device="cuda"), silent)
+        return pipeline.effective["correlation"], seen
+
+    def test_refusals(self, networks, monkeypatch):
+        with pytest.raises(InputError, match="on_demand is 1"):
+            correlation.triton(Pipeline(networks), on_demand=1)
+        with pytest.raises(UnsupportedError, match="not for this cpu device"):
+            correlation.triton(Pipeline(networks))
+        monkeypatch.setitem(sys.modules, "triton", None)
+        monkeypatch.delitem(sys.modules, "variants.kernels.triton_corr", raising=False)
+        monkeypatch.delattr(kernels, "triton_corr", raising=False)
+        elsewhere = SimpleNamespace(networks=SimpleNamespace(device=torch.device("cuda"), raft=networks.raft))
+        with pytest.raises(UnsupportedError, match="pip install triton"):
+            correlation.triton(elsewhere)
+
+
+class Lookups(TorchFunctionMode):
+    """Keeps the batch of each grid_sample, and counts the lookups by kernels."""
+
+    def __enter__(self):
+        self.rows, self.lookups = [], 0
+        return super().__enter__()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.grid_sample:
+            self.rows.append(len(args[0]))
+        self.lookups += func in (torch.ops.propainter_bench.windows, torch.ops.propainter_bench.windows_on_demand)
+        return func(*args, **(kwargs or {}))

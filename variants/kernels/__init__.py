@@ -17,6 +17,7 @@ from propainter.allocator import no_heap_trim
 from propainter.inference.pipeline import Clip, Pipeline, StageRunner
 from propainter.models.flow_completion import predict_flow
 from propainter.models.layers import DeformableAlignment
+from propainter.models.networks import NETWORKS
 from propainter.models.raft import ClipFlow, Correlation, Flows
 from propainter.models.warp import warp
 from variants import UnsupportedError, claims_published, needs_cuda
@@ -118,6 +119,8 @@ def cuda(pipeline: Pipeline) -> Pipeline:
             if isinstance(module, DeformableAlignment):
                 faster[module] = TritonAlignment(module)
                 module.align = partial(align, module)  # type: ignore[method-assign]
+    for name in NETWORKS:
+        network = getattr(pipeline.networks, name)
         if in_half(network):
             in_channels_last(network)
             stats["channels_last"].append(name)

@@ -1,6 +1,6 @@
 """Lookup of RAFT's correlation windows by a loop that numba compiles (for `kernels=cpu`).
 
-It is an operation of torch, `torch.ops.propainter_bench.windows`, visible to FLOP counters and torch.compile.
+It implements the operation `windows` of `corr_op` on the CPU, for float32 and bfloat16.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,28 +10,14 @@ import numba
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
+from variants.kernels.corr_op import empty_windows, windows
 from variants.kernels.numba_math import OPTIONS, STORED, as_numpy, threads_as_torch
+
+__all__ = ["PIXELS_PER_BLOCK", "compile_now", "windows", "windows_kernel"]
 
 PIXELS_PER_BLOCK = 64
 """Pixels that a thread takes at a time, with one scratch memory."""
-
-
-def windows(volumes: Sequence[Tensor], radius: int, coords: Tensor) -> Tensor:
-    """Compute torchvision's `CorrBlock.index_pyramid` within rounding.
-
-    Args:
-        volumes: levels of the pyramid, each [N * h * w, 1, h / 2**level, w / 2**level], all float32 or all bfloat16, on
-            the CPU.
-        radius: of a window, in pixels of its level.
-        coords: [N, 2, h, w], x and y in pixels of the finest level, inside the image or outside. NaN gives NaN.
-
-    Returns:
-        [N, levels * (2 * radius + 1)**2, h, w] in channels_last and the volumes' dtype: levels, then x, then y; 0
-        outside the image. bfloat16 is blended in float32.
-    """
-    return torch.ops.propainter_bench.windows(list(volumes), radius, coords)
 
 
 def compile_now(radius: int) -> None:
@@ -40,35 +26,17 @@ def compile_now(radius: int) -> None:
         windows_kernel(2 * radius + 1, dtype)
 
 
-torch.library.define("propainter_bench::windows", "(Tensor[] volumes, int radius, Tensor coords) -> Tensor")
-
-
 @torch.library.impl("propainter_bench::windows", "CPU")
 def _windows(volumes: Sequence[Tensor], radius: int, coords: Tensor) -> Tensor:
     side = 2 * radius + 1
     x, y = (part.numpy() for part in coords.detach().float().transpose(0, 1).reshape(2, -1).contiguous().unbind(0))
-    output = _shaped(volumes, radius, coords)
+    output = empty_windows(volumes, radius, coords)
     pixels = as_numpy(output.permute(0, 2, 3, 1).flatten(0, 2))
     threads_as_torch()
     kernel = windows_kernel(side, volumes[0].dtype)
     for level, volume in enumerate(volumes):
         kernel(as_numpy(volume[:, 0].contiguous()), x, y, np.float32(1 / 2**level), pixels, level * side**2)
     return output
-
-
-@torch.library.register_fake("propainter_bench::windows")
-def _shaped(volumes: Sequence[Tensor], radius: int, coords: Tensor) -> Tensor:
-    batch, _, height, width = coords.shape
-    channels = len(volumes) * (2 * radius + 1) ** 2
-    return volumes[0].new_empty(batch, height, width, channels).permute(0, 3, 1, 2)
-
-
-@register_flop_formula(torch.ops.propainter_bench.windows)
-def _flops(volumes: list[list[int]], radius: int, coords: list[int], *args: object, **kwargs: object) -> int:
-    """Count blends between columns, then rows (3 operations each), and 10 operations for each window's offset."""
-    batch, _, height, width = coords
-    side = 2 * radius + 1
-    return batch * height * width * len(volumes) * (3 * side * (side + 1) + 3 * side**2 + 10)
 
 
 @lru_cache

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._prims_common import suggest_memory_format
 from torchvision.models.optical_flow.raft import ConvGRU
 
 from propainter.models.raft import Flows
@@ -59,7 +60,7 @@ class SplitGRU:
             weight, bias = (torch.cat([getattr(conv, name) for conv in convs]) for name in ("weight", "bias"))
             context = weight[:, hidden : weight.shape[1] - motion]
             moving = torch.cat([weight[:, :hidden], weight[:, weight.shape[1] - motion :]], dim=1)
-            return moving, context.contiguous(), bias
+            return moving, context.contiguous(memory_format=suggest_memory_format(weight)), bias
 
         self.gates, self.gates_context, self.gates_bias = split([gru.convz, gru.convr])
         self.new, self.new_context, self.new_bias = split([gru.convq])

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 from torchvision.models.optical_flow._utils import make_coords_grid, upsample_flow
 from torchvision.models.optical_flow.raft import RAFT, ConvGRU, CorrBlock, UpdateBlock
 
@@ -100,6 +101,7 @@ class DedupFlowEstimator:
         context = torch.cat([context[:-1], context[1:]])
         batch, _, height, width = context.shape
         start = make_coords_grid(batch, height, width, device=context.device)
+        start = start.contiguous(memory_format=torch.channels_last)  # as lookups take coordinates
         step, hidden = updates.begin(context)
         coords = start
         for _ in range(self.iterations):
@@ -125,7 +127,8 @@ class Updates:
     """Run RAFT's update block; compute the context's share of its recurrent convolutions once per pair.
 
     A convolution over [hidden, context, motion] is the sum of the convolutions over each of them, and the context is
-    constant. A wrapped block (compiled, or under an autocast of its own) is called as it is.
+    constant. A wrapped block (compiled, or under an autocast of its own) is called as it is. Tensors are in
+    channels_last on the CPU, and where the block's weights are: convolutions copy what is not in their layout.
 
     Args:
         raft: with its final weights.
@@ -137,6 +140,7 @@ class Updates:
 
     def __init__(self, raft: RAFT, gating: Gating = TORCH) -> None:
         self.block: UpdateBlock = raft.update_block
+        self._weight = self.block.flow_head.conv1.weight
         wrapped = is_wrapped(self.block)
         self.stats = "in every update, since RAFT's update block is wrapped" if wrapped else "once per pair"
         self.grus: list[SplitGRU] | None = None
@@ -148,8 +152,9 @@ class Updates:
 
     def begin(self, context: Tensor) -> tuple[Step, Tensor]:
         """Return a pair's step and first hidden state from the context network's output [N, C, h, w]."""
-        # oneDNN's convolutions compute in channels_last, and copy inputs and outputs of any other layout.
-        layout = torch.channels_last if context.device.type == "cpu" else torch.contiguous_format
+        # oneDNN's convolutions compute in channels_last.
+        last = context.device.type == "cpu" or suggest_memory_format(self._weight) == torch.channels_last
+        layout = torch.channels_last if last else torch.contiguous_format
         hidden, context = context.tensor_split([self.block.hidden_state_size], dim=1)
         hidden = torch.tanh(hidden).contiguous(memory_format=layout)
         context = F.relu(context).contiguous(memory_format=layout)
@@ -161,7 +166,7 @@ class Updates:
         def step(state: Tensor, corr: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
             # Under autocast, concatenation with a flow in float32 gives float32, which every convolution would cast to
             # half precision again.
-            corr, flow = (x.contiguous(memory_format=layout) for x in (corr, flow.to(state.dtype)))
+            corr, flow = corr.contiguous(memory_format=layout), flow.to(state.dtype, memory_format=layout)
             motion = self.block.motion_encoder(flow, corr)
             for gru, share in zip(grus, shares, strict=True):
                 state = gru(state, motion, share)

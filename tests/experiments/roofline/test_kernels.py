@@ -9,6 +9,7 @@ from experiments.roofline import kernels as module
 from experiments.roofline.fake_cuda import fake_cuda_tensors
 from experiments.roofline.kernels import images_at_once, moved_bytes
 from propainter.models.lazy_torchvision import deform_conv2d
+from variants.kernels import corr_op
 from variants.precision import tf32_flags
 
 HALF, LAST = torch.float16, torch.channels_last
@@ -149,6 +150,16 @@ def test_an_operation_states_the_bytes_that_it_moves(monkeypatch):
     monkeypatch.setattr(module, "BYTES", {})
     module.moves("aten::mm")(lambda a, b, out_val: 7 * a.shape[0] + out_val.shape[1])
     assert cost_of(lambda: on_cuda(2, 3) @ on_cuda(3, 4)).moved_bytes == 7 * 2 + 4
+
+
+def test_a_lookup_of_windows_reads_sectors_at_most_the_volume():
+    def run():
+        volumes = [on_cuda(4096, 1, side, side, dtype=HALF) for side in (64, 8)]
+        corr_op.windows(volumes, 1, on_cuda(1, 2, 64, 64))
+
+    cost = cost_of(run)
+    assert cost.kernels == 1
+    assert cost.moved_bytes == 4096 * (4 * (4 * 2 + 30) + 64 * 2 + 2 * 4 + 18 * 2)
 
 
 def test_copies_between_layouts_are_counted():

@@ -4,10 +4,15 @@ import copy
 
 import pytest
 import torch
-from support.reusing import QUICK, counting, video_tensor
+from support.reusing import QUICK, video_tensor
+from support.reusing import counting as counting_rows
 
+from experiments.measure.flops import counting
+from experiments.roofline.fake_cuda import fake_cuda_device
+from experiments.roofline.op_costs import Ceilings, CostCounter
 from propainter import InputError, Pipeline, Schedule
-from variants import UnsupportedError, correlation, flow_cache, raft_scale, reuse
+from variants import UnsupportedError, correlation, flow_cache, precision, raft_scale, reuse
+from variants.kernels.onednn_conv import in_channels_last
 from variants.reuse.corr_lookup import BidirectionalCorrelation
 from variants.reuse.dedup_flow import DedupFlowEstimator, Updates
 
@@ -33,7 +38,9 @@ class TestFlow:
 
     def test_each_frame_is_encoded_once_and_each_pair_upsampled_once(self, narrow):
         pipeline = reuse.flow(Pipeline(narrow, QUICK), batch_mb=1000)
-        with counting(narrow.raft.feature_encoder, narrow.raft.context_encoder, narrow.raft.mask_predictor) as counts:
+        with counting_rows(
+            narrow.raft.feature_encoder, narrow.raft.context_encoder, narrow.raft.mask_predictor
+        ) as counts:
             pipeline.flow_estimator(video_tensor(14))
         assert counts == [14, 14, 2 * 13]
         assert pipeline.effective["reuse"]["flow"]["feature_frames"] == 14
@@ -104,3 +111,30 @@ def test_coordinates_stay_in_float32(narrow, monkeypatch):
         flows = estimator(video_tensor(3))
     assert set(asked) == {torch.float32} and set(computed) == {torch.bfloat16}
     assert {flow.dtype for flow in flows} == {torch.float32}
+
+
+class TestLayout:
+    @pytest.mark.slow
+    def test_updates_in_half_precision_copy_no_layout(self):
+        """With the network in channels_last nothing but its encoders' instance norms and the mask are copied."""
+        kernels = []
+        for updates in (1, 3):
+            with torch.inference_mode(False), fake_cuda_device() as networks:
+                pipeline = Pipeline(networks, Schedule(raft_iterations=updates))
+                pipeline = reuse.flow(
+                    correlation.triton(precision.amp(pipeline, everything=True, cast_weights_once=True))
+                )
+                in_channels_last(networks.raft)
+                counter = CostCounter(Ceilings())
+                with counting(pipeline, counter), pipeline.stage("flow"):
+                    pipeline.flow_estimator(torch.empty(1, 3, 3, 128, 136, device="cuda"))
+            kernels.append(counter.costs["flow"].layout_kernels)
+        assert kernels[0] == kernels[1]
+
+    def test_channels_last_changes_no_numbers(self, narrow):
+        frames = video_tensor(3)
+        expected = reuse.flow(Pipeline(narrow, QUICK)).flow_estimator(frames)[0]
+        networks = copy.deepcopy(narrow)
+        in_channels_last(networks.raft)
+        got = reuse.flow(Pipeline(networks, QUICK)).flow_estimator(frames)[0]
+        assert (got - expected).abs().max() < 1e-4 * expected.abs().max()
