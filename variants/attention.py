@@ -1,13 +1,17 @@
 """`attention`: the inner kernel of the generator's window attention."""
 
 import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from propainter.errors import InputError
 from propainter.inference.pipeline import Pipeline
 from propainter.models.attention import Kernel, PublishedWindowAttention, manual_attention
 from propainter.renamed import module_getattr
@@ -40,14 +44,33 @@ def manual_upcast(pipeline: Pipeline) -> Pipeline:
 
 
 @claims_published
-@needs_cuda.when(lambda backend=None: backend in ("efficient", "cudnn"))
-def sdpa(pipeline: Pipeline, backend: str | None = None) -> Pipeline:
+@needs_cuda.when(lambda backend=None, priority=None: backend in ("efficient", "cudnn"))
+def sdpa(pipeline: Pipeline, backend: str | None = None, priority: Sequence[str] | None = None) -> Pipeline:
     """Compute attention by torch's `scaled_dot_product_attention`.
 
     Args:
         backend: a key of `BACKENDS`, which is forced; None: torch chooses.
+        priority: all keys of `BACKENDS`; the first one that can run is chosen. None: torch's order of the device.
+
+    Raises:
+        InputError: `priority` does not have each key once.
     """
+    if priority is not None:
+        if sorted(priority) != sorted(BACKENDS):
+            raise InputError(f"attention.priority is {list(priority)}; give each of {', '.join(BACKENDS)} once")
+        pipeline.contexts.append(_in_order([BACKENDS[name] for name in priority], pipeline.networks.device))
     return use_kernel(pipeline, partial(forced_attention, backend) if backend else F.scaled_dot_product_attention)
+
+
+def _in_order(backends: list[SDPBackend], device: torch.device) -> Callable[[str], AbstractContextManager[Any]]:
+    """Return a context for stages, in which SDPA prefers the backends in this order.
+
+    It is entered once for generation: to enter it takes the host longer than to launch a kernel.
+    """
+    # torch puts its own order of the device in place at the first call of SDPA, over any set before.
+    x = torch.zeros(1, 1, 8, 8, device=device)
+    F.scaled_dot_product_attention(x, x, x)
+    return lambda stage: sdpa_kernel(backends, set_priority=True) if stage == "generation" else nullcontext()
 
 
 def upcast_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from experiments.measure.timing import ForwardingObserver, observed
 from propainter import Clip as Inputs
 from propainter import Observer, Pipeline
+from variants.attention import BACKENDS
 from variants.components import COMPONENTS, modules_of
 from variants.cuda_graphs import hold_back_graphs
 from variants.precision import TF32_BACKENDS
@@ -25,11 +26,11 @@ _COUNTED = (nn.Conv2d, nn.Conv3d, nn.Linear)
 def collecting(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
     """Watch a pipeline inside the block; the dictionary is complete at the block's end.
 
-    Keys: `dtypes` (component -> dtypes that its convolutions and linear layers gave), `attention` (aten operations of
-    the first call of the inner kernel, which name SDPA's backend), `tf32` (stage -> whether it was allowed), and
-    the variants' own reports (`Pipeline.effective`).
+    Keys: `dtypes` (component -> dtypes that its convolutions and linear layers gave), `attention` (`ops`: aten
+    operations of the first call of the inner kernel; `backend`: SDPA's, which their names tell), `tf32` (stage ->
+    whether it was allowed), and the variants' own reports (`Pipeline.effective`).
     """
-    seen: dict[str, Any] = {"dtypes": {}, "attention": {"ops": []}, "tf32": {}}
+    seen: dict[str, Any] = {"dtypes": {}, "attention": {"ops": [], "backend": None}, "tf32": {}}
     hooks = [
         part.register_forward_hook(_noting_dtype(seen["dtypes"], component))
         for component in COMPONENTS
@@ -50,6 +51,8 @@ def collecting(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
         pipeline.window_attention = attention
         for hook in hooks:
             hook.remove()
+        ops = [name for name in seen["attention"]["ops"] if name.startswith("_scaled_dot_product")]
+        seen["attention"]["backend"] = next((key for key in BACKENDS if any(key in name for name in ops)), None)
         seen["dtypes"] = {component: sorted(names) for component, names in seen["dtypes"].items()}
         seen.update(pipeline.effective)
 

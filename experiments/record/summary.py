@@ -32,10 +32,15 @@ def summary(record: dict[str, Any]) -> str:
         "",
         f"against the fp32 reference: {_quality(record['quality']) if record['quality'] else record['quality_reason']}",
         f"weights: {record['weights']['source']}",
+        *_attention(record["effective"].get("attention", {}).get("backend")),
         *(f"fell back: {step['stage']}, {step['step']}" for step in record["effective"].get("fallbacks", [])),
         *(f"DISTURBED, so these times are doubtful: {sentence}" for sentence in record["disturbed"]),
     ]
     return "\n".join(lines)
+
+
+def _attention(backend: str | None) -> list[str]:
+    return [] if backend is None else [f"attention: SDPA's {backend} backend"]
 
 
 def _how_timed(latency: dict[str, Any]) -> str:

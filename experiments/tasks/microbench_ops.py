@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -83,10 +84,18 @@ def attention(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: to
         changed = instantiate(node)(replace(pipeline, contexts=[], effective={}))
         if not hasattr(changed.window_attention, "kernel"):
             raise UnsupportedError("this option is no inner kernel: it replaces all of window attention")
-        return changed.window_attention.kernel
+        return partial(_in_generation, changed)
 
     inputs = tuple(_noise(shapes[name], dtype, device) for name in ("query", "key", "key"))
     return inputs, {name: lambda *qkv, name=name: kernel(name)(*qkv) for name in names}
+
+
+def _in_generation(pipeline: Pipeline, *qkv: Tensor) -> Tensor:
+    """Run the inner kernel in the contexts of its stage."""
+    with ExitStack() as stack:
+        for context in pipeline.contexts:
+            stack.enter_context(context("generation"))
+        return pipeline.window_attention.kernel(*qkv)
 
 
 def partition(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Alternatives:

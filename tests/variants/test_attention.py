@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from propainter import InputError, Pipeline
 from variants import UnsupportedError
-from variants.attention import forced_attention, manual_attention, materializes_scores, upcast_attention
+from variants.attention import BACKENDS, forced_attention, manual_attention, materializes_scores, sdpa, upcast_attention
 
 
 @pytest.fixture
@@ -40,3 +41,23 @@ def test_which_kernels_hold_all_scores():
     held = [manual_attention, upcast_attention, partial(forced_attention, "math")]
     assert all(map(materializes_scores, held))
     assert not any(map(materializes_scores, [F.scaled_dot_product_attention, partial(forced_attention, "flash")]))
+
+
+def test_backends_in_order_in_generation_alone(networks):
+    before = torch._C._get_sdp_priority_order()
+    order = ["flash", "efficient", "cudnn", "math"]
+    pipeline = sdpa(Pipeline(networks), priority=order)
+    for stage in ("flow", "completion", "propagation", "generation"):
+        with pipeline.stage(stage):
+            now = torch._C._get_sdp_priority_order()
+            if stage == "generation":
+                assert now[:4] == [int(BACKENDS[name]) for name in order]
+            else:
+                assert now == before
+    assert torch._C._get_sdp_priority_order() == before
+
+
+@pytest.mark.parametrize("priority", [["flash"], ["flash", "flash", "cudnn", "math"], []])
+def test_an_order_has_every_backend(networks, priority):
+    with pytest.raises(InputError, match=r"^attention.priority is .*; give each of flash, efficient, cudnn, math once"):
+        sdpa(Pipeline(networks), priority=priority)

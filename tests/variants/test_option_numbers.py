@@ -9,6 +9,7 @@ from variants import chunking, correlation, fallback, flow_cache, raft_scale, re
 NUMBERS = {
     "weights.flow_scale": lambda pipeline, value: load_seeded(pipeline.networks, flow_scale=value),
     "reuse.batch_mb": lambda pipeline, value: reuse.exact(pipeline, batch_mb=value),
+    "reuse.pad_windows": lambda pipeline, value: reuse.attention(pipeline, pad_windows=value),
     "correlation.block_mb": lambda pipeline, value: correlation.on_demand(pipeline, block_mb=value),
     "flow_cache.max_gb": lambda pipeline, value: flow_cache.disk(pipeline, "unused", max_gb=value),
     "raft_scale.scale": lambda pipeline, value: raft_scale.scaled(pipeline, value),

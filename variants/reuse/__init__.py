@@ -9,7 +9,7 @@ from typing import Any
 from propainter.inference.pipeline import Pipeline
 from propainter.models.layers import DeformableAlignment
 from propainter.models.raft import ClipFlow
-from propainter.validation import above_0, check_number
+from propainter.validation import above_0, check_number, check_whole
 from variants import UnsupportedError, claims_published
 from variants.reuse.batching import FrameBatcher
 from variants.reuse.dedup_flow import DedupFlowEstimator
@@ -58,7 +58,7 @@ def features(pipeline: Pipeline) -> Pipeline:
 
 
 @claims_published
-def attention(pipeline: Pipeline) -> Pipeline:
+def attention(pipeline: Pipeline, pad_windows: int | None = None) -> Pipeline:
     """Compute only those tokens of window attention that its result depends on.
 
     Keys, values and pooled tokens are computed where a masked window attends to them, and queries of the last block in
@@ -66,25 +66,30 @@ def attention(pipeline: Pipeline) -> Pipeline:
 
     `effective["reuse"]["attention"]` has figures of the latest run: `masked_windows`, of all `windows`.
 
+    Args:
+        pad_windows: multiple to which masked windows are filled up, so that the transformer's tensors have few shapes.
+            Compilers, cuDNN and CUDA graphs begin anew for each shape. None: as many as the hole touches.
+
     Raises:
+        InputError: `pad_windows` is no whole number above 0.
         UnsupportedError: the window attention has no inner kernel.
     """
-    _plan_attention(pipeline)
-    pipeline.predictor = predictor(plans=_stats(pipeline, "attention"))
+    _plan_attention(pipeline, pad_windows)
+    pipeline.predictor = predictor(plans=_stats(pipeline, "attention"), pad_windows=pad_windows)
     return pipeline
 
 
 @claims_published
-def exact(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
+def exact(pipeline: Pipeline, batch_mb: float | None = None, pad_windows: int | None = None) -> Pipeline:
     """Apply `flow`, `features` and `attention`, and decode only around the hole.
 
     Flow completion decodes a few frames at a time, the result is composited on the device, and on the CPU deformable
-    convolution runs on all cores. The argument and errors are those of `flow` and `attention`.
+    convolution runs on all cores. Arguments and errors are those of `flow` and `attention`.
     """
     flow(pipeline, batch_mb)
     features(pipeline)
-    _plan_attention(pipeline)
-    pipeline.predictor = predictor(_stats(pipeline, "tokens"), _stats(pipeline, "attention"), around_hole=True)
+    _plan_attention(pipeline, pad_windows)
+    pipeline.predictor = predictor(_stats(pipeline, "tokens"), _stats(pipeline, "attention"), True, pad_windows)
     pipeline.compositor = DeviceCompositor
     completion = pipeline.networks.flow_completion
     completion.frame_batcher = FrameBatcher(_stats(pipeline, "completion"))
@@ -100,7 +105,9 @@ def exact(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
     return pipeline
 
 
-def _plan_attention(pipeline: Pipeline) -> None:
+def _plan_attention(pipeline: Pipeline, pad_windows: int | None) -> None:
+    if pad_windows is not None:
+        check_whole("reuse.pad_windows", pad_windows, least=1)
     kernel = getattr(pipeline.window_attention, "kernel", None)
     if kernel is None:
         kind = type(pipeline.window_attention).__name__

@@ -87,7 +87,10 @@ def _encoded(generator: Generator, scene: Scene, numbers: list[int]) -> Tensor:
 
 
 def predictor(
-    tokens: dict[str, int] | None = None, plans: dict[str, int] | None = None, around_hole: bool = False
+    tokens: dict[str, int] | None = None,
+    plans: dict[str, int] | None = None,
+    around_hole: bool = False,
+    pad_windows: int | None = None,
 ) -> Predictor:
     """Return a window predictor; see `propainter.inference.interfaces.Predictor`.
 
@@ -97,13 +100,14 @@ def predictor(
         plans: if given, all windows' plans are computed before the first window, and the window attention has to be a
             `PlannedWindowAttention`; it gets `masked_windows` and `windows` of the latest run.
         around_hole: whether to decode only around the hole; the rest of a prediction is 0.
+        pad_windows: see `WindowGrid`.
     """
 
     def start(
         generator: Generator, scene: Scene, features: Callable[[Window], Tensor], window_attention: WindowAttention
     ) -> Callable[[Window], Tensor]:
         kept = RefCountedFrames((window.references for window in scene.windows), {} if tokens is None else tokens)
-        plan_of = None if plans is None else PrecomputedPlans(generator, scene, plans)
+        plan_of = None if plans is None else PrecomputedPlans(generator, scene, plans, pad_windows)
         regions = HoleRegions(scene) if around_hole else None
 
         def references(window: Window, encoded: Tensor) -> Tensor:
@@ -140,15 +144,16 @@ class PrecomputedPlans:
 
     Args:
         stats: gets `masked_windows` and `windows`, both in sum over all calls of the generator.
+        pad: see `WindowGrid`.
     """
 
-    def __init__(self, generator: Generator, scene: Scene, stats: dict[str, int]) -> None:
+    def __init__(self, generator: Generator, scene: Scene, stats: dict[str, int], pad: int | None = None) -> None:
         attention = cast(TransformerBlock, generator.transformers.transformer[0]).attention
         self._count = max(t for window in scene.windows for t in window.frames) + 1
         height, width = scene.masks([0]).shape[-2:]
         size = height // 4, width // 4
         pool = attention.pool_layer.stride[0]
-        self._grid = WindowGrid(size, grid_size(size), generator.transformers.window, pool)
+        self._grid = WindowGrid(size, grid_size(size), generator.transformers.window, pool, pad)
         together = batch_size_for(scene.masks([0]).device, height * width * 4)
         touched = [
             self._touched(scene.masks(list(range(start, min(start + together, self._count)))), size)

@@ -40,10 +40,11 @@ class PrecomputedPlan(WindowPlan):
     Positions number the padded token grid row by row.
 
     Attributes:
-        masked: number of windows that attend globally.
+        masked: number of windows that attend globally. Those that are there to fill it up repeat others; nothing reads
+            their results.
         order: [positions] of all windows' tokens, window by window, the masked windows first.
         back: [fh * fw], the index in `order` of each token of the grid.
-        needed: [U] positions that masked windows attend to, ascending.
+        needed: [U] positions that masked windows attend to, ascending, then repeated to fill up U.
         keys: [masked, 45 + 148 + P], the keys of each masked window, as indices into `needed` and the P pooled tokens
             after it.
         overlap: [1, 1, h, w], the number of patches that cover each feature.
@@ -69,12 +70,20 @@ class WindowGrid:
         grid: rows and columns of tokens.
         window: rows and columns of a window, in tokens.
         pool: side in tokens of the square that is pooled to one token.
+        pad: if given, a plan's masked windows are filled up to a multiple of this number, at least to this number, but
+            to no more than all windows; `needed` likewise, in units of windows. A plan's tensors then have few shapes,
+            and one shape where `pad` is the number of all windows.
     """
 
     def __init__(
-        self, size: tuple[int, int], grid: tuple[int, int], window: tuple[int, int] = (5, 9), pool: int = 4
+        self,
+        size: tuple[int, int],
+        grid: tuple[int, int],
+        window: tuple[int, int] = (5, 9),
+        pool: int = 4,
+        pad: int | None = None,
     ) -> None:
-        self.size, self.grid, self.window = size, grid, window
+        self.size, self.grid, self.window, self.pad = size, grid, window, pad
         self._overlap: dict[torch.device, Tensor] = {}
         rows, columns = (-(-side // step) * step for side, step in zip(grid, window, strict=True))
         self.padded = rows, columns
@@ -103,20 +112,26 @@ class WindowGrid:
             count: number of local frames, whose tokens the last block computes; None: all frames.
         """
         chosen, others = np.flatnonzero(masked), np.flatnonzero(~masked)
-        order = np.concatenate([self.near[chosen], self.near[others]]).ravel()
-        index = np.empty(order.size, np.int64)
-        index[order] = np.arange(order.size)
-        needed, keys = np.unique(self.seen[chosen], return_inverse=True)
-        keys = keys.reshape(len(chosen), self.seen.shape[1])
-        pooled = np.broadcast_to(len(needed) + np.arange(self.pooled), (len(chosen), self.pooled))
-        indices = [order, index[self.shown], needed, np.concatenate([keys, pooled], axis=1)]
+        attending, local = self._filled_up(chosen, others)
+        order = np.concatenate([self.near[attending], self.near[local]])
+        slots = np.arange(order.size).reshape(order.shape)
+        index = np.empty(self.near.size, np.int64)
+        index[self.near[chosen]] = slots[: len(chosen)]
+        index[self.near[others]] = slots[len(attending) :][: len(others)]
+        needed, keys = np.unique(self.seen[attending], return_inverse=True)
+        keys = keys.reshape(len(attending), self.seen.shape[1])
+        if self.pad is not None:
+            unit = self.pad * self.near.shape[1]
+            needed = np.resize(needed, min(self.near.size, -(-len(needed) // unit) * unit))
+        pooled = np.broadcast_to(len(needed) + np.arange(self.pooled), (len(attending), self.pooled))
+        indices = [order.ravel(), index[self.shown], needed, np.concatenate([keys, pooled], axis=1)]
         device = token_mask.device
         together = to_device(np.concatenate([x.ravel() for x in indices]), device).split([x.size for x in indices])
         order, back, needed, keys = (x.view(y.shape) for x, y in zip(together, indices, strict=True))
         plan = PrecomputedPlan(
             token_mask,
             self.window,
-            masked=len(chosen),
+            masked=len(attending),
             order=order,
             back=back,
             needed=needed,
@@ -124,6 +139,21 @@ class WindowGrid:
             overlap=self.overlap(device),
         )
         return plan if count is None else replace(plan, last=replace(plan, queries=count))
+
+    def _filled_up(self, chosen: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return numbers of the windows that attend globally, and of those that attend locally: as given, then others.
+
+        The number of local ones is what the fewest masked windows of that multiple leave.
+        """
+        if self.pad is None:
+            return chosen, others
+        most = len(self.near)
+        attending = min(most, max(1, -(-len(chosen) // self.pad)) * self.pad)
+        fewest = (attending - 1) // self.pad * self.pad + 1 if attending > self.pad else 0
+        return (
+            np.resize(chosen if len(chosen) else others, attending),
+            np.resize(others if len(others) else chosen, most - fewest),
+        )
 
 
 def _gathered(x: Tensor, index: Tensor) -> Tensor:

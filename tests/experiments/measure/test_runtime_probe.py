@@ -59,6 +59,7 @@ class TestAttention:
     def test_manual(self, ran):
         effective, psnr_db = ran(attention.manual)
         assert effective["attention"]["ops"] == ["bmm.float32", "mul.float32", "_softmax.float32"]
+        assert effective["attention"]["backend"] is None
         assert psnr_db > 90
 
     @pytest.mark.slow
@@ -87,6 +88,7 @@ class TestAttention:
     def test_forced(self, ran, backend, operation):
         effective, psnr_db = ran(lambda pipeline: attention.sdpa(pipeline, backend))
         assert f"{operation}.float32" in effective["attention"]["ops"]
+        assert effective["attention"]["backend"] == backend
         assert psnr_db > 60
 
     @pytest.mark.slow

@@ -29,3 +29,8 @@ def test_a_doubtful_one_has_its_reason(changes, line_start):
 
 def test_disturbances_are_the_last_lines():
     assert lines(disturbed=["load 3.0"])[-1] == "DISTURBED, so these times are doubtful: load 3.0"
+
+
+def test_the_backend_of_attention():
+    assert "attention: SDPA's flash backend" in lines(effective={"attention": {"backend": "flash"}})
+    assert not any("backend" in line for line in lines(effective={"attention": {"backend": None}}))

@@ -2,14 +2,20 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from experiments.data import load, sample_clip
+from propainter import DeviceStorage, build_networks, plan_windows
+from propainter.inference.interfaces import Scene
+from propainter.inference.preparation import as_masks, prepare_masks
 from propainter.models.attention import PublishedWindowAttention, SparseWindowAttention, WindowPlan, manual_attention
 from propainter.models.transformer import FusionFeedForward, TemporalSparseTransformer, grid_size
 from variants.attention import forced_attention, upcast_attention
 from variants.reuse import batching as reuse_batches
+from variants.reuse.generator import PrecomputedPlans
 from variants.reuse.window_attention import (
     PlannedWindowAttention,
     WindowGrid,
@@ -19,15 +25,17 @@ from variants.reuse.window_attention import (
 )
 
 
+@pytest.mark.parametrize("pad", [None, 1, 2, 5, 100])
 @pytest.mark.parametrize("masked", ["none", "some", "all"])
 @pytest.mark.parametrize("grid", [(10, 18), (11, 12), (15, 20)])
-def test_attention_is_the_published(grid, masked):
+def test_attention_is_the_published(grid, masked, pad):
     torch.manual_seed(1)
     layers, tokens = SparseWindowAttention(32, 2), torch.randn(1, 5, *grid, 32)
     mask = {"none": torch.zeros, "all": torch.ones}.get(masked, lambda *size: (torch.rand(size) > 0.98).float())
     token_mask = mask(1, 3, *grid)
     published = WindowPlan(token_mask)
-    plan = WindowGrid((3 * grid[0], 3 * grid[1]), grid).plan(token_mask, published.masked_windows()[0].numpy(), 3)
+    windows = WindowGrid((3 * grid[0], 3 * grid[1]), grid, pad=pad)
+    plan = windows.plan(token_mask, published.masked_windows()[0].numpy(), 3)
     own = PlannedWindowAttention(manual_attention)
     for start in (0, 1):
         frames = slice(start, None, 2)
@@ -37,6 +45,38 @@ def test_attention_is_the_published(grid, masked):
         )
         local = own(layers, tokens, plan.last, frames)
         assert torch.allclose(local, expected[:, :3], atol=2e-6)
+
+
+def shapes_of(plan):
+    return plan.masked, *(tuple(x.shape) for x in (plan.order, plan.back, plan.needed, plan.keys))
+
+
+@pytest.mark.parametrize(("pad", "most"), [(2, 14), (4, 6), (16, 1), (50, 1)])
+def test_padded_plans_have_few_shapes(pad, most):
+    random, grid = np.random.default_rng(0), WindowGrid((60, 108), (20, 36), pad=pad)
+    masks = [random.random(16) < share for share in np.linspace(0, 1, 60)]
+    masks += [np.zeros(16, bool), np.ones(16, bool)]
+    plans = [grid.plan(torch.zeros(1, 1, 20, 36), masked) for masked in masks]
+    assert all(plan.masked >= masked.sum() for plan, masked in zip(plans, masks, strict=True))
+    assert len({shapes_of(plan) for plan in plans}) <= most
+
+
+@pytest.mark.slow
+def test_no_limit_of_recompilations_is_reached_on_the_sample():
+    """The transformer's shapes in 80 frames at 432x240; torch compiles for 8."""
+    clip = load(sample_clip(num_frames=80, height=240, width=432))
+    masks = as_masks(prepare_masks(clip.masks > 0, (240, 432), dilation=4), torch.device("cpu"), torch.float32)
+    storage = DeviceStorage(torch.device("cpu"))
+    storage.put("masks", masks)
+    scene = Scene(storage, plan_windows(80))
+
+    def shapes(pad):
+        plans = PrecomputedPlans(build_networks().generator, scene, {}, pad)
+        token_mask = WindowPlan(torch.zeros(1, 1, 20, 36))
+        return {(len(w.local), len(w.frames), shapes_of(plans(w, token_mask))) for w in scene.windows}
+
+    limit = torch._dynamo.config.recompile_limit
+    assert len(shapes(None)) > limit >= len(shapes(4))
 
 
 @pytest.mark.parametrize(
