@@ -129,8 +129,8 @@ def _graph_matching(
 class GraphedCall:
     """Call a function of tensors; from the third call with a shape on, replay a recording of it.
 
-    Where recording fails, a warning says why, and all calls run eagerly from then on. Where memory does not suffice for
-    a recording, this goes for all graphed calls, and their recordings are dropped.
+    Where recording fails, a warning says why, and all calls run eagerly from then on. Where memory runs out, this goes
+    for all graphed calls: their recordings are dropped with the memory that they hold, and the call is tried again.
 
     Args:
         stage: of the run, for warnings.
@@ -165,7 +165,17 @@ class GraphedCall:
         """Call the function or replay its recording; return its output."""
         if _held_back or torch.is_grad_enabled():
             return self._function(*args, **kwargs)
-        return (self._eager if self._stopped else self._guarded)(*args, **kwargs)
+        if not self._stopped:
+            try:
+                return self._guarded(*args, **kwargs)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = f"memory ran out in stage {self._stage}: {first_line(error)}"
+            # Outside the block above, in which the error would keep the tensors of the attempt alive.
+            log.warning("CUDA graphs are dropped, and all stages run eagerly from now on: %s", reason)
+            stop_graphs(reason)
+        return self._eager(*args, **kwargs)
 
     def stop(self, reason: str) -> None:
         """Drop all recordings, and run eagerly from now on."""
@@ -200,8 +210,6 @@ class GraphedCall:
                 self._stats["over_limit"] += 1
                 return self._eager(*args, **kwargs)
             graph, output = self._record(leaves, spec)
-            if graph is None:
-                return self._eager(*args, **kwargs)
             self._graphs[key] = graph
             self._stats.update(status="recorded", graphs=len(self._graphs))
             if not self._warmed_up:
@@ -212,20 +220,7 @@ class GraphedCall:
         self._stats["replays"] += 1
         return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, output)
 
-    def _record(self, leaves: Sequence[Any], spec: TreeSpec) -> "tuple[_Graph | None, Any]":
-        """Record a call, and return its output; no graph where memory does not suffice."""
-        try:
-            return self._record_copies(leaves, spec)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            reason = f"there was no memory for a CUDA graph: {first_line(error)}"
-        # Outside the block above, in which the error would keep the tensors of the attempt alive.
-        log.warning("stage %s: %s; all stages run eagerly from now on", self._stage, reason)
-        stop_graphs(reason)
-        return None, None
-
-    def _record_copies(self, leaves: Sequence[Any], spec: TreeSpec) -> "tuple[_Graph, Any]":
+    def _record(self, leaves: Sequence[Any], spec: TreeSpec) -> "tuple[_Graph, Any]":
         """Record a call on copies of its inputs, and return the output of the warm-up on these.
 
         A kernel that is loaded, compiled or chosen while a stream is captured can invalidate the capture.
