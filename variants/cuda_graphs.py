@@ -51,13 +51,13 @@ RECORDED_COMPONENTS = ("raft", "flow_completion", "feature_propagation")
 @needs_cuda
 @claims_published
 def manual(
-    pipeline: Pipeline, max_graphs: int = 8, recorder: Recorder | None = None, recorded_at_first: bool = False
+    pipeline: Pipeline, max_graphs: int = 8, recorder: Recorder | None = None, warmed_up: bool = False
 ) -> Pipeline:
     """Record RAFT's matching of a batch, and the propagations of flow completion and generator, as CUDA graphs.
 
-    Each of the three is recorded once for each shape of its inputs: its first call runs eagerly, the second is
-    recorded. RAFT's needs `reuse=flow` or `exact`. The graphs share one pool of memory, which stays reserved between
-    runs and counts as reserved, not as allocated, while a graph is replayed.
+    Each of the three is recorded once for each shape of its inputs. The first two calls run eagerly: the second is the
+    warm-up of the recording, and replays begin with the third. RAFT's needs `reuse=flow` or `exact`. The graphs share
+    one pool of memory. It stays reserved between runs, and a replay's use of it is in no peak of allocated memory.
 
     `effective["cuda_graphs"]` has `pool_bytes`, and figures of all runs by stage: `status` ("recorded", or why the
     stage runs eagerly), `graphs`, `replays`, `eager_calls`, and of these `over_limit`, the calls with a further shape.
@@ -65,7 +65,7 @@ def manual(
     Args:
         max_graphs: the most graphs of each of the three; calls with a further shape run eagerly.
         recorder: in place of CUDA's.
-        recorded_at_first: whether a shape's first call is recorded already.
+        warmed_up: whether a shape's first call is recorded and replayed already.
 
     Raises:
         InputError: `max_graphs` is no number above 0.
@@ -89,7 +89,7 @@ def manual(
 
     def graphed(stage: str, function: Callable[..., Any]) -> GraphedCall:
         stats[stage] = {}
-        return GraphedCall(stage, function, record, device, stats[stage], int(max_graphs), recorded_at_first)
+        return GraphedCall(stage, function, record, device, stats[stage], int(max_graphs), warmed_up)
 
     estimator = _innermost(pipeline.flow_estimator)
     if isinstance(estimator, DedupFlowEstimator):
@@ -127,10 +127,10 @@ def _graph_matching(
 
 
 class GraphedCall:
-    """Call a function of tensors; from the second call with a shape on, replay a recording of it.
+    """Call a function of tensors; from the third call with a shape on, replay a recording of it.
 
-    Where recording fails, a warning says why, and all calls run eagerly from then on. Where memory does not suffice for
-    a recording, this goes for all graphed calls, and their recordings are dropped.
+    Where recording fails, a warning says why, and all calls run eagerly from then on. Where memory runs out, this goes
+    for all graphed calls: their recordings are dropped with the memory that they hold, and the call is tried again.
 
     Args:
         stage: of the run, for warnings.
@@ -139,7 +139,7 @@ class GraphedCall:
         device: of the recordings. A call with a tensor on another device runs eagerly.
         stats: gets the figures; see `manual`.
         max_graphs: the most shapes to record.
-        recorded_at_first: whether a shape's first call is recorded already.
+        warmed_up: see `manual`.
     """
 
     def __init__(
@@ -150,10 +150,10 @@ class GraphedCall:
         device: torch.device,
         stats: dict[str, Any],
         max_graphs: int,
-        recorded_at_first: bool = False,
+        warmed_up: bool = False,
     ) -> None:
         self._stage, self._function, self._recorder, self._device = stage, function, recorder, device
-        self._stats, self._max_graphs, self._recorded_at_first = stats, max_graphs, recorded_at_first
+        self._stats, self._max_graphs, self._warmed_up = stats, max_graphs, warmed_up
         self._called: set[Hashable] = set()
         self._graphs: dict[Hashable, _Graph] = {}
         self._stopped = False
@@ -165,7 +165,17 @@ class GraphedCall:
         """Call the function or replay its recording; return its output."""
         if _held_back or torch.is_grad_enabled():
             return self._function(*args, **kwargs)
-        return (self._eager if self._stopped else self._guarded)(*args, **kwargs)
+        if not self._stopped:
+            try:
+                return self._guarded(*args, **kwargs)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = f"memory ran out in stage {self._stage}: {first_line(error)}"
+            # Outside the block above, in which the error would keep the tensors of the attempt alive.
+            log.warning("CUDA graphs are dropped, and all stages run eagerly from now on: %s", reason)
+            stop_graphs(reason)
+        return self._eager(*args, **kwargs)
 
     def stop(self, reason: str) -> None:
         """Drop all recordings, and run eagerly from now on."""
@@ -182,7 +192,7 @@ class GraphedCall:
         return self._function(*args, **kwargs)
 
     def _recorded(self, *args: Any, **kwargs: Any) -> Any:
-        """Replay the recording for these shapes; make it first at their second call."""
+        """Replay the recording for these shapes; make it at their second call."""
         leaves, spec = tree_flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if any(x.device != self._device for x in tensors):
@@ -193,38 +203,33 @@ class GraphedCall:
             del self._graphs[key]
             graph = None
         if graph is None:
-            if not self._recorded_at_first and key not in self._called:
+            if key not in self._called and not self._warmed_up:
                 self._called.add(key)
                 return self._eager(*args, **kwargs)
             if len(self._graphs) >= self._max_graphs:
                 self._stats["over_limit"] += 1
                 return self._eager(*args, **kwargs)
-            graph = self._record(leaves, spec)
-            if graph is None:
-                return self._eager(*args, **kwargs)
+            graph, output = self._record(leaves, spec)
             self._graphs[key] = graph
             self._stats.update(status="recorded", graphs=len(self._graphs))
+            if not self._warmed_up:
+                return output
         for static, given in zip(graph.inputs, tensors, strict=True):
             static.copy_(given)
-        outputs = graph.recording.replay()
+        output = graph.recording.replay()
         self._stats["replays"] += 1
-        return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, outputs)
+        return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, output)
 
-    def _record(self, leaves: Sequence[Any], spec: TreeSpec) -> "_Graph | None":
-        """Record a call with inputs of its own; return None where memory does not suffice."""
-        try:
-            own = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            args, kwargs = tree_unflatten(own, spec)
-            recording = self._recorder(lambda: self._function(*args, **kwargs))
-            return _Graph([leaf for leaf in own if isinstance(leaf, Tensor)], recording)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            reason = f"there was no memory for a CUDA graph: {first_line(error)}"
-        # Outside the block above, in which the error would keep the tensors of the attempt alive.
-        log.warning("stage %s: %s; all stages run eagerly from now on", self._stage, reason)
-        stop_graphs(reason)
-        return None
+    def _record(self, leaves: Sequence[Any], spec: TreeSpec) -> "tuple[_Graph, Any]":
+        """Record a call on copies of its inputs, and return the output of the warm-up on these.
+
+        A kernel that is loaded, compiled or chosen while a stream is captured can invalidate the capture.
+        """
+        own = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        args, kwargs = tree_unflatten(own, spec)
+        output = None if self._warmed_up else self._eager(*args, **kwargs)
+        recording = self._recorder(lambda: self._function(*args, **kwargs))
+        return _Graph([leaf for leaf in own if isinstance(leaf, Tensor)], recording), output
 
 
 class _Graph(NamedTuple):

@@ -30,6 +30,7 @@ from propainter import STAGES, InputError, Pipeline, Schedule
 from propainter.io.atomic import atomic_write
 from variants import GROUPS, UnsupportedError, apply
 from variants.components import COMPONENTS, modules_of
+from variants.cuda_graphs import hold_back_graphs
 from variants.presets import composed
 
 FAST = ("reuse=exact", "attention=sdpa", "precision=amp_all")
@@ -43,6 +44,7 @@ COMBINATIONS = {
     "exact, amp": ["reuse=exact", "attention=sdpa", "precision=amp"],
     "exact, amp_all": [*FAST],
     "exact, amp_all, CUDA graphs": [*FAST, "compile=reduce_overhead", RECORDED],
+    "exact, amp_all, graphs by hand": [*FAST, "cuda_graphs=manual"],
     "exact, amp_all, offload": [*FAST, "residency=offload"],
     "small": [*FAST, "residency=offload", "schedule.subvideo_length=40"],
 }
@@ -62,7 +64,7 @@ def count(overrides: Sequence[str], frames: int, height: int, width: int, ceilin
     Args:
         overrides: the variant, as on the command line. The model of `compile`: all elementwise operations and copies of
             its components are fused into their neighbours; in a mode that records CUDA graphs each call of a component
-            is one launch.
+            is one launch. `cuda_graphs=manual` counts as if all its shapes were recorded before the run.
 
     Raises:
         InputError: the overrides can't be composed.
@@ -82,9 +84,12 @@ def count(overrides: Sequence[str], frames: int, height: int, width: int, ceilin
             chosen["compile"] = partial(
                 _as_if_compiled, counter, list(cfg.compile.components), cfg.compile.mode != "default"
             )
+        if "max_graphs" in cfg.cuda_graphs:
+            recorder = partial(CountedGraph, counter)
+            chosen["cuda_graphs"] = partial(chosen["cuda_graphs"], recorder=recorder, warmed_up=True)
         pipeline = apply(Pipeline(networks, Schedule(**_schedule(cfg))), chosen)
         pipeline.observer = KnownMasks()
-        with counting(pipeline, counter):
+        with counting(pipeline, counter), hold_back_graphs(False):
             pipeline(clip.frames, clip.masks)
     return counter
 
@@ -135,6 +140,20 @@ def as_recorded(counter: CostCounter) -> Callable[[Callable[..., Any]], Callable
         return replayed
 
     return record
+
+
+class CountedGraph:
+    """Count each replay of a call as one CUDA graph; see `variants.cuda_graphs.Recording`."""
+
+    def __init__(self, counter: CostCounter, call: Callable[[], Any]) -> None:
+        self._counter, self._call = counter, call
+
+    def is_valid(self) -> bool:
+        return True
+
+    def replay(self) -> Any:
+        with self._counter.graph():
+            return self._call()
 
 
 def stage_table(counters: Mapping[str, CostCounter], ceilings: Ceilings) -> str:

@@ -68,12 +68,13 @@ class Bench:
         networks: given to each row as a copy.
         flows: the folder of `flow_cache=disk`, one for all rows: an entry that is another row's would show.
         conf: the config groups.
+        size: height and width of the clip's three frames.
     """
 
-    def __init__(self, networks, flows, conf: Path = CONF) -> None:
+    def __init__(self, networks, flows, conf: Path = CONF, size: tuple[int, int] = (136, 144)) -> None:
         self.networks, self.flows, self.conf = networks, flows, conf
         self.claims = marked(claims_published, conf)
-        self.video, self.masks = clip(3, 136, 144)
+        self.video, self.masks = clip(3, *size)
         self._expected: dict[str, np.ndarray] = {}
 
     def pipeline(self, row: Row) -> Pipeline:

@@ -56,6 +56,18 @@ class TestRun:
             assert sum(allowed.counts[stage].values()) == sum(published.counts[stage].values())
 
     @pytest.mark.slow
+    def test_graphs_by_hand_are_recorded_without_a_wait_and_launched_at_once(self, fast, caplog):
+        overrides = ["reuse=exact", "attention=sdpa", "precision=amp_all", *ONCE, "cuda_graphs=manual"]
+        by_hand = count(overrides, **SMALL, ceilings=ROUND)
+        assert not caplog.records  # what can't be recorded is a warning
+        for stage in ("flow", "completion", "generation"):
+            before, after = fast.costs[stage], by_hand.costs[stage]
+            assert after.launches < before.launches - 60
+            assert before.kernels <= after.kernels <= before.kernels + 40  # inputs in, outputs out
+            assert after.waits == before.waits
+            assert by_hand.counts[stage] == fast.counts[stage]
+
+    @pytest.mark.slow
     def test_compiled_components_launch_less_and_cuda_graphs_less_yet(self, fast):
         overrides = ["reuse=exact", "attention=sdpa", "precision=amp_all", *ONCE, "compile.components=[decoder]"]
         compiled, recorded = (
