@@ -163,8 +163,12 @@ echo "$verdict"
 echo "== suite"
 folder=suites/gpu_suite${tiny:+_tiny}
 if [[ -n $resume ]]; then
-    { mkdir -p "$folder" && tar -xf "$resume/records.tar" -C "$folder" --skip-old-files; } ||
-        fail 1 "$resume/records.tar can't be unpacked into $folder; give the files of an earlier call, undamaged"
+    for tar in "$resume"/records.tar "$resume"/previews.tar; do
+        [[ -f $tar ]] || continue
+        { mkdir -p "$folder" && tar -xf "$tar" -C "$folder" --skip-old-files; } ||
+            fail 1 "$tar can't be unpacked into $folder; give the files of an earlier call, undamaged"
+    done
+    [[ ! -f $resume/trace.json.gz || -f $out/trace.json.gz ]] || cp "$resume/trace.json.gz" "$out"
 fi
 quoted=()
 for item in "${extra[@]}"; do

@@ -33,9 +33,7 @@ def columns(x, predicted, flow, max_offset, dtype):
 
 def inputs(groups=2, size=(5, 7), batch=2, channels=8, spread=1.0, dtype=torch.float32, layout=torch.channels_last):
     random = torch.Generator().manual_seed(0)
-    x, predicted, flow = (
-        torch.randn(batch, count, *size, generator=random) for count in (channels, 27 * groups, 2)
-    )
+    x, predicted, flow = (torch.randn(batch, count, *size, generator=random) for count in (channels, 27 * groups, 2))
     x, predicted = (part.to(dtype).contiguous(memory_format=layout) for part in (x, predicted))
     return x, predicted, flow * spread
 
