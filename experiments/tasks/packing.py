@@ -23,8 +23,8 @@ def pack(folder: Path, target: Path) -> None:
     """Write `records.tar`, `previews.tar` and the first `trace.json.gz` of all runs under the folder into `target`.
 
     records.tar: each run's `record.json` or `micro.json`, and the end of its `output.log`. previews.tar: a JPEG of each
-    run's `preview.png`; unpacked into a suite's folder they are packed again. A trace above `MAX_BYTES` is left out, and
-    a preview that would make its file larger.
+    run's `preview.png`; unpacked into a suite's folder they are packed again. A trace above `MAX_BYTES` is left out,
+    and a preview that would make its file larger.
     """
     target.mkdir(parents=True, exist_ok=True)
     records = [path for name in ("record.json", "micro.json") for path in sorted(folder.rglob(name))]
