@@ -110,6 +110,18 @@ interrupted() {
 }
 trap interrupted INT TERM
 
+install_wheels() {
+    if "$python" -m pip --version &>/dev/null; then
+        run "$python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --target "$work/packages" \
+            "$wheels"/*.whl
+        return
+    fi
+    local wheel # an environment of uv has no pip; a wheel is a zip of what belongs on the path
+    for wheel in "$wheels"/*.whl; do
+        run "$python" -m zipfile -e "$wheel" "$work/packages" || return
+    done
+}
+
 gpu_state() {
     command -v nvidia-smi >/dev/null || { echo "no nvidia-smi here" && return; }
     echo "== $1"
@@ -123,8 +135,7 @@ echo "$machine"
 uname -srm
 gpu_state before >"$out/nvidia-smi.txt" 2>&1
 if [[ -n $wheels ]]; then
-    run "$python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --target "$work/packages" \
-        "$wheels"/*.whl || fail 1 "the wheels in $wheels could not be installed for $python; make them anew with make gpu-wheels"
+    install_wheels || fail 1 "the wheels in $wheels could not be installed for $python; make them anew with make gpu-wheels"
     export PYTHONPATH=$work/packages${PYTHONPATH:+:$PYTHONPATH}
     echo "$(find "$wheels" -name '*.whl' | wc -l) wheels from $wheels, after $SECONDS s"
 fi
@@ -163,8 +174,12 @@ echo "$verdict"
 echo "== suite"
 folder=suites/gpu_suite${tiny:+_tiny}
 if [[ -n $resume ]]; then
-    { mkdir -p "$folder" && tar -xf "$resume/records.tar" -C "$folder" --skip-old-files; } ||
-        fail 1 "$resume/records.tar can't be unpacked into $folder; give the files of an earlier call, undamaged"
+    for tar in "$resume"/records.tar "$resume"/previews.tar; do
+        [[ -f $tar ]] || continue
+        { mkdir -p "$folder" && tar -xf "$tar" -C "$folder" --skip-old-files; } ||
+            fail 1 "$tar can't be unpacked into $folder; give the files of an earlier call, undamaged"
+    done
+    [[ ! -f $resume/trace.json.gz || -f $out/trace.json.gz ]] || cp "$resume/trace.json.gz" "$out"
 fi
 quoted=()
 for item in "${extra[@]}"; do

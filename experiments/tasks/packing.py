@@ -23,7 +23,8 @@ def pack(folder: Path, target: Path) -> None:
     """Write `records.tar`, `previews.tar` and the first `trace.json.gz` of all runs under the folder into `target`.
 
     records.tar: each run's `record.json` or `micro.json`, and the end of its `output.log`. previews.tar: a JPEG of each
-    run's `preview.png`. A trace above `MAX_BYTES` is left out, and a preview that would make its file larger.
+    run's `preview.png`; unpacked into a suite's folder they are packed again. A trace above `MAX_BYTES` is left out,
+    and a preview that would make its file larger.
     """
     target.mkdir(parents=True, exist_ok=True)
     records = [path for name in ("record.json", "micro.json") for path in sorted(folder.rglob(name))]
@@ -44,15 +45,23 @@ def pack(folder: Path, target: Path) -> None:
 def _pack_previews(folder: Path, target: Path) -> None:
     size = 0
     with atomic_write(target) as partial, tarfile.open(partial, "w") as tar:
-        for path in sorted(folder.rglob("preview.png")):
-            jpeg = io.BytesIO()
-            with Image.open(path) as image:
-                image.convert("RGB").save(jpeg, "JPEG", quality=85)
-            size += len(jpeg.getvalue()) + 1024  # with its header and padding
+        for run in sorted({path.parent for kind in ("png", "jpg") for path in folder.rglob(f"preview.{kind}")}):
+            content = _jpeg(run)
+            size += len(content) + 1024  # with its header and padding
             if size > MAX_BYTES:
-                log.warning("the previews from %s on are left out: they would take over %d MiB", path, MAX_BYTES >> 20)
+                log.warning("the previews from %s on are left out: they would take over %d MiB", run, MAX_BYTES >> 20)
                 break
-            _add(tar, f"{'_'.join(path.relative_to(folder).parent.parts)}.jpg", jpeg.getvalue())
+            _add(tar, str(run.relative_to(folder) / "preview.jpg"), content)
+
+
+def _jpeg(run: Path) -> bytes:
+    """Return a run's preview as JPEG: of its `preview.png`, or what an earlier suite packed."""
+    if not (run / "preview.png").exists():
+        return (run / "preview.jpg").read_bytes()
+    jpeg = io.BytesIO()
+    with Image.open(run / "preview.png") as image:
+        image.convert("RGB").save(jpeg, "JPEG", quality=85)
+    return jpeg.getvalue()
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -1,5 +1,6 @@
 """A list of runs in slices: which are made, which are kept, what is packed."""
 
+import io
 import json
 import tarfile
 from pathlib import Path
@@ -194,7 +195,14 @@ class TestPack:
             *("a/record.json", "a/output.log", "b/record.json", "b/output.log")
         ]
         with tarfile.open(tmp_path / "out" / "previews.tar") as tar:
-            assert tar.getnames() == ["b.jpg"] and Image.open(tar.extractfile("b.jpg")).size == (96, 64)
+            assert tar.getnames() == ["b/preview.jpg"]
+            content = tar.extractfile("b/preview.jpg").read()
+        assert Image.open(io.BytesIO(content)).size == (96, 64)
+        (folder / "b" / "preview.png").unlink()  # unpacked elsewhere, to go on there
+        (folder / "b" / "preview.jpg").write_bytes(content)
+        pack(folder, tmp_path / "again")
+        with tarfile.open(tmp_path / "again" / "previews.tar") as tar:
+            assert tar.extractfile("b/preview.jpg").read() == content
         assert (tmp_path / "out" / "trace.json.gz").read_bytes() == b"trace"
 
     def test_no_file_is_larger_than_may_be_given_back(self, folder, tmp_path, monkeypatch, caplog):
