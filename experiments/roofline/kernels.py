@@ -140,7 +140,7 @@ def transfers_of(func: Any, args: Any, kwargs: Any, inputs: Sequence[Tensor], ou
 
 @moves("propainter_bench::windows")
 def windows_bytes(volumes: Sequence[Tensor], radius: int, coords: Tensor, *, out_val: Tensor) -> int:
-    """Return the bytes of a lookup of correlation windows: each window's rows by sectors of 32 bytes, and the result."""
+    """Return the bytes of a lookup of windows: each window's rows by sectors of 32 bytes, and the result."""
     side, size = 2 * radius + 2, volumes[0].element_size()
     # A row that starts anywhere reaches into one sector more than its length fills, but for one value.
     window = side * (side * size + 32 - size)

@@ -92,10 +92,11 @@ def attention(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: to
 
 def _in_generation(pipeline: Pipeline, *qkv: Tensor) -> Tensor:
     """Run the inner kernel in the contexts of its stage."""
+    attention: Any = pipeline.window_attention
     with ExitStack() as stack:
         for context in pipeline.contexts:
             stack.enter_context(context("generation"))
-        return pipeline.window_attention.kernel(*qkv)
+        return attention.kernel(*qkv)
 
 
 def partition(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Alternatives:
