@@ -41,7 +41,9 @@ tensors once.
 _GATHERS = frozenset({aten.index, aten.index_select, aten.gather, aten.embedding, aten._unsafe_index})
 _SAMPLES = frozenset({aten.grid_sampler_2d, aten.cudnn_grid_sampler})
 _MOVES = frozenset({aten._to_copy, aten.clone, aten.copy_, aten.cat, aten.constant_pad_nd, aten.stack, aten.fill_})
-_NO_KERNEL = frozenset({aten.empty, aten.empty_like, aten.new_empty, aten.empty_strided, aten.new_empty_strided})
+_NO_KERNEL = frozenset(
+    {aten.empty, aten.empty_like, aten.new_empty, aten.empty_strided, aten.new_empty_strided, aten._unsafe_view}
+)
 _INDEXED = frozenset({aten.index, aten._unsafe_index, aten.index_put, aten.index_put_, aten._index_put_impl_})
 _READ_ON_HOST = frozenset(
     {aten.item, aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten._unique2, aten.is_nonzero}

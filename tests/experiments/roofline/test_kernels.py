@@ -24,6 +24,11 @@ def test_picked_values_are_read_not_the_whole_tensor():
     assert moved_bytes(torch.ops.aten.index_select, [table_of_rows, index], [output]) == 2 * 32 + 16
 
 
+def test_a_product_of_tokens_is_one_kernel_and_its_views_are_none():
+    cost = cost_of(lambda: on_cuda(2, 5, 8) @ on_cuda(8, 4))
+    assert (cost.kernels, cost.moved_bytes) == (1, 4 * (10 * 8 + 8 * 4 + 10 * 4))
+
+
 class TestConvolution:
     x, weight, result = 2 * 2 * 4 * 64, 2 * 6 * 4 * 9, 2 * 2 * 6 * 64  # bytes in half precision
 
