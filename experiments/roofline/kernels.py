@@ -140,6 +140,12 @@ def transfers_of(func: Any, args: Any, kwargs: Any, inputs: Sequence[Tensor], ou
     return []
 
 
+@moves("propainter_bench::bias_act")
+def bias_act_bytes(x: Tensor, bias: Tensor, *_: Any, out_val: None) -> int:
+    """Return the bytes of a bias and an activation in place."""
+    return 2 * nbytes(x) + nbytes(bias)
+
+
 @moves("propainter_bench::windows")
 def windows_bytes(volumes: Sequence[Tensor], radius: int, coords: Tensor, *, out_val: Tensor) -> int:
     """Return the bytes of a lookup of windows: each window's rows by sectors of 32 bytes, and the result."""

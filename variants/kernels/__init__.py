@@ -24,8 +24,9 @@ from variants import UnsupportedError, claims_published, needs_cuda
 from variants.components import is_wrapped, wrap
 from variants.correlation import AllPairs
 from variants.guard import guarded
+from variants.kernels import gru_op
 from variants.kernels.onednn_conv import convolve_linear_layers, in_channels_last, split
-from variants.reuse.conv_gru import Gating
+from variants.reuse.conv_gru import TORCH, Gating
 from variants.reuse.dedup_flow import DedupFlowEstimator
 
 log = logging.getLogger(__name__)
@@ -79,12 +80,14 @@ def cuda(pipeline: Pipeline) -> Pipeline:
     """Compute on CUDA with a Triton kernel for deformable alignment, and with layouts that half precision needs.
 
     - Flow completion takes both directions of a small flow in one batch.
-    - Triton samples between the two products of a deformable alignment (`triton_deform`).
+    - Triton samples between the two products of a deformable alignment (`triton_deform`), adds a convolution's bias and
+      applies the activation after it (`triton_bias`), and computes RAFT's recurrent units between their convolutions,
+      with `reuse=flow` or `exact` (`triton_gru`).
     - Networks whose weights are in half precision (`precision=amp_all`, `half` and `half_all`) are in channels_last, as
       tensor cores need it: cuDNN would copy inputs and outputs of any other layout. In these Triton also warps the
       features. Others stay: in float32 without TF32 cuDNN's kernels for the published layout are the faster ones.
 
-    `effective["kernels"]` says what ran: `alignment`, `warp` and `channels_last`.
+    `effective["kernels"]` says what ran: `alignment`, `bias`, `recurrent`, `warp` and `channels_last`.
 
     Raises:
         UnsupportedError: the device is not CUDA, or Triton is not installed.
@@ -93,11 +96,12 @@ def cuda(pipeline: Pipeline) -> Pipeline:
     if device.type != "cuda":
         raise UnsupportedError(f"kernels=cuda are for CUDA, not for this {device.type} device")
     try:
+        from variants.kernels import triton_bias, triton_gru  # noqa: F401, the second implements an operation
         from variants.kernels.triton_deform import TritonAlignment
         from variants.kernels.triton_warp import warp as triton_warp
     except ImportError as error:
         raise UnsupportedError(f"kernels=cuda needs the package triton ({error}): pip install triton") from error
-    stats: dict[str, Any] = {"alignment": "triton", "warp": "torch", "channels_last": []}
+    stats: dict[str, Any] = {"alignment": "triton", "bias": "triton", "warp": "torch", "channels_last": []}
     pipeline.effective["kernels"] = stats
     in_fp32 = pipeline.effective.get("ops_in_fp32", {})
     before = dict(in_fp32)
@@ -124,6 +128,17 @@ def cuda(pipeline: Pipeline) -> Pipeline:
         if in_half(network):
             in_channels_last(network)
             stats["channels_last"].append(name)
+    add = guarded(triton_bias.bias_act, triton_bias.torch_bias_act, partial(fall_back, "bias"))
+    for name in NETWORKS:
+        triton_bias.fuse_biases(getattr(pipeline.networks, name), add)
+    estimator = pipeline.flow_estimator
+    if isinstance(estimator, DedupFlowEstimator):
+        stats["recurrent"] = "triton"
+        estimator.gating = Gating(
+            *(guarded(*both, partial(fall_back, "recurrent")) for both in zip(gru_op.GATING, TORCH, strict=True))
+        )
+    if isinstance(estimator, ClipFlow | DedupFlowEstimator):
+        estimator.identity = estimator.identity and f"{estimator.identity}, kernels=cuda"
     pipeline.predict_flow = predict_together
     if "generator" in stats["channels_last"]:
         stats["warp"] = "triton"
@@ -185,7 +200,7 @@ def _loops_by_numba(estimator: ClipFlow | DedupFlowEstimator, published: CorrBlo
     else:
         stats["windows"] = f"torch, since {type(make()).__name__} has no volume"
     if isinstance(estimator, DedupFlowEstimator):
-        estimator.gating = _recorded(numba_gru.GATING, stats)
+        estimator.gating = _recorded(gru_op.GATING, stats)
         stats["recurrent"] = "numba, not called: RAFT's update block is wrapped, or no flow was estimated"
     if stats["windows"] == "numba" or isinstance(estimator, DedupFlowEstimator):
         estimator.identity = estimator.identity and f"{estimator.identity}, {numba_math.identity()}"

@@ -12,21 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from variants.kernels.gru_op import as_rows, empty_blend, empty_gates
 from variants.kernels.numba_math import OPTIONS, STORED, as_numpy, sigmoid, tanh, threads_as_torch
-from variants.reuse.conv_gru import Gating
-
-
-def gates(summed: Tensor, share: Tensor, state: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute `conv_gru.gates` in float32; results in channels_last and the dtype of `summed`, float32 or bfloat16."""
-    return torch.ops.propainter_bench.gru_gates(summed, share, state, motion)
-
-
-def blend(summed: Tensor, share: Tensor, state: Tensor, update: Tensor) -> Tensor:
-    """Compute `conv_gru.blend`; see `gates`."""
-    return torch.ops.propainter_bench.gru_blend(summed, share, state, update)
-
-
-GATING = Gating(gates, blend)
 
 
 def compile_now() -> None:
@@ -36,13 +23,9 @@ def compile_now() -> None:
         blend_kernel(dtype)
 
 
-torch.library.define("propainter_bench::gru_gates", "(Tensor x, Tensor share, Tensor state, Tensor motion) -> Tensor[]")
-torch.library.define("propainter_bench::gru_blend", "(Tensor x, Tensor share, Tensor state, Tensor update) -> Tensor")
-
-
 @torch.library.impl("propainter_bench::gru_gates", "CPU")
 def _gates(summed: Tensor, share: Tensor, state: Tensor, motion: Tensor) -> list[Tensor]:
-    outputs = _gates_shaped(summed, share, state, motion)
+    outputs = empty_gates(summed, share, state, motion)
     threads_as_torch()
     gates_kernel(summed.dtype)(*(_rows(x, summed.dtype) for x in (summed, share, state, motion, *outputs)))
     return outputs
@@ -50,31 +33,15 @@ def _gates(summed: Tensor, share: Tensor, state: Tensor, motion: Tensor) -> list
 
 @torch.library.impl("propainter_bench::gru_blend", "CPU")
 def _blend(summed: Tensor, share: Tensor, state: Tensor, update: Tensor) -> Tensor:
-    output = _blend_shaped(summed, share, state, update)
+    output = empty_blend(summed, share, state, update)
     threads_as_torch()
     blend_kernel(summed.dtype)(*(_rows(x, summed.dtype) for x in (summed, share, state, update, output)))
     return output
 
 
-@torch.library.register_fake("propainter_bench::gru_gates")
-def _gates_shaped(summed: Tensor, share: Tensor, state: Tensor, motion: Tensor) -> list[Tensor]:
-    channels = state.shape[1]
-    return [_new(summed, channels), _new(summed, channels + motion.shape[1])]
-
-
-@torch.library.register_fake("propainter_bench::gru_blend")
-def _blend_shaped(summed: Tensor, share: Tensor, state: Tensor, update: Tensor) -> Tensor:
-    return _new(summed, summed.shape[1])
-
-
-def _new(like: Tensor, channels: int) -> Tensor:
-    batch, _, height, width = like.shape
-    return like.new_empty(batch, height, width, channels).permute(0, 3, 1, 2)
-
-
 def _rows(x: Tensor, dtype: torch.dtype) -> np.ndarray:
     """Return [N, C, h, w] as rows of channels [N * h * w, C]; without a copy in channels_last and that dtype."""
-    return as_numpy(x.to(dtype).permute(0, 2, 3, 1).contiguous().flatten(0, 2))
+    return as_numpy(as_rows(x.to(dtype)))
 
 
 @lru_cache

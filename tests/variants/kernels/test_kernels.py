@@ -11,7 +11,7 @@ from support.reusing import QUICK, clip, hole_psnr, video_tensor
 from propainter import Pipeline, Schedule
 from propainter.models.flow_completion import predict_flow
 from variants import UnsupportedError, correlation, kernels, precision, raft_scale, reuse
-from variants.kernels import numba_corr, numba_gru, numba_math
+from variants.kernels import gru_op, numba_corr, numba_math
 
 
 @pytest.mark.parametrize("bound", [0, 2**30])
@@ -66,7 +66,7 @@ class TestPipeline:
 
     def test_the_loop_runs(self, narrow, monkeypatch):
         """In every update, of the volume's own dtype; what the recurrent units are fed is in it too."""
-        dtypes, loop, gates = [], numba_corr.windows, numba_gru.gates
+        dtypes, loop, gates = [], numba_corr.windows, gru_op.gates
 
         def watched(volumes, radius, coords):
             dtypes.append(volumes[0].dtype)
@@ -77,7 +77,7 @@ class TestPipeline:
             return gates(*inputs)
 
         units = []
-        monkeypatch.setattr(numba_gru, "GATING", numba_gru.GATING._replace(gates=watched_gates))
+        monkeypatch.setattr(gru_op, "GATING", gru_op.GATING._replace(gates=watched_gates))
         monkeypatch.setattr(numba_corr, "windows", watched)
         video, masks = clip(3)
         pipeline = reuse.exact(precision.amp(Pipeline(copy.deepcopy(narrow), QUICK), everything=True))

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from variants.kernels import numba_gru
+from variants.kernels import gru_op
+from variants.kernels import numba_gru as _implements_it  # noqa: F401
 from variants.reuse import conv_gru
 
 
@@ -21,8 +22,8 @@ class TestRecurrentUnits:
     def test_are_torchs(self, layout, spread):
         summed, share, state, motion, new, new_share = self._inputs(spread=spread)
         summed, new = (x.contiguous(memory_format=layout) for x in (summed, new))
-        got = [*numba_gru.gates(summed, share, state, motion)]
-        got.append(numba_gru.blend(new, new_share, state, got[0]))
+        got = [*gru_op.gates(summed, share, state, motion)]
+        got.append(gru_op.blend(new, new_share, state, got[0]))
         expected = [*conv_gru.gates(summed, share, state, motion)]
         expected.append(conv_gru.blend(new, new_share, state, expected[0]))
         for a, b in zip(got, expected, strict=True):
@@ -31,26 +32,26 @@ class TestRecurrentUnits:
     def test_of_bfloat16_are_rounded_once(self):
         summed, share, state, motion, new, new_share = halves = self._inputs(torch.bfloat16)
         exact = [x.float() for x in halves]
-        for a, b in zip(numba_gru.gates(*halves[:4]), numba_gru.gates(*exact[:4]), strict=True):
+        for a, b in zip(gru_op.gates(*halves[:4]), gru_op.gates(*exact[:4]), strict=True):
             assert a.equal(b.bfloat16())
         update = torch.rand_like(state)
-        got = numba_gru.blend(new, new_share, state, update)
-        assert got.equal(numba_gru.blend(*(x.float() for x in (new, new_share, state, update))).bfloat16())
+        got = gru_op.blend(new, new_share, state, update)
+        assert got.equal(gru_op.blend(*(x.float() for x in (new, new_share, state, update))).bfloat16())
 
     def test_over_the_whole_range(self):
         x = torch.cat([torch.linspace(-100, 100, 200_000), torch.linspace(-1, 1, 200_000)]).view(1, 1, -1, 1)
         zero, one = torch.zeros_like(x), torch.ones_like(x)
-        assert (numba_gru.blend(x, zero, zero, one) - x.double().tanh()).abs().max() < 2e-7
-        update, _ = numba_gru.gates(torch.cat([x, x], 1), torch.cat([zero, zero], 1), one, one)
+        assert (gru_op.blend(x, zero, zero, one) - x.double().tanh()).abs().max() < 2e-7
+        update, _ = gru_op.gates(torch.cat([x, x], 1), torch.cat([zero, zero], 1), one, one)
         assert (update - x.double().sigmoid()).abs().max() < 2e-7
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_nan_stays_and_infinity_is_an_end(self, dtype):
         x = torch.tensor([math.nan, math.inf, -math.inf], dtype=dtype).view(1, 3, 1, 1)
         zero = torch.zeros_like(x)
-        new = numba_gru.blend(x, zero, zero, torch.ones_like(x)).flatten()
+        new = gru_op.blend(x, zero, zero, torch.ones_like(x)).flatten()
         assert new[0].isnan() and new[1:].tolist() == [1, -1]
-        update, _ = numba_gru.gates(torch.cat([x, x], 1), torch.cat([zero, zero], 1), zero, zero)
+        update, _ = gru_op.gates(torch.cat([x, x], 1), torch.cat([zero, zero], 1), zero, zero)
         update = update.flatten()
         assert update[0].isnan() and update[1] == 1 and 0 <= update[2] < 1e-37
 
@@ -58,8 +59,8 @@ class TestRecurrentUnits:
         *inputs, new, new_share = self._inputs()
 
         def unit(summed, share, state, motion):
-            update, both = numba_gru.gates(summed, share, state, motion)
-            return both, numba_gru.blend(new, new_share, state, update)
+            update, both = gru_op.gates(summed, share, state, motion)
+            return both, gru_op.blend(new, new_share, state, update)
 
         compiled = torch.compile(unit, backend="eager", fullgraph=True)
         assert all(a.equal(b) for a, b in zip(compiled(*inputs), unit(*inputs), strict=True))
