@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from propainter.inference.preparation import to_device
 from propainter.models.layers import UpConv
 
 GRID = 16
@@ -96,13 +97,23 @@ def enlarged(x: Tensor, have: Region, want: Region) -> Tensor:
     """Double the size of x, which covers `have`, bilinearly with aligned corners, and return the region `want`."""
     dtype, x = x.dtype, x.float()
     for dim, source, target in zip((-2, -1), have, want, strict=True):
-        at = torch.arange(target.start, target.stop, device=x.device) * ((source.size - 1) / (target.size - 1))
-        low = at.floor().clamp(max=source.size - 1)
-        part = (at - low).view(-1, *[1] * (-1 - dim))
-        first = low.long() - source.start
-        second = (low.long() + 1).clamp(max=source.size - 1) - source.start
-        x = torch.lerp(x.index_select(dim, first), x.index_select(dim, second), part)
+        low, high, part = _positions(source, target, x.device)
+        part = part.view(-1, *[1] * (-1 - dim))
+        x = torch.lerp(x.index_select(dim, low), x.index_select(dim, high), part)
     return x.to(dtype)
+
+
+def _positions(source: Span, target: Span, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the indices in `source` before and after each position of `target`, and its part of the way between.
+
+    Computed on the host: on a GPU each of ten operations on a few numbers would be a kernel.
+    """
+    at = np.arange(target.start, target.stop, dtype=np.float32) * np.float32((source.size - 1) / (target.size - 1))
+    low = np.minimum(np.floor(at), source.size - 1).astype(np.int32)
+    high = np.minimum(low + 1, source.size - 1)
+    table = np.stack([low - source.start, high - source.start, (at - low.astype(np.float32)).view(np.int32)])
+    first, second, part = to_device(table, device).unbind(0)
+    return first, second, part.view(torch.float32)
 
 
 def convolved(conv: nn.Module, x: Tensor, have: Region, want: Region) -> Tensor:
