@@ -27,7 +27,7 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from experiments.roofline import sdpa
+from experiments.roofline import DeviceError, sdpa
 from propainter import InputError, Networks, Observer, build_networks
 
 DEVICE = torch.device("cuda")
@@ -203,10 +203,10 @@ def sampled(x: Tensor, grid: Tensor, mode: int, padding: int, align_corners: boo
     """Return the output of torch's grid sampler for images [N, C, H, W], by cuDNN where torch takes cuDNN's.
 
     Raises:
-        RuntimeError: cuDNN's takes no more than 65,535 images.
+        DeviceError: cuDNN's takes no more than 65,535 images.
     """
     if takes_cudnn_sampler(x, grid, mode, padding, align_corners) and x.shape[0] > CUDNN_SAMPLER_MAX_IMAGES:
-        raise RuntimeError(
+        raise DeviceError(
             "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input. "
             f"(grid_sample of {x.shape[0]} images; cuDNN takes {CUDNN_SAMPLER_MAX_IMAGES})"
         )
