@@ -20,19 +20,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from experiments.roofline import sdpa
+from experiments.roofline import DeviceError, sdpa
+from experiments.roofline.cudnn import SAMPLER_MAX_IMAGES, conv_format, takes_sampler
 from propainter import InputError, Networks, Observer, build_networks
 
 DEVICE = torch.device("cuda")
-CUDNN_SAMPLER_MAX_IMAGES = 65535
-"""Most images that cuDNN's grid sampler takes: https://github.com/pytorch/pytorch/issues/88380."""
 
 aten = torch.ops.aten
 
@@ -203,39 +201,14 @@ def sampled(x: Tensor, grid: Tensor, mode: int, padding: int, align_corners: boo
     """Return the output of torch's grid sampler for images [N, C, H, W], by cuDNN where torch takes cuDNN's.
 
     Raises:
-        RuntimeError: cuDNN's takes no more than 65,535 images.
+        DeviceError: cuDNN's takes no more than 65,535 images.
     """
-    if takes_cudnn_sampler(x, grid, mode, padding, align_corners) and x.shape[0] > CUDNN_SAMPLER_MAX_IMAGES:
-        raise RuntimeError(
+    if takes_sampler(x, grid, mode, padding, align_corners) and x.shape[0] > SAMPLER_MAX_IMAGES:
+        raise DeviceError(
             "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input. "
-            f"(grid_sample of {x.shape[0]} images; cuDNN takes {CUDNN_SAMPLER_MAX_IMAGES})"
+            f"(grid_sample of {x.shape[0]} images; cuDNN takes {SAMPLER_MAX_IMAGES})"
         )
     return x.new_empty(*x.shape[:2], *grid.shape[1:3])
-
-
-def takes_cudnn_sampler(x: Tensor, grid: Tensor, mode: int = 0, padding: int = 0, align_corners: bool = True) -> bool:
-    """Whether torch samples by cuDNN (`cond_cudnn_grid_sampler` in torch's GridSamplerUtils.h).
-
-    That is bilinear (mode 0) with zeros around (padding 0) and aligned corners, of CUDA images [N, C, H, W] with up to
-    1,024 channels, in float16, float32 or float64, with fewer than 2**31 numbers.
-    """
-    kinds = (torch.float16, torch.float32, torch.float64)
-    return (
-        (mode, padding, align_corners) == (0, 0, True)
-        and all(part.device.type == DEVICE.type and part.dtype in kinds for part in (x, grid))
-        and torch.backends.cudnn.enabled
-        and all(0 < part.numel() < 2**31 for part in (x, grid))
-        and x.ndim == 4
-        and x.shape[1] <= 1024
-    )
-
-
-def conv_format(x: Tensor, weight: Tensor) -> torch.memory_format:
-    """Return the layout in which torch gives a convolution to cuDNN, and gets the result."""
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(weight.ndim)
-    if last is None or torch.float64 in (x.dtype, weight.dtype):
-        return torch.contiguous_format
-    return last if last in (suggest_memory_format(x), suggest_memory_format(weight)) else torch.contiguous_format
 
 
 class _UnsupportedCalls(TorchFunctionMode):

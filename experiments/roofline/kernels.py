@@ -22,11 +22,10 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
-from experiments.roofline.fake_cuda import DEVICE, conv_format, is_pinned, takes_cudnn_sampler
-from experiments.roofline.sdpa import HALF
+from experiments.roofline.cudnn import conv_format, on_tensor_cores, takes_sampler
+from experiments.roofline.fake_cuda import DEVICE, is_pinned
 
 aten = torch.ops.aten
-_cudnn: Any = torch.backends.cudnn  # torch makes its attribute `conv` at run time
 
 MAX_IMAGES = 32
 """Images that torchvision's deformable convolution samples at once; see `images_at_once`."""
@@ -108,7 +107,7 @@ def kernels_of(func: Any, args: Any, kwargs: Any, inputs: Sequence[Tensor], outp
     moved = formula(*args, **kwargs, out_val=output) if formula else moved_bytes(packet, inputs, outputs)
     layout = packet in (aten.clone, aten._to_copy, aten.copy_) and _changes_layout(inputs[-1], outputs[0])
     kernels = [Kernel(moved, layout, fused=torch.Tag.pointwise in func.tags or packet in _MOVES)]
-    if packet in _SAMPLES and not args[1].is_contiguous() and takes_cudnn_sampler(*args):
+    if packet in _SAMPLES and not args[1].is_contiguous() and takes_sampler(*args):
         kernels.append(_copy(args[1]))
     if packet in _INDEXED:
         kernels += [Kernel(nbytes(x)) for x in _indices(args) if x.dtype == torch.bool]
@@ -202,11 +201,6 @@ def columns_bytes(packet: Any, inputs: Sequence[Tensor], output: Any) -> int:
     (batch, channels, *_), weight, (*_, height, width) = inputs[0].shape, inputs[1], output.shape
     values = channels * weight.shape[2] * weight.shape[3] * height * width
     return images_at_once(batch) * values * weight.element_size()
-
-
-def on_tensor_cores(dtype: torch.dtype) -> bool:
-    """Whether cuDNN computes a convolution of this dtype on tensor cores: half precision, or float32 as TF32."""
-    return dtype in HALF or (dtype == torch.float32 and _cudnn.conv.fp32_precision == "tf32")
 
 
 def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, output: Tensor) -> list[Kernel]:

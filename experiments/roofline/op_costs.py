@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from experiments.measure.flops import Counter
+from experiments.roofline import DeviceError
 from experiments.roofline.fake_cuda import DEVICE
 from experiments.roofline.kernels import Kernel, columns_bytes, kernels_of, on_device, transfers_of
 from experiments.roofline.sdpa import plan_key
@@ -130,7 +131,7 @@ class CostCounter(Counter):
         """Count kernels inside the block as those of one CUDA graph, which the host launches at once.
 
         Raises:
-            RuntimeError: inside the block, the host waits for the device; a stream that is recorded does not allow it.
+            DeviceError: inside the block, the host waits for the device; a stream that is recorded does not allow it.
         """
         if self._recorded:
             yield
@@ -161,7 +162,7 @@ class CostCounter(Counter):
             cost.sdpa_plans += len(self._sdpa_plans) - before
         for transfer in transfers_of(func, args, kwargs, inputs, output):
             if transfer.waits and self._recorded:
-                raise RuntimeError(
+                raise DeviceError(
                     f"CUDA error: operation not permitted when stream is capturing: {func} waits for the device"
                 )
             cost.copies += 1

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_map
 
 from experiments.data import load, sample_clip
 from experiments.measure.flops import counting
+from experiments.roofline import DeviceError
 from experiments.roofline.fake_cuda import KnownMasks, fake_cuda_device
 from experiments.roofline.kernels import on_device
 from experiments.roofline.op_costs import Ceilings, Cost, CostCounter
@@ -69,6 +70,7 @@ def count(overrides: Sequence[str], frames: int, height: int, width: int, ceilin
     Raises:
         InputError: the overrides can't be composed.
         UnsupportedError: the variant can't run on CUDA.
+        DeviceError: a GPU would refuse an operation.
     """
     cfg = composed(list(overrides), "cuda")
     clip = load(sample_clip(num_frames=frames, height=height, width=width))
@@ -242,6 +244,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             counters[name] = count(overrides, arguments.frames, arguments.height, arguments.width, ceilings)
     except (InputError, UnsupportedError) as error:
         print(error, file=sys.stderr)
+        return 1
+    except DeviceError as error:
+        print(f"{name} would fail on a GPU: {error}", file=sys.stderr)
         return 1
     except RuntimeError as error:  # torch needs more of a GPU than the fake one has
         first_line = str(error).partition("\n")[0]

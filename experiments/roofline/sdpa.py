@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from experiments.roofline import DeviceError
+
 CAPABILITY = (9, 0)
 """Compute capability that the fake device reports: an H100's."""
 
@@ -55,7 +57,7 @@ def attention(
     """Run `scaled_dot_product_attention` on the fake device by the backend that torch would choose.
 
     Raises:
-        RuntimeError: no enabled backend takes these tensors.
+        DeviceError: no enabled backend takes these tensors.
     """
     if torch.is_autocast_enabled("cuda"):
         dtype = torch.get_autocast_dtype("cuda")
@@ -80,7 +82,7 @@ def chosen(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, is_causal:
     """Return the backend that torch chooses for q [N, heads, Q, d] and k, v [N, heads, K, d].
 
     Raises:
-        RuntimeError: none is enabled and takes them.
+        DeviceError: none is enabled and takes them.
     """
     aligned = 8 if q.dtype in HALF else 4
     head = q.shape[-1]
@@ -102,7 +104,7 @@ def chosen(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, is_causal:
         backend = next((backend for backend in takes if backend.value == number), None)
         if backend is not None and enabled[backend] and takes[backend]:
             return backend
-    raise RuntimeError("No available kernel. Aborting execution.")
+    raise DeviceError("No available kernel. Aborting execution.")
 
 
 def plan_key(args: Any) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ import torch
 from support.fake_cuda import counted, on_cuda
 from torch import Tensor, nn
 
+from experiments.roofline import DeviceError
 from experiments.roofline.fake_cuda import fake_cuda_tensors
 from propainter import InputError
 
@@ -45,11 +46,11 @@ class TestGridSample:
     def test_cudnn_takes_65535_images_and_no_more(self, dtype):
         with fake_cuda_tensors():
             assert self.sample(65_535, dtype=dtype).shape == (65_535, 1, 9, 9)
-            with pytest.raises(RuntimeError, match="CUDNN_STATUS_NOT_SUPPORTED"):
+            with pytest.raises(DeviceError, match="CUDNN_STATUS_NOT_SUPPORTED"):
                 self.sample(65_536, dtype=dtype)
 
     def test_it_is_refused_while_it_is_counted(self):
-        with pytest.raises(RuntimeError, match="CUDNN_STATUS_NOT_SUPPORTED"):
+        with pytest.raises(DeviceError, match="CUDNN_STATUS_NOT_SUPPORTED"):
             counted(lambda: self.sample(65_536))
 
     @pytest.mark.parametrize(

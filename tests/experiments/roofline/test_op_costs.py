@@ -4,6 +4,7 @@ import pytest
 from support.fake_cuda import ROUND, counted, on_cuda
 from torch import Tensor, nn
 
+from experiments.roofline import DeviceError
 from experiments.roofline.op_costs import Cost, CostCounter
 from experiments.roofline.predict import as_recorded
 from variants.precision import tf32_flags
@@ -75,7 +76,7 @@ class TestGraph:
 
     def test_the_host_must_not_wait_inside(self):
         counter = CostCounter(ROUND)
-        with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+        with pytest.raises(DeviceError, match="not permitted when stream is capturing"):
             counted(lambda: as_recorded(counter)(Tensor.cpu)(on_cuda(4)), counter)
 
 

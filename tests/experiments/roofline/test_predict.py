@@ -5,9 +5,10 @@ from support.fake_cuda import ROUND
 
 from experiments.data import load, sample_clip
 from experiments.measure.flops import counting
+from experiments.roofline import DeviceError
 from experiments.roofline import predict as module
 from experiments.roofline.op_costs import Cost, CostCounter
-from experiments.roofline.predict import COMBINATIONS, count, main, ratio_table, stage_table, whole_s
+from experiments.roofline.predict import COMBINATIONS, count, main, ratio_table, sdpa_plans, stage_table, whole_s
 from propainter import InputError, Pipeline, Schedule
 from variants import UnsupportedError
 from variants.presets import composed
@@ -84,10 +85,17 @@ class TestRun:
         counters = {"published": published, "fast": fast}
         lines = stage_table(counters, ROUND).splitlines()
         assert len(lines) == 2 + 2 * 5
+        assert {line.count("|") for line in lines} == {lines[0].count("|")}
         assert lines[6].startswith("| **published** | **whole** |")
         lines = ratio_table(counters, [1e9]).splitlines()
         by_launches = sum(c.launches for c in published.costs.values()) / sum(c.launches for c in fast.costs.values())
         assert lines[-1].startswith("| fast |") and lines[-1].endswith(f"s: {by_launches:.1f}, 1.0 |")
+
+
+def test_what_cudnn_plans_is_said_where_it_plans():
+    counters = {"one": CostCounter(ROUND), "other": CostCounter(ROUND)}
+    counters["other"].costs.update(generation=Cost(sdpa_plans=37))
+    assert sdpa_plans(counters).startswith("other: cuDNN plans attention for 37 shapes")
 
 
 @pytest.mark.parametrize(
@@ -95,6 +103,7 @@ class TestRun:
     [
         (InputError("128 is too small"), "128 is too small"),
         (UnsupportedError("not on this device"), "not on this device"),
+        (DeviceError("cuDNN error"), "flow_cache=disk would fail on a GPU: cuDNN error"),
         (RuntimeError("no driver\nand more"), "flow_cache=disk can't be counted without a GPU: no driver; leave"),
     ],
 )
