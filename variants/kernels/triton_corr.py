@@ -191,7 +191,9 @@ def windows_on_demand_kernel(
     position, channel = tl.arange(0, POSITIONS), tl.arange(0, CHANNELS)
     tap = tl.minimum(position, SIDE * SIDE - 1)
     corner = tap % SIDE * (SIDE + 1) + tap // SIDE
-    for place in range(tl.program_id(0) * PIXELS, min(tl.program_id(0) * PIXELS + PIXELS, height * width)):
+    for number in range(PIXELS):
+        # The last program may take the last pixel several times.
+        place = tl.minimum(tl.program_id(0) * PIXELS + number, height * width - 1)
         centre = coords + image * stride_n + place // width * stride_y + place % width * stride_x
         x, y = tl.load(centre) * scale, tl.load(centre + stride_c) * scale
         near = (x > -SIDE) & (x < columns + SIDE) & (y > -SIDE) & (y < rows + SIDE)
