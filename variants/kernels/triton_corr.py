@@ -29,8 +29,11 @@ CHANNELS = 64
 """Channels that are multiplied at a time on demand: 128 positions with 64 values each are 64 for each thread."""
 
 
-def windows(volumes: Sequence[Tensor], radius: int, coords: Tensor) -> Tensor:
+def windows(volumes: Sequence[Tensor], radius: int, coords: Tensor, pixels: int = PIXELS) -> Tensor:
     """Launch the lookup; see `corr_op.windows`.
+
+    Args:
+        pixels: of a program, a power of two.
 
     Raises:
         ValueError: the pyramid has more than `MAX_LEVELS` levels.
@@ -38,11 +41,11 @@ def windows(volumes: Sequence[Tensor], radius: int, coords: Tensor) -> Tensor:
     output, coords = empty_windows(volumes, radius, coords), coords.float()
     batch, _, height, width = coords.shape
     side = 2 * radius + 1
-    grid = (triton.cdiv(height * width, PIXELS), len(volumes), batch)
+    grid = (triton.cdiv(height * width, pixels), len(volumes), batch)
     windows_kernel[grid](
         *_pointers(volumes),
         *(coords, *coords.stride(), height, width, output),
-        **{"SIDE": side, "TAPS": triton.next_power_of_2(side**2), "PIXELS": PIXELS, "num_warps": 1},
+        **{"SIDE": side, "TAPS": triton.next_power_of_2(side**2), "PIXELS": pixels, "num_warps": 1},
     )
     return output
 
@@ -188,7 +191,9 @@ def windows_on_demand_kernel(
     position, channel = tl.arange(0, POSITIONS), tl.arange(0, CHANNELS)
     tap = tl.minimum(position, SIDE * SIDE - 1)
     corner = tap % SIDE * (SIDE + 1) + tap // SIDE
-    for place in range(tl.program_id(0) * PIXELS, min(tl.program_id(0) * PIXELS + PIXELS, height * width)):
+    for number in range(PIXELS):
+        # The last program may take the last pixel several times.
+        place = tl.minimum(tl.program_id(0) * PIXELS + number, height * width - 1)
         centre = coords + image * stride_n + place // width * stride_y + place % width * stride_x
         x, y = tl.load(centre) * scale, tl.load(centre + stride_c) * scale
         near = (x > -SIDE) & (x < columns + SIDE) & (y > -SIDE) & (y < rows + SIDE)

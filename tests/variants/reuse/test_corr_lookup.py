@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from support.fake_cuda import counted, on_cuda
 from support.flows import random_lookup
 from torch.overrides import TorchFunctionMode
 from torchvision.models.optical_flow.raft import CorrBlock
@@ -35,6 +36,15 @@ def test_lookup_casts_the_volume_once_and_gives_the_same():
     assert {volume.dtype for volume in once.corr_pyramid} == {torch.float32}
     assert got.dtype == torch.float32
     assert (got[:2] - expected).abs().max() < 1e-4
+
+
+def test_the_host_waits_for_no_constant():
+    def run():
+        volumes = [on_cuda(16 * 20, 1, side, side) for side in (16, 8)]
+        GridSampleLookup(volumes, 4)(on_cuda(1, 2, 16, 20))
+
+    with torch.inference_mode(False):
+        assert counted(run).costs["flow"].waits == 0
 
 
 class TestBlocksOfRows:
