@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support.fake_cuda import counted, on_cuda
 from torch._dynamo.utils import counters
 
 from experiments.data import load, sample_clip
+from experiments.roofline.fake_cuda import convert
 from propainter import DeviceStorage, build_networks, plan_windows
 from propainter.inference.interfaces import Scene
 from propainter.inference.preparation import as_masks, prepare_masks
@@ -46,6 +48,27 @@ def test_attention_is_the_published(grid, masked, pad):
         )
         local = own(layers, tokens, plan.last, frames)
         assert torch.allclose(local, expected[:, :3], atol=2e-6)
+
+
+def test_autocast_casts_the_tokens_once():
+    """Not in each of the layers that they go through."""
+    mask = torch.zeros(1, 5, 10, 18)
+    mask[..., 3:5, 4:6] = 1
+    masked = WindowPlan(mask).masked_windows()[0].numpy()
+
+    def kernels(dtype):
+        def run():
+            layers, grid = SparseWindowAttention(32, 2), WindowGrid((30, 54), (10, 18))
+            convert(layers, lambda x: x.to("cuda"))
+            with torch.autocast("cuda", dtype=torch.float16):
+                plan = grid.plan(on_cuda(1, 5, 10, 18), masked, 3)
+                attend = PlannedWindowAttention(F.scaled_dot_product_attention)
+                attend(layers, on_cuda(1, 5, 10, 18, 32, dtype=dtype), plan, slice(0, None, 2))
+
+        with torch.inference_mode(False):
+            return counted(run).costs["flow"].kernels
+
+    assert kernels(torch.float32) == kernels(torch.float16) + 1
 
 
 def shapes_of(plan):
