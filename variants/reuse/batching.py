@@ -1,6 +1,6 @@
 """Batch sizes of frames and windows by a bound on temporary tensors (for `reuse`)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,11 @@ TEMPORARY_BYTES_ELSEWHERE = 512 * 2**20
 def batch_size_for(device: torch.device, entry_bytes: int) -> int:
     """Return how many entries of `entry_bytes` bytes fit the bound of a temporary tensor; at least 1."""
     return max(1, TEMPORARY_BYTES.get(device.type, TEMPORARY_BYTES_ELSEWHERE) // entry_bytes)
+
+
+def joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Concatenate a result's batches; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
 
 GROWTH = 16

@@ -16,7 +16,7 @@ from propainter.models.attention import WindowAttention, WindowPlan
 from propainter.models.generator import Generator, shrink_masks
 from propainter.models.transformer import PATCH, TransformerBlock, grid_size, token_mask
 from propainter.schedule import Window
-from variants.reuse.batching import batch_size_for
+from variants.reuse.batching import batch_size_for, joined
 from variants.reuse.region_decode import HoleRegions, decode_region
 from variants.reuse.window_attention import PrecomputedPlan, WindowGrid, run_blocks_once
 
@@ -67,9 +67,8 @@ class FeatureCache:
         kept = RefCountedFrames((window.frames for window in scene.windows), self.stats)
 
         def encode(numbers: list[int]) -> Tensor:
-            return torch.cat([_encoded(generator, scene, some)[0] for some in _batches(generator, scene, numbers)])[
-                None
-            ]
+            batches = _batches(generator, scene, numbers)
+            return joined([_encoded(generator, scene, some)[0] for some in batches])[None]
 
         return lambda window: kept.take(window.frames, encode)
 
@@ -182,7 +181,7 @@ def embed(generator: Generator, features: Tensor) -> Tensor:
     rows, columns = grid_size((features.shape[-2], features.shape[-1]))
     patches = rows * columns * features.shape[2] * PATCH**2 * features.element_size()
     step = batch_size_for(features.device, patches)
-    return torch.cat([generator.ss(some) for some in features.split(step, dim=1)], dim=1)
+    return joined([generator.ss(some) for some in features.split(step, dim=1)], dim=1)
 
 
 def decode(
@@ -199,7 +198,7 @@ def decode(
             parts.append(generator.decode(*inputs))
         else:
             parts.append(decode_region(generator, *inputs, regions.of(numbers[some])))
-    return torch.cat(parts, dim=1)
+    return joined(parts, dim=1)
 
 
 class DeviceCompositor(Compositor):

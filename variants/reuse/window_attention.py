@@ -30,7 +30,7 @@ from propainter.models.transformer import (
     unfold,
 )
 from variants.attention import materializes_scores
-from variants.reuse.batching import batch_size_for
+from variants.reuse.batching import batch_size_for, joined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +187,8 @@ class PlannedWindowAttention:
         if not isinstance(plan, PrecomputedPlan):
             raise TypeError(f"the plan is a {type(plan).__name__}; give a PrecomputedPlan, as WindowGrid.plan makes")
         height, width, channels = tokens.shape[2:]
+        if torch.is_autocast_enabled(tokens.device.type):
+            tokens = tokens.to(torch.get_autocast_dtype(tokens.device.type))  # else each layer casts them again
         rows, columns = plan.padding
         grid = F.pad(tokens[0], (0, 0, 0, columns, 0, rows)) if rows or columns else tokens[0]
         own = grid[: plan.queries].flatten(1, 2)
@@ -196,7 +198,7 @@ class PlannedWindowAttention:
             parts.append(self._attend_globally(layers, own.index_select(1, plan.order[:split]), grid[key_frames], plan))
         if split < len(plan.order):
             parts.append(self._attend_locally(layers, own.index_select(1, plan.order[split:]), plan))
-        attended = torch.cat(parts, dim=1).index_select(1, plan.back)
+        attended = joined(parts, dim=1).index_select(1, plan.back)
         return layers.proj(attended).view(1, -1, height, width, channels)
 
     def _attend_globally(
@@ -207,14 +209,14 @@ class PlannedWindowAttention:
         pooled = layers.pooled(grid[None])[0]
         source = torch.cat([grid.flatten(1, 2).index_select(1, plan.needed), pooled], dim=1)
         # Keys of every window frame by frame, as published.
-        starts = torch.arange(frames, device=source.device) * source.shape[1]
+        starts = torch.arange(0, frames * source.shape[1], source.shape[1], device=source.device)
         index = starts[:, None] + plan.keys[:, None]
         k, v = (
             rearrange(x, "t u (n c) -> n (t u) c", n=layers.heads) for x in (layers.key(source), layers.value(source))
         )
         q = rearrange(layers.query(own), "t (w s) (n c) -> w n (t s) c", w=plan.masked, n=layers.heads)
         step = self._batch_size(q, index[0].numel())
-        attended = torch.cat(
+        attended = joined(
             [
                 self.kernel(some, _gathered(k, keys), _gathered(v, keys))
                 for some, keys in zip(q.split(step), index.split(step), strict=True)
@@ -283,7 +285,7 @@ def feed_forward(mlp: FusionFeedForward, tokens: Tensor, size: tuple[int, int], 
         patches = mlp.fc1(some)
         pixels = gelu(fold(patches, size) / overlap.to(patches.dtype))
         parts.append(linear(unfold(pixels)))
-    return torch.cat(parts).view_as(tokens)
+    return joined(parts).view_as(tokens)
 
 
 def convolve_feed_forward(mlp: FusionFeedForward, tokens: Tensor, size: tuple[int, int], overlap: Tensor) -> Tensor:

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support.fake_cuda import counted, on_cuda
+from torch._dynamo.utils import counters
 
 from experiments.data import load, sample_clip
+from experiments.roofline.fake_cuda import convert
 from propainter import DeviceStorage, build_networks, plan_windows
 from propainter.inference.interfaces import Scene
 from propainter.inference.preparation import as_masks, prepare_masks
@@ -45,6 +48,27 @@ def test_attention_is_the_published(grid, masked, pad):
         )
         local = own(layers, tokens, plan.last, frames)
         assert torch.allclose(local, expected[:, :3], atol=2e-6)
+
+
+def test_autocast_casts_the_tokens_once():
+    """Not in each of the layers that they go through."""
+    mask = torch.zeros(1, 5, 10, 18)
+    mask[..., 3:5, 4:6] = 1
+    masked = WindowPlan(mask).masked_windows()[0].numpy()
+
+    def kernels(dtype):
+        def run():
+            layers, grid = SparseWindowAttention(32, 2), WindowGrid((30, 54), (10, 18))
+            convert(layers, lambda x: x.to("cuda"))
+            with torch.autocast("cuda", dtype=torch.float16):
+                plan = grid.plan(on_cuda(1, 5, 10, 18), masked, 3)
+                attend = PlannedWindowAttention(F.scaled_dot_product_attention)
+                attend(layers, on_cuda(1, 5, 10, 18, 32, dtype=dtype), plan, slice(0, None, 2))
+
+        with torch.inference_mode(False):
+            return counted(run).costs["flow"].kernels
+
+    assert kernels(torch.float32) == kernels(torch.float16) + 1
 
 
 def shapes_of(plan):
@@ -109,18 +133,22 @@ def test_few_windows_attend_together_where_a_temporary_tensor_would_be_too_large
 
 @pytest.mark.slow
 def test_transformer_compiles_in_one_graph():
-    """No step of it asks the device: nothing breaks the graph."""
+    """No step of it asks the device: nothing breaks the graph. With all windows one graph serves every hole."""
     torch.manual_seed(0)
     transformer = TemporalSparseTransformer(32, 2, 2, 98, (5, 9), 4)
-    size, mask = (32, 34), torch.zeros(1, 2, 11, 12)
-    mask[..., 3:5, 4:6] = 1
-    masked = WindowPlan(mask).masked_windows()[0].numpy()
-    plan = WindowGrid(size, grid_size(size)).plan(mask, masked, 2)
-    tokens, planned = torch.randn(1, 3, 11, 12, 32), PlannedWindowAttention(manual_attention)
-    expected = transformer(tokens, size, WindowPlan(mask))[:, :2]
-    compiled = torch.compile(transformer.forward, backend="eager", fullgraph=True)
-    output = compiled(tokens, size, plan, planned, run_blocks_once)
-    assert torch.allclose(output, expected, atol=1e-5)
+    size, windows = (32, 34), 6
+    grid, planned = WindowGrid(size, grid_size(size), pad=windows), PlannedWindowAttention(manual_attention)
+    compiled = torch.compile(transformer.forward, backend="eager", fullgraph=True, dynamic=False)
+    graphs = counters["stats"]["unique_graphs"]
+    for rows, columns in [(slice(3, 5), slice(4, 6)), (slice(0, 11), slice(0, 12)), (slice(0, 0), slice(0, 0))]:
+        mask = torch.zeros(1, 2, 11, 12)
+        mask[..., rows, columns] = 1
+        plan = grid.plan(mask, WindowPlan(mask).masked_windows()[0].numpy(), 2)
+        tokens = torch.randn(1, 3, 11, 12, 32)
+        expected = transformer(tokens, size, WindowPlan(mask))[:, :2]
+        output = compiled(tokens, size, plan, planned, run_blocks_once)
+        assert torch.allclose(output, expected, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] == graphs + 1
 
 
 @pytest.mark.parametrize("mix", [feed_forward, convolve_feed_forward])
