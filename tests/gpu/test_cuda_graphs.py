@@ -75,7 +75,7 @@ def test_weights_that_moved_are_not_read_where_they_were(graphed):
 
 
 def call_of(function, device):
-    stats = {}
+    stats: dict = {}
     return GraphedCall("flow", function, CudaRecorder(device, stats), device, stats, max_graphs=8), stats
 
 
