@@ -220,7 +220,8 @@ def build(narrow, *variants):
 COMBINATIONS = {
     "published": [],
     "exact": [lambda p: reuse.exact(p, batch_mb=20), lambda p: raft_scale.scaled(p, 1)],
-    "half": [
+    "half": [lambda p: precision.amp(p, everything=True, cast_weights_once=True), reuse.exact],
+    "half by component": [
         lambda p: precision.per_component(p, {"raft": "bfloat16", "feature_propagation": "bfloat16"}),
         reuse.exact,
     ],
