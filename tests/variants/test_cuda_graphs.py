@@ -6,6 +6,7 @@ import logging
 import weakref
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from support.reusing import clip
 
 from experiments.measure.flops import counting
 from experiments.measure.runtime_probe import collecting
-from propainter import InputError, Pipeline, Schedule
+from propainter import InputError, Observer, Pipeline, Schedule
 from variants import UnsupportedError, precision, raft_scale, reuse
 from variants.compile import compiled
 from variants.cuda_graphs import CudaRecorder, ExternalTensors, GraphedCall, hold_back_graphs, manual, stop_graphs
@@ -221,12 +222,11 @@ def build(narrow, *variants):
 
 
 COMBINATIONS = {
-    "published": [],
-    "exact": [lambda p: reuse.exact(p, batch_mb=20), lambda p: raft_scale.scaled(p, 1)],
     "half": [lambda p: precision.amp(p, everything=True, cast_weights_once=True), reuse.exact],
     "half by component": [
         lambda p: precision.per_component(p, {"raft": "bfloat16", "feature_propagation": "bfloat16"}),
-        reuse.exact,
+        lambda p: reuse.exact(p, batch_mb=20),
+        lambda p: raft_scale.scaled(p, 1),
     ],
 }
 
@@ -245,8 +245,13 @@ def test_the_pipelines_output_is_the_same(narrow, video, variants):
     assert stats["pool_bytes"] == 0
     assert stats["completion"]["status"] == stats["generation"]["status"] == "recorded"
     assert stats["completion"]["replays"] == stats["completion"]["eager_calls"] == 2
-    flow = stats["flow"]["status"]
-    assert flow == ("recorded" if variants else "eager: RAFT's matching is recorded with reuse=flow or reuse=exact")
+    assert stats["flow"]["status"] == "recorded"
+
+
+def test_published_flow_is_not_recorded(narrow):
+    pipeline = build(narrow, lambda p: manual(p, recorder=Rerun()))
+    status = pipeline.effective["cuda_graphs"]["flow"]["status"]
+    assert status == "eager: RAFT's matching is recorded with reuse=flow or reuse=exact"
 
 
 def test_figures_of_flow_are_of_replays_too(narrow, video):
@@ -261,18 +266,18 @@ def test_figures_of_flow_are_of_replays_too(narrow, video):
     assert all(map(torch.equal, replayed, expected))
 
 
-@pytest.mark.slow
-def test_flops_are_counted_with_graphs_held_back(narrow, video):
-    counts = []
-    for variants in ([], [lambda p: manual(p, recorder=Rerun())]):
-        pipeline = build(narrow, *variants)
-        pipeline(*video)
-        replays = copy.deepcopy(pipeline.effective.get("cuda_graphs"))
-        with counting(pipeline) as counted:
-            pipeline(*video)
-        assert pipeline.effective.get("cuda_graphs") == replays
-        counts.append(counted)
-    assert counts[0] == counts[1]
+def test_operations_are_counted_with_graphs_held_back():
+    call, stats = graphed(lambda x: x @ x)
+    pipeline, x = SimpleNamespace(observer=Observer()), torch.eye(3)
+    for _ in range(3):
+        call(x)
+    before = dict(stats)
+    with counting(pipeline) as counted, pipeline.observer.stage("flow"):
+        call(x)
+    assert counted == {"flow": {"float32": 2 * 3**3}}
+    assert stats == before
+    call(x)
+    assert stats["replays"] == before["replays"] + 1
 
 
 def test_a_run_out_of_memory_drops_the_graphs(narrow):
