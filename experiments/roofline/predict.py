@@ -45,7 +45,7 @@ COMBINATIONS = {
     "exact, amp": ["reuse=exact", "attention=sdpa", "precision=amp"],
     "exact, amp_all": [*FAST],
     "exact, amp_all, CUDA graphs": [*FAST, "compile=reduce_overhead", RECORDED],
-    "exact, amp_all, graphs by hand": [*FAST, "cuda_graphs=manual"],
+    "fast_cuda": ["preset=fast_cuda"],
     "exact, amp_all, offload": [*FAST, "residency=offload"],
     "small": [*FAST, "residency=offload", "schedule.subvideo_length=40"],
 }

@@ -16,7 +16,7 @@ from propainter import Networks
 from variants.cuda_graphs import stop_graphs
 from variants.precision import tf32_flags
 
-DEVICE = torch.device(os.environ.get("PROPAINTER_BENCH_TESTS_ON", "cuda"))
+DEVICE = torch.device(os.environ.get("PROPAINTER_BENCH_TESTS_ON", "cuda:0"))
 ORDER = ("test_golden", "test_cuda_graphs", "test_options", "test_kernels", "test_memory", "test_compile")
 
 

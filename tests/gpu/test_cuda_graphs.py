@@ -15,7 +15,7 @@ from variants.fallback import on_the_cpu
 LEAST_DB = 60
 """PSNR in the hole between replays and eager calls, which run the same kernels."""
 
-SHORT = Schedule(raft_iterations=3, neighbor_length=2, ref_stride=2)
+SHORT = Schedule(raft_iterations=2, neighbor_length=2, ref_stride=2)
 
 VARIANTS = {
     "fp32": [reuse.exact],
@@ -75,7 +75,7 @@ def test_weights_that_moved_are_not_read_where_they_were(graphed):
 
 
 def call_of(function, device):
-    stats = {}
+    stats: dict = {}
     return GraphedCall("flow", function, CudaRecorder(device, stats), device, stats, max_graphs=8), stats
 
 

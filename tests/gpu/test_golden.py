@@ -50,8 +50,8 @@ def test_propagation(data):
     frames, masks = given["frames"] / 127, given["masks"]
     filled, remaining = propagate_pixels(frames * (1 - masks), (given["flow_f"], given["flow_b"]), masks)
     # By nearest neighbour: a position between two pixels may round to the other one.
-    assert ((filled * 127).round() != given["prop_frames"]).float().mean() < 1e-3
-    assert (remaining != given["updated_masks"]).float().mean() < 1e-3
+    assert ((filled * 127).round() != given["prop_frames"]).float().mean() < 5e-3
+    assert (remaining != given["updated_masks"]).float().mean() < 5e-3
 
 
 @torch.inference_mode()

@@ -50,8 +50,9 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @torch.inference_mode()
 def test_triton_looks_up_as_torchvision(device, dtype, on_demand):
+    import variants.kernels.triton_corr  # noqa: F401  # gives the operations their kernels
     from variants.correlation import OnDemand
-    from variants.kernels import corr_op, triton_corr  # noqa: F401  # gives the operations their kernels
+    from variants.kernels.corr_op import windows, windows_on_demand
 
     first, second, coords = (x.to(device) for x in random_lookup((31, 54), batch=3, channels=256))
     published = CorrBlock(num_levels=4, radius=4)
@@ -60,9 +61,9 @@ def test_triton_looks_up_as_torchvision(device, dtype, on_demand):
     if on_demand:
         block = OnDemand(4, 4)
         block.build_pyramid(first.to(dtype), second.to(dtype))
-        got = corr_op.windows_on_demand(block.features, [rows for _, rows in block.levels], 4, coords)
+        got = windows_on_demand(block.features, [rows for _, rows in block.levels], 4, coords)
     else:
-        got = corr_op.windows([volume.to(dtype) for volume in published.corr_pyramid], 4, coords)
+        got = windows([volume.to(dtype) for volume in published.corr_pyramid], 4, coords)
     assert (got.float() - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
 
 

@@ -44,4 +44,8 @@ class TestFastByDevice:
             again = compose("config", ["preset=fast"], return_hydra_config=True)
         assert again.hydra.runtime.choices == cfg.hydra.runtime.choices
         described = variant(OmegaConf.masked_copy(cfg, [*GROUPS, "schedule"]), cfg.hydra.runtime.choices)
-        assert (described["reuse"], described["precision"], described["attention"]) == ("exact", "amp_all", "sdpa")
+        assert (described["reuse"], described["precision"], described["attention"]) == (
+            "exact",
+            "half_all",
+            "sdpa_flash_first",
+        )
