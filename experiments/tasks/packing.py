@@ -4,6 +4,7 @@ import io
 import logging
 import shutil
 import tarfile
+import time
 from pathlib import Path
 
 from PIL import Image
@@ -24,15 +25,9 @@ def pack(folder: Path, target: Path) -> None:
 
     records.tar: each run's `record.json` or `micro.json`, and the end of its `output.log`. previews.tar: a JPEG of each
     run's `preview.png`; unpacked into a suite's folder they are packed again. A trace above `MAX_BYTES` is left out,
-    and a preview that would make its file larger.
+    and a preview that would make its file larger. Records are packed last: by then their previews are.
     """
     target.mkdir(parents=True, exist_ok=True)
-    records = [path for name in ("record.json", "micro.json") for path in sorted(folder.rglob(name))]
-    with atomic_write(target / "records.tar") as partial, tarfile.open(partial, "w") as tar:
-        for path in records:
-            tar.add(path, arcname=path.relative_to(folder))
-            if (output := path.with_name("output.log")).is_file():
-                _add(tar, str(output.relative_to(folder)), output.read_bytes()[-LOG_BYTES:])
     _pack_previews(folder, target / "previews.tar")
     for trace in sorted(folder.glob("*/trace.json.gz"))[:1]:
         if trace.stat().st_size > MAX_BYTES:
@@ -40,6 +35,14 @@ def pack(folder: Path, target: Path) -> None:
             continue
         with atomic_write(target / trace.name) as partial:
             shutil.copyfile(trace, partial)
+    names = ("record.json", "micro.json")
+    with atomic_write(target / "records.tar") as partial, tarfile.open(partial, "w") as tar:
+        for run in sorted({path.parent for name in names for path in folder.rglob(name)}):
+            for name in (*names, "output.log"):
+                if (run / name).is_file():
+                    content = (run / name).read_bytes()
+                    kept = content[-LOG_BYTES:] if name == "output.log" else content
+                    _add(tar, str(run.relative_to(folder) / name), kept)
 
 
 def _pack_previews(folder: Path, target: Path) -> None:
@@ -66,5 +69,5 @@ def _jpeg(run: Path) -> bytes:
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
-    member.size = len(content)
+    member.size, member.mtime = len(content), time.time()
     tar.addfile(member, io.BytesIO(content))

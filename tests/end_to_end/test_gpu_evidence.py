@@ -9,14 +9,15 @@ import sys
 import tarfile
 import time
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 import pytest
-import torch
 from support.command_line import CHEAP, ROOT, SMALLEST
 
 COPIED = ("analysis", "conf", "experiments", "propainter", "scripts", "variants", "run.py", "pyproject.toml")
+TESTS = ("tests/conftest.py", "tests/gpu", "tests/support")
 COMMIT = "0123456789ab"
 NO_NETWORK = """
 import os, socket, sys
@@ -33,14 +34,11 @@ log("refused from here on")
 
 
 class Machine:
-    """A copy of the project without .git, and a wheel that cuts the network."""
+    """A copy of the project without .git, no GPU, and a wheel that cuts the network."""
 
     def __init__(self, folder: Path) -> None:
         self.root, self.network_log = folder / "copy", folder / "network.log"
-        for name in COPIED:
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            (self.root / name).parent.mkdir(exist_ok=True)
-            copy(ROOT / name, self.root / name)
+        self.add(COPIED)
         self.wheels = folder / "wheels"
         self.wheels.mkdir()
         info = "cut_off-1.dist-info"
@@ -53,7 +51,15 @@ class Machine:
             **{key: value for key, value in os.environ.items() if key not in ("OUT", "PYTHONPATH")},
             **{"PYTHON": sys.executable, "PROPAINTER_BENCH_COMMIT": COMMIT, "NETWORK_LOG": str(self.network_log)},
             **{"PROPAINTER_BENCH_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
+            "CUDA_VISIBLE_DEVICES": "",
         }
+
+    def add(self, names: Iterable[str]) -> None:
+        """Copy files and folders of the project."""
+        for name in names:
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            (self.root / name).parent.mkdir(exist_ok=True)
+            copy(ROOT / name, self.root / name)
 
     def start(self, *arguments: str, **env: str) -> subprocess.Popen:
         command = [str(self.root / "scripts" / "gpu_evidence.sh"), *arguments]
@@ -95,15 +101,17 @@ def test_killed_after_its_first_run_and_resumed_from_the_files_that_came_back(ma
         time.sleep(0.1)
     kill_all(process)
     assert list(records(first)) == ["published_240p"]
-    assert "1/3  published_240p" in (first / "log.txt").read_text()
+    text = (first / "log.txt").read_text()
+    assert "tests: there are none here" in text and "1/3  published_240p" in text
 
     shutil.rmtree(machine.root / "suites")  # only the files came back
+    machine.add(TESTS)
     code, out = machine.run(*typed, "--out", str(second), "--resume", str(first), *smaller)
     assert code == 0, out
     assert (second / "log.txt").read_text() == out
-    assert out.count("kept, ok") == 1
+    assert "tests: passed, or skipped without a GPU" in out and out.count("kept, ok") == 1
     assert {path.name for path in second.iterdir()} == {
-        *("log.txt", "nvidia-smi.txt", "previews.tar", "records.tar", "trace.json.gz")
+        *("log.txt", "nvidia-smi.txt", "previews.tar", "records.tar", "tests.xml", "trace.json.gz")
     }
     assert all(path.is_file() and path.stat().st_size < 16 * 2**20 for path in second.iterdir())
     made = records(second)
@@ -121,7 +129,7 @@ def test_killed_after_its_first_run_and_resumed_from_the_files_that_came_back(ma
     assert len(asked) >= 6 and set(asked) == {"refused from here on"}  # two calls, each with its suite and runs
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU it runs")
+@pytest.mark.slow
 def test_without_a_gpu_only_tiny_runs(machine, tmp_path):
     code, out = machine.run("--out", str(tmp_path / "out"))
     assert code == 1 and out.count("\n") == 1
