@@ -18,7 +18,7 @@ from experiments.launch.sweep import count_runs, make_report, progress_line
     ("arguments", "runs"),
     [
         (["attention=manual,sdpa", "repeat=range(3)", "precision=amp"], 6),
-        (["attention=glob(sdpa*)"], 5),
+        (["attention=glob(sdpa*)"], len(list((ROOT / "conf" / "attention").glob("sdpa*.yaml")))),
         (["data.num_frames=2,3", "data.num_frames=2,3,4"], 3),
         ([], 1),
     ],
