@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from propainter.models.layers import UpConv
-from tests.support.triton_interpreter import cubin, triton_interpreter
+from tests.support.triton_interpreter import cubin
 
 pytest.importorskip("triton")
 
@@ -19,12 +19,6 @@ def launched(x, bias, slope):
     """Return x after the kernel, as another process has a copy of it."""
     triton_bias.launch_bias_act(x, bias, slope, triton_bias._inner(x))
     return x
-
-
-@pytest.fixture(scope="module")
-def interpreted():
-    with triton_interpreter() as call:
-        yield call
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -2,32 +2,14 @@
 
 import pytest
 import torch
-
-from propainter.models.layers import DeformableAlignment
-from tests.support.triton_interpreter import cubin, triton_interpreter
+from support.triton_columns import columns
+from support.triton_interpreter import cubin
 
 pytest.importorskip("triton")
 
 from variants.kernels import triton_deform
 
 HALF = (torch.float16, torch.bfloat16)
-
-
-@pytest.fixture(scope="module")
-def interpreted():
-    with triton_interpreter() as call:
-        yield call
-
-
-def columns(x, predicted, flow, max_offset, dtype):
-    """Sample with torchvision: its convolution by a weight that selects each tap of each channel."""
-    batch, channels, height, width = x.shape
-    align = DeformableAlignment(channels, 9 * channels, condition=1, max_offset=max_offset, groups=1)
-    taps = torch.eye(9 * channels).view(channels, 9, channels, 3, 3).transpose(0, 1).flatten(0, 1)
-    align.weight.copy_(taps)
-    align.bias.zero_()
-    flow = None if flow is None else flow.float()
-    return align.align(x.float(), predicted.float(), flow).flatten(2).transpose(1, 2).to(dtype)
 
 
 def inputs(groups=2, size=(5, 7), batch=2, channels=8, spread=1.0, dtype=torch.float32, layout=torch.channels_last):
@@ -38,7 +20,7 @@ def inputs(groups=2, size=(5, 7), batch=2, channels=8, spread=1.0, dtype=torch.f
 
 
 CASES = {
-    "published groups": dict(groups=16, channels=128, size=(4, 6), batch=1),
+    "published groups": dict(groups=16, channels=128, size=(2, 3), batch=1),
     "in pixels of a group": dict(groups=4, channels=4),
     "numbers that are no powers of two": dict(groups=3, channels=15, size=(6, 5)),
     "rows": dict(layout=torch.contiguous_format),
@@ -87,7 +69,7 @@ def test_what_is_no_number_stays_where_it_is(interpreted):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "capability"), [("fp16", 90), ("bf16", 80), ("fp32", 90)])
+@pytest.mark.parametrize(("dtype", "capability"), [("fp16", 90), ("bf16", 80)])
 def test_compiles_for_gpus(dtype, capability):
     kernel = triton_deform.deform_columns_kernel
     pointers = {"x": f"*{dtype}", "predicted": f"*{dtype}", "flow": "*fp32", "columns": f"*{dtype}"}

@@ -3,18 +3,12 @@
 import pytest
 import torch
 
-from tests.support.triton_interpreter import cubin, triton_interpreter
+from tests.support.triton_interpreter import cubin
 from variants.reuse import conv_gru
 
 pytest.importorskip("triton")
 
 from variants.kernels import triton_gru
-
-
-@pytest.fixture(scope="module")
-def interpreted():
-    with triton_interpreter() as call:
-        yield call
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -2,19 +2,13 @@
 
 import pytest
 import torch
+from support.triton_interpreter import cubin
 
 from propainter.models.warp import flow_to_grid, warp
-from tests.support.triton_interpreter import cubin, triton_interpreter
 
 pytest.importorskip("triton")
 
 from variants.kernels import triton_warp
-
-
-@pytest.fixture(scope="module")
-def interpreted():
-    with triton_interpreter() as call:
-        yield call
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -45,10 +39,9 @@ def test_borders_and_what_is_no_number(interpreted):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "capability"), [("fp16", 90), ("bf16", 80)])
-def test_compiles_for_gpus(dtype, capability):
-    pointers = {"x": f"*{dtype}", "grid": "*fp32", "output": f"*{dtype}"}
+def test_compiles_for_a_gpu():
+    pointers = {"x": "*bf16", "grid": "*fp32", "output": "*bf16"}
     constants = dict(CHANNELS=128, CHANNELS_PADDED=128, PIXELS=32, x_c=1)
     kernel = triton_warp.warp_kernel
     others = dict.fromkeys(set(kernel.arg_names) - set(pointers) - set(constants), "i32")
-    assert len(cubin(kernel, {**pointers, **others}, constants, capability)) > 1000
+    assert len(cubin(kernel, {**pointers, **others}, constants, 80)) > 1000
