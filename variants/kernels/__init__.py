@@ -80,12 +80,12 @@ def cuda(pipeline: Pipeline) -> Pipeline:
     """Compute on CUDA with a Triton kernel for deformable alignment, and with layouts that half precision needs.
 
     - Flow completion takes both directions of a small flow in one batch.
-    - Triton samples between the two products of a deformable alignment (`triton_deform`), adds a convolution's bias and
-      applies the activation after it (`triton_bias`), and computes RAFT's recurrent units between their convolutions,
-      with `reuse=flow` or `exact` (`triton_gru`).
+    - Triton samples between the two products of a deformable alignment (`triton_deform`), and adds a convolution's bias
+      together with the activation after it (`triton_bias`).
     - Networks whose weights are in half precision (`precision=amp_all`, `half` and `half_all`) are in channels_last, as
       tensor cores need it: cuDNN would copy inputs and outputs of any other layout. In these Triton also warps the
-      features. Others stay: in float32 without TF32 cuDNN's kernels for the published layout are the faster ones.
+      features (`triton_warp`), and computes RAFT's recurrent units between their convolutions, with `reuse=flow` or
+      `exact` (`triton_gru`). Others stay: in float32 without TF32 cuDNN's kernels for the published layout are faster.
 
     `effective["kernels"]` says what ran: `alignment`, `bias`, `recurrent`, `warp` and `channels_last`.
 
@@ -101,7 +101,8 @@ def cuda(pipeline: Pipeline) -> Pipeline:
         from variants.kernels.triton_warp import warp as triton_warp
     except ImportError as error:
         raise UnsupportedError(f"kernels=cuda needs the package triton ({error}): pip install triton") from error
-    stats: dict[str, Any] = {"alignment": "triton", "bias": "triton", "warp": "torch", "channels_last": []}
+    stats: dict[str, Any] = {"alignment": "triton", "bias": "triton", "channels_last": []}
+    stats |= dict.fromkeys(("recurrent", "warp"), "torch")
     pipeline.effective["kernels"] = stats
     in_fp32 = pipeline.effective.get("ops_in_fp32", {})
     before = dict(in_fp32)
@@ -132,7 +133,7 @@ def cuda(pipeline: Pipeline) -> Pipeline:
     for name in NETWORKS:
         triton_bias.fuse_biases(getattr(pipeline.networks, name), add)
     estimator = pipeline.flow_estimator
-    if isinstance(estimator, DedupFlowEstimator):
+    if isinstance(estimator, DedupFlowEstimator) and "raft" in stats["channels_last"]:
         stats["recurrent"] = "triton"
         estimator.gating = Gating(
             *(guarded(*both, partial(fall_back, "recurrent")) for both in zip(gru_op.GATING, TORCH, strict=True))
