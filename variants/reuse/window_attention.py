@@ -1,7 +1,7 @@
 """Window attention and transformer blocks that compute only used tokens (for `reuse=attention`)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -60,6 +60,19 @@ class PrecomputedPlan(WindowPlan):
     overlap: Tensor
     queries: int | None = None
     last: "PrecomputedPlan | None" = None
+    _indices: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    def keys_of(self, frames: int, tokens: int) -> Tensor:
+        """Return the keys frame by frame, as published: [masked, frames, 45 + 148 + P], computed once for the blocks.
+
+        Args:
+            frames: number of key frames.
+            tokens: number of tokens of each that keys are taken from.
+        """
+        if frames not in self._indices:
+            starts = torch.arange(0, frames * tokens, tokens, device=self.keys.device)
+            self._indices[frames] = starts[:, None] + self.keys[:, None]
+        return self._indices[frames]
 
 
 class WindowGrid:
@@ -208,9 +221,7 @@ class PlannedWindowAttention:
         frames = len(grid)
         pooled = layers.pooled(grid[None])[0]
         source = torch.cat([grid.flatten(1, 2).index_select(1, plan.needed), pooled], dim=1)
-        # Keys of every window frame by frame, as published.
-        starts = torch.arange(0, frames * source.shape[1], source.shape[1], device=source.device)
-        index = starts[:, None] + plan.keys[:, None]
+        index = plan.keys_of(frames, source.shape[1])
         k, v = (
             rearrange(x, "t u (n c) -> n (t u) c", n=layers.heads) for x in (layers.key(source), layers.value(source))
         )

@@ -116,7 +116,8 @@ class TestVariant:
     @pytest.mark.slow
     def test_ids_are_those_of_the_committed_baseline(self):
         for row in json.loads((ROOT / "baselines/amd-epyc/sample.json").read_text())["variants"]:
-            groups = [f"{group}={row[f'variant.{group}']}" for group in GROUPS]
+            # A group that is newer than the baseline was as published then.
+            groups = [f"{group}={row.get(f'variant.{group}', option)}" for group, option in GROUPS.items()]
             assert described(*groups, "schedule.raft_iterations=4")["id"] == row["variant.id"]
 
     def test_where_a_cache_is_shapes_no_id_and_stands_among_the_options(self):
