@@ -34,20 +34,23 @@ from variants.components import COMPONENTS, modules_of
 from variants.cuda_graphs import hold_back_graphs
 from variants.presets import composed
 
-FAST = ("reuse=exact", "attention=sdpa", "precision=amp_all")
+HALF = ("reuse=exact", "attention=sdpa_flash_first", "precision=amp_all")
 RECORDED = f"compile.components=[{','.join(name for name in COMPONENTS if name != 'flow_completion')}]"
 
 COMBINATIONS = {
     "published fp32": ["preset=published"],
     "published fp16": ["preset=published_fp16"],
     "published, TF32 allowed": ["preset=published", "precision=tf32"],
-    "exact": ["reuse=exact", "attention=sdpa"],
-    "exact, amp": ["reuse=exact", "attention=sdpa", "precision=amp"],
-    "exact, amp_all": [*FAST],
-    "exact, amp_all, CUDA graphs": [*FAST, "compile=reduce_overhead", RECORDED],
+    "exact": ["reuse=exact", "attention=sdpa_flash_first"],
+    "exact, amp": ["reuse=exact", "attention=sdpa_flash_first", "precision=amp"],
+    "exact, amp_all": [*HALF],
+    "+ kernels=cuda": [*HALF, "kernels=cuda"],
+    "+ correlation=triton": [*HALF, "kernels=cuda", "correlation=triton"],
+    "+ precision=half_all": [*HALF[:2], "precision=half_all", "kernels=cuda", "correlation=triton"],
     "fast_cuda": ["preset=fast_cuda"],
-    "exact, amp_all, offload": [*FAST, "residency=offload"],
-    "small": [*FAST, "residency=offload", "schedule.subvideo_length=40"],
+    "exact, amp_all, compiled with graphs": [*HALF, "compile=reduce_overhead", RECORDED],
+    "fast_cuda, offload": ["preset=fast_cuda", "residency=offload"],
+    "small": ["preset=fast_cuda", "residency=offload", "schedule.subvideo_length=40"],
 }
 """The rows of the tables by name; the others are compared with the first two."""
 
