@@ -114,16 +114,12 @@ def cuda(pipeline: Pipeline) -> Pipeline:
             in_fp32.update(before)
         log.warning("%s goes on without Triton: %s", part, reason)
 
-    faster: dict[nn.Module, TritonAlignment] = {}
-    align = guarded(
-        lambda module, *inputs: faster[module](*inputs), DeformableAlignment.align, partial(fall_back, "alignment")
-    )
+    align = guarded(TritonAlignment.__call__, TritonAlignment.by_torch, partial(fall_back, "alignment"))
     for name in ("flow_completion", "generator"):
         network = getattr(pipeline.networks, name)
         for module in network.modules():
             if isinstance(module, DeformableAlignment):
-                faster[module] = TritonAlignment(module)
-                module.align = partial(align, module)  # type: ignore[method-assign]
+                module.align = partial(align, TritonAlignment(module))  # type: ignore[method-assign]
     for name in NETWORKS:
         network = getattr(pipeline.networks, name)
         if in_half(network):

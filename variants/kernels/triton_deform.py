@@ -25,11 +25,15 @@ class TritonAlignment:
     Under autocast both are in autocast's dtype, else in the features' dtype; positions are float32 always.
 
     Args:
-        module: its weight is rearranged once for each dtype.
+        module: its weight is rearranged once for each dtype. The last bias of its `conv_offset` moves into the kernel,
+            so that the convolution is one kernel.
     """
 
     def __init__(self, module: DeformableAlignment) -> None:
         self._module = module
+        last: Any = module.conv_offset[-1]
+        self._offset_bias: Tensor = last.bias.detach()
+        last.bias = None
         self._weights: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, x: Tensor, predicted: Tensor, flow: Tensor | None) -> Tensor:
@@ -39,11 +43,18 @@ class TritonAlignment:
         weight, bias = self._weights_in(dtype)
         in_rows = not x.is_contiguous()  # channels_last
         x = x.contiguous(memory_format=torch.channels_last)
-        columns = torch.ops.propainter_bench.deform_columns(x, predicted, flow, self._module.max_offset, dtype)
+        columns = torch.ops.propainter_bench.deform_columns(
+            x, predicted, self._offset_bias, flow, self._module.max_offset, dtype
+        )
         if in_rows:
             rows = torch.addmm(bias, columns.flatten(0, 1), weight.t())
             return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
         return torch.matmul(weight, columns.transpose(1, 2)).add_(bias[:, None]).view(batch, -1, height, width)
+
+    def by_torch(self, x: Tensor, predicted: Tensor, flow: Tensor | None) -> Tensor:
+        """Compute the same as the published module."""
+        predicted = predicted + self._offset_bias.to(predicted.dtype).view(-1, 1, 1)
+        return DeformableAlignment.align(self._module, x, predicted, flow)
 
     def _weights_in(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         if dtype not in self._weights:
@@ -53,12 +64,15 @@ class TritonAlignment:
         return self._weights[dtype]
 
 
-def deform_columns(x: Tensor, predicted: Tensor, flow: Tensor | None, max_offset: float, dtype: torch.dtype) -> Tensor:
+def deform_columns(
+    x: Tensor, predicted: Tensor, bias: Tensor, flow: Tensor | None, max_offset: float, dtype: torch.dtype
+) -> Tensor:
     """Sample x for a 3x3 deformable convolution of stride 1 and padding 1, as torchvision does (zeros outside).
 
     Args:
         x: [N, C, H, W] on a GPU in any layout; channels_last is fastest.
         predicted: [N, 27 * groups, H, W]: (y, x) for each tap of each group, then modulations, before tanh and sigmoid.
+        bias: [27 * groups], added to `predicted`.
         flow: [N, 2, H, W] in pixels, (x, y), added to the offsets; None for zero.
         max_offset: factor of tanh, in pixels.
         dtype: of the result. The computation is in float32.
@@ -77,7 +91,7 @@ def deform_columns(x: Tensor, predicted: Tensor, flow: Tensor | None, max_offset
     strides = *x.stride(), *predicted.stride(), *((0, 0, 0, 0) if flow is None else flow.stride())
     with torch.cuda.device_of(x):
         deform_columns_kernel[triton.cdiv(rows, pixels), 3](
-            *(x, predicted, predicted if flow is None else flow, columns, rows, height, width, float(max_offset)),
+            *(x, predicted, bias, predicted if flow is None else flow, columns, rows, height, width, float(max_offset)),
             *(*strides, groups, per_group, *padded, pixels, flow is not None),
         )
     return columns
@@ -85,13 +99,15 @@ def deform_columns(x: Tensor, predicted: Tensor, flow: Tensor | None, max_offset
 
 torch.library.define(
     "propainter_bench::deform_columns",
-    "(Tensor x, Tensor predicted, Tensor? flow, float max_offset, ScalarType dtype) -> Tensor",
+    "(Tensor x, Tensor predicted, Tensor bias, Tensor? flow, float max_offset, ScalarType dtype) -> Tensor",
 )
 torch.library.impl("propainter_bench::deform_columns", "CUDA", deform_columns)
 
 
 @torch.library.register_fake("propainter_bench::deform_columns")
-def _shaped(x: Tensor, predicted: Tensor, flow: Tensor | None, max_offset: float, dtype: torch.dtype) -> Tensor:
+def _shaped(
+    x: Tensor, predicted: Tensor, bias: Tensor, flow: Tensor | None, max_offset: float, dtype: torch.dtype
+) -> Tensor:
     batch, channels, height, width = x.shape
     return x.new_empty(batch, height * width, 9 * channels, dtype=dtype)
 
@@ -107,6 +123,7 @@ def _flops(x: list[int], predicted: list[int], *args: Any, **kwargs: Any) -> int
 def deform_columns_kernel(
     x,
     predicted,
+    bias,
     flow,
     columns,
     rows,
@@ -155,11 +172,17 @@ def deform_columns_kernel(
         flow_y = tl.load(flow + flow_c, mask=row < rows, other=0).to(tl.float32)[:, None]
     for tap_column in range(3):
         tap = tl.program_id(1) * 3 + tap_column
-        offset = predicted + ((group * 18 + tap * 2)[None, :]).to(tl.int64) * predicted_c
+        first = (group * 18 + tap * 2)[None, :]
+        offset = predicted + first.to(tl.int64) * predicted_c
+        known_group = (group < GROUPS)[None, :]
         offset_y = tl.load(offset, mask=exists, other=0).to(tl.float32)
+        offset_y += tl.load(bias + first, mask=known_group, other=0).to(tl.float32)
         offset_x = tl.load(offset + predicted_c, mask=exists, other=0).to(tl.float32)
-        modulation = predicted + ((GROUPS * 18 + group * 9 + tap)[None, :]).to(tl.int64) * predicted_c
-        scale = 1 / (1 + tl.exp(-tl.load(modulation, mask=exists, other=0).to(tl.float32)))
+        offset_x += tl.load(bias + first + 1, mask=known_group, other=0).to(tl.float32)
+        last = (GROUPS * 18 + group * 9 + tap)[None, :]
+        modulation = tl.load(predicted + last.to(tl.int64) * predicted_c, mask=exists, other=0).to(tl.float32)
+        modulation += tl.load(bias + last, mask=known_group, other=0).to(tl.float32)
+        scale = 1 / (1 + tl.exp(-modulation))
         # tanh by exp, within 1e-7 of max_offset
         at_y = first_y + (max_offset * (1 - 2 / (1 + tl.exp(2 * offset_y))) + flow_y)
         at_x = first_x + tap_column + (max_offset * (1 - 2 / (1 + tl.exp(2 * offset_x))) + flow_x)
