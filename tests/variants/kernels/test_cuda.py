@@ -59,7 +59,7 @@ def test_float32_keeps_its_layout(narrow, called, monkeypatch):
     pipeline = with_kernels(reuse.exact(Pipeline(copy.deepcopy(narrow), QUICK)), monkeypatch)
     assert hole_psnr(pipeline(video, masks), expected, masks) > 60
     assert called == {"deform_columns"}
-    stats = {"alignment": "triton", "bias": "triton", "recurrent": "triton", "warp": "torch", "channels_last": []}
+    stats = {"alignment": "triton", "bias": "triton", "recurrent": "torch", "warp": "torch", "channels_last": []}
     assert pipeline.effective["kernels"] == stats
 
 
