@@ -138,6 +138,8 @@ _WRITERS: dict[str, tuple[str, Callable[[Pipeline, Sequence[Any], Path], None]]]
 
 def _profiled(pipeline: Pipeline, inputs: Sequence[Any], **options: Any) -> profile:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # Kineto reports its own starts and stops as errors
+    if "cuda_graphs" in pipeline.effective:
+        pipeline(*inputs)  # records the graphs that the profiled run replays
     with profile(activities=_activities(pipeline), **options) as profiler:
         pipeline(*inputs)
     return profiler

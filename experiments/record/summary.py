@@ -27,7 +27,7 @@ def summary(record: dict[str, Any]) -> str:
     lines += [
         _how_timed(latency),
         *gap_note(latency["stage_gap"]),
-        f"memory is {_MEMORY[memory['kind']]}, in the first run",
+        f"memory is {_MEMORY[memory['kind']]}, in the first run{_pool(memory)}",
         *_speedup(record["speedup"], doubtful=bool(record["disturbed"])),
         "",
         f"against the fp32 reference: {_quality(record['quality']) if record['quality'] else record['quality_reason']}",
@@ -37,6 +37,11 @@ def summary(record: dict[str, Any]) -> str:
         *(f"DISTURBED, so these times are doubtful: {sentence}" for sentence in record["disturbed"]),
     ]
     return "\n".join(lines)
+
+
+def _pool(memory: dict[str, Any]) -> str:
+    size = memory["graph_pool_bytes"]
+    return f"; the whole with {size / 2**20:.0f} MiB that CUDA graphs keep" if size else ""
 
 
 def _attention(backend: str | None) -> list[str]:

@@ -80,12 +80,13 @@ class Speedup(TypedDict):
 
 
 class MemoryUse(TypedDict):
-    """Bytes, in the first run."""
+    """Bytes, in the first run, with the pool of CUDA graphs that later runs recorded."""
 
     kind: str
     peak_bytes: int
     reserved_bytes: int | None
     process_bytes: int | None
+    graph_pool_bytes: int
     host_peak_bytes: int
     limit_bytes: int | None
 

@@ -92,6 +92,7 @@ def make_record(**changes: Any) -> dict[str, Any]:
         "peak_bytes": peak_bytes,
         "reserved_bytes": int(peak_bytes * 1.1) if vram else None,
         "process_bytes": int(peak_bytes * 1.2) if vram else None,
+        "graph_pool_bytes": 0,
         "host_peak_bytes": 900 * MIB if vram else peak_bytes,
         "limit_bytes": None,
     }

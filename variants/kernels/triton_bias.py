@@ -115,7 +115,8 @@ def _inner(x: Tensor) -> int | None:
 def launch_bias_act(x: Tensor, bias: Tensor, slope: float, inner: int) -> None:
     """Launch the kernel; see `bias_act`."""
     with torch.cuda.device_of(x):
-        bias_act_kernel[triton.cdiv(x.numel(), BLOCK),](x, bias, x.numel(), inner, bias.numel(), slope, BLOCK)
+        count, programs = x.numel(), triton.cdiv(x.numel(), BLOCK)
+        bias_act_kernel[programs,](x, bias, count, inner, bias.numel(), slope, programs * BLOCK >= 2**31, BLOCK)
 
 
 torch.library.define("propainter_bench::bias_act", "(Tensor(a!) x, Tensor bias, float slope, int inner) -> ()")
@@ -127,10 +128,15 @@ def _nothing(x: Tensor, bias: Tensor, slope: float, inner: int) -> None:
     """Return nothing: the operation writes to x."""
 
 
-@triton.jit(do_not_specialize=["count"])
-def bias_act_kernel(x, bias, count, inner, CHANNELS: tl.constexpr, SLOPE: tl.constexpr, BLOCK: tl.constexpr):
-    """Change BLOCK values of x in place."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+@triton.jit
+def bias_act_kernel(
+    x, bias, count, inner, CHANNELS: tl.constexpr, SLOPE: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Change BLOCK values of x in place; WIDE: positions need 64 bits, whose division is slow."""
+    program = tl.program_id(0)
+    if WIDE:
+        program = program.to(tl.int64)
+    at = program * BLOCK + tl.arange(0, BLOCK)
     exists = at < count
     value = tl.load(x + at, mask=exists, other=0).to(tl.float32)
     value += tl.load(bias + (at // inner) % CHANNELS, mask=exists, other=0).to(tl.float32)

@@ -77,7 +77,7 @@ def gates_kernel(
     tl.store(target + CHANNELS, moved.to(inputs.dtype.element_ty), mask=moving)
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit
 def blend_kernel(summed, share, state, update, output, count, BLOCK: tl.constexpr):
     """Write BLOCK values of state + (tanh(summed + share) - state) * update."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

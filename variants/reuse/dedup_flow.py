@@ -82,8 +82,12 @@ class DedupFlowEstimator:
         lookup = self._new_lookup()
         # A pyramid's four levels take a third more than its first.
         volume = pixels * 4 // 3 if isinstance(lookup, CorrBlock) else 0
-        pairs = bound // (2 * pixels * (volume + UPDATE_CHANNELS) * 4)
-        if volume and getattr(lookup, "windows", None) is None:  # grid_sample will look up
+        by_grid_sample = volume and getattr(lookup, "windows", None) is None
+        # grid_sample's volume is float32; on the CPU larger batches are no faster.
+        half = torch.is_autocast_enabled(kind) and kind != "cpu" and not by_grid_sample
+        value_bytes = torch.get_autocast_dtype(kind).itemsize if half else torch.float32.itemsize
+        pairs = bound // (2 * pixels * (volume + UPDATE_CHANNELS) * value_bytes)
+        if by_grid_sample:
             pairs = min(pairs, published_raft.GRID_SAMPLE_MAX_ROWS // (2 * pixels))
         return max(1, pairs)
 

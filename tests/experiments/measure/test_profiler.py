@@ -18,7 +18,7 @@ class Small:
     """Two stages of matrix products in place of a pipeline; counts its runs."""
 
     def __init__(self, device="cpu", error=None):
-        self.networks = SimpleNamespace(device=torch.device(device))
+        self.networks, self.effective = SimpleNamespace(device=torch.device(device)), {}
         self.observer = Observer()
         self.runs = 0
         self.error = error
@@ -87,6 +87,13 @@ class TestFiles:
         }
         assert (tmp_path / "memory_snapshot.pickle").read_text() == "history"
         assert pipeline.runs == 1 and calls[-1] == {"enabled": None}
+
+
+def test_graphs_are_recorded_before_a_trace(tmp_path):
+    pipeline = Small()
+    pipeline.effective["cuda_graphs"] = {}
+    make_artifacts(["trace"], pipeline, [8], tmp_path)
+    assert pipeline.runs == 2
 
 
 class TestFailure:

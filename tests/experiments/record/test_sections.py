@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from experiments.measure.first_run import Memory
 from experiments.measure.profile_passes import Profile
 from experiments.measure.protocol import Timings
 from experiments.measure.timing import TimedRun
-from experiments.record.sections import describe_cost
+from experiments.record.sections import describe_cost, describe_memory
 from experiments.record.summary import gap_note
 from propainter import STAGES
 
@@ -26,6 +27,20 @@ def test_the_record_has_it_all(first, timings):
         assert row["saturated_fraction"] is not None
     assert cost["speedup"] is None
     assert (cost["machine"]["before"], cost["machine"]["flops_reason"]) == (timings.machine["before"], None)
+
+
+def test_what_graphs_keep_is_added_to_the_first_runs_memory():
+    memory = Memory("vram", {"flow": 5, "generation": 7}, {"flow": 8, "generation": 9}, 3, 20)
+    plain, kept = describe_memory(memory, None), describe_memory(memory, None, pool_bytes=100)
+    assert [plain[name] for name in ("peak_bytes", "reserved_bytes", "process_bytes", "graph_pool_bytes")] == [
+        7,
+        9,
+        20,
+        0,
+    ]
+    assert [kept[name] for name in ("peak_bytes", "reserved_bytes", "process_bytes", "graph_pool_bytes")] == [
+        *(107, 109, 120, 100)
+    ]
 
 
 def test_stages_that_miss_the_whole_are_noted(first):

@@ -34,3 +34,9 @@ def test_disturbances_are_the_last_lines():
 def test_the_backend_of_attention():
     assert "attention: SDPA's flash backend" in lines(effective={"attention": {"backend": "flash"}})
     assert not any("backend" in line for line in lines(effective={"attention": {"backend": None}}))
+
+
+def test_what_graphs_keep_is_named():
+    assert "memory is allocated on the GPU, weights included, in the first run" in lines(device_type="cuda")
+    kept = lines(device_type="cuda", memory__graph_pool_bytes=300 * 2**20)
+    assert any(line.endswith("in the first run; the whole with 300 MiB that CUDA graphs keep") for line in kept)

@@ -47,7 +47,7 @@ def test_volumes_and_what_is_no_number(interpreted, slope):
 @pytest.mark.parametrize(("dtype", "capability"), [("fp16", 90), ("bf16", 80), ("fp32", 90)])
 def test_compiles_for_gpus(dtype, capability):
     types = {"x": f"*{dtype}", "bias": f"*{dtype}", "count": "i32", "inner": "i32"}
-    constants = {"CHANNELS": 128, "SLOPE": 0.2, "BLOCK": triton_bias.BLOCK}
+    constants = {"CHANNELS": 128, "SLOPE": 0.2, "WIDE": False, "BLOCK": triton_bias.BLOCK}
     assert len(cubin(triton_bias.bias_act_kernel, types, constants, capability)) > 1000
 
 

@@ -1,5 +1,8 @@
 """Correlation in both directions from one volume: the windows of torchvision."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -93,3 +96,16 @@ class RowsSampled(TorchFunctionMode):
         if func is F.grid_sample:
             self.rows.append(len(args[0]))
         return func(*args, **(kwargs or {}))
+
+
+def test_half_the_bytes_are_twice_the_pairs_where_no_volume_is_float32():
+    video = SimpleNamespace(device=torch.device("cuda"), shape=(80, 3, 240, 432))
+
+    def pairs(**options):
+        with torch.inference_mode(False), fake_cuda_device() as networks:
+            pipeline = correlation.all_pairs(Pipeline(networks))
+            pipeline.flow_estimator.correlation = partial(pipeline.flow_estimator.correlation, **options)
+            with torch.autocast("cuda", dtype=torch.float16):
+                return reuse.flow(pipeline).flow_estimator._pairs_together(video)
+
+    assert pairs(windows=lambda *given: None) == 2 * pairs()
