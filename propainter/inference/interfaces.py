@@ -9,6 +9,7 @@ from torch import Tensor
 
 from propainter.inference.storage import DeviceStorage
 from propainter.models.attention import WindowAttention
+from propainter.models.flow_completion import FlowPredictor as FlowPredictor
 from propainter.models.generator import Generator
 from propainter.models.raft import Flows
 from propainter.schedule import Window

@@ -17,6 +17,7 @@ from propainter.inference.interfaces import (
     ClipSplitter,
     FeatureProvider,
     FlowEstimator,
+    FlowPredictor,
     FrameCompositor,
     Observer,
     Predictor,
@@ -40,7 +41,7 @@ from propainter.inference.preparation import (
 from propainter.inference.propagation import propagate_pixels
 from propainter.inference.storage import DeviceStorage
 from propainter.models.attention import PUBLISHED_ATTENTION, WindowAttention
-from propainter.models.flow_completion import Predict, complete_flow, predict_flow
+from propainter.models.flow_completion import complete_flow, predict_flow
 from propainter.models.networks import Networks
 from propainter.models.raft import ClipFlow
 from propainter.renamed import renamed_fields
@@ -59,7 +60,6 @@ class Pipeline:
     Attributes:
         networks: the three networks, on the device where everything runs.
         flow_estimator: default `ClipFlow` over `networks.raft`.
-        predict_flow: way of both directions through flow completion.
         compositor: constructor of a compositor from frames and holes of one run.
         stage_runner: None for `run_stages`, which runs each stage over the whole clip.
         storage: constructor of the storage of one run's tensors.
@@ -73,7 +73,6 @@ class Pipeline:
     networks: Networks
     schedule: Schedule = Schedule()
     flow_estimator: FlowEstimator = field(default=cast("FlowEstimator", None))  # __post_init__ replaces None
-    predict_flow: Predict = predict_flow
     feature_provider: FeatureProvider = encode_per_window
     predictor: Predictor = predict_per_window
     window_attention: WindowAttention = PUBLISHED_ATTENTION
@@ -88,6 +87,7 @@ class Pipeline:
     effective: dict[str, Any] = field(default_factory=dict)
     compiled_components: set[str] = field(default_factory=set)
     caches_flow: bool = False
+    flow_predictor: FlowPredictor = predict_flow
 
     def __post_init__(self) -> None:
         if self.flow_estimator is None:
@@ -183,7 +183,7 @@ class Pipeline:
         store.put("flow_masks", as_masks(flow_holes, store.device, self.dtype))
         flows, masks = (store.get("flow_f"), store.get("flow_b")), store.get("flow_masks")
         flow_f, flow_b = complete_flow(
-            self.networks.flow_completion, flows, masks, self.schedule.subvideo_length, self.predict_flow
+            self.networks.flow_completion, flows, masks, self.schedule.subvideo_length, self.flow_predictor
         )
         del flows, masks
         store.drop("flow_f", "flow_b", "flow_masks")

@@ -195,7 +195,7 @@ class _Run:
                 flows = self._flows("flow", range(start, end))
                 masks = self._masks("flow_holes", range(start, end + 1))
                 self._drop_unread()
-                flows = complete_flow(self._completion, flows, masks, end - start, self.pipeline.predict_flow)
+                flows = complete_flow(self._completion, flows, masks, end - start, self.pipeline.flow_predictor)
                 flow_f, flow_b = (flow[:, keep] for flow in flows)
                 del flows, masks
                 self.pipeline.observer.tensors("completion", flow_f=flow_f, flow_b=flow_b)

@@ -18,9 +18,8 @@ FramewiseCall = Callable[[Callable[..., Tensor], tuple[Tensor, ...], int, int], 
 """Call layers that treat each frame by itself, with all frames: (layers, inputs, dimension of frames in the inputs,
 dimension of frames in the result) -> the layers' result."""
 
-
-Predict = Callable[[Callable[[Tensor, Tensor], Tensor], Flows, Tensor], Flows]
-"""Predict the flow of both directions by a network: (network, flows, masks) -> flows; see `predict_flow`."""
+FlowPredictor = Callable[[Callable[[Tensor, Tensor], Tensor], Flows, Tensor], Flows]
+"""Predict both directions' flow: (network, flows, masks) -> flows; shapes as in `complete_flow`."""
 
 
 class P3D(nn.Module):
@@ -172,7 +171,7 @@ def unbatched(layers: Callable[..., Tensor], inputs: tuple[Tensor, ...], frames_
 
 
 def predict_flow(flow_completion: Callable[[Tensor, Tensor], Tensor], flows: Flows, masks: Tensor) -> Flows:
-    """Predict the flow of both directions at every pixel; shapes as in `complete_flow`.
+    """Predict one direction after the other: the published `FlowPredictor`.
 
     The backward direction runs on input reversed in time (docs/model.md, section 2).
     """
@@ -188,7 +187,7 @@ def complete_flow(
     flows: Flows,
     masks: Tensor,
     subvideo_length: int = 80,
-    predict: Predict = predict_flow,
+    predict: FlowPredictor = predict_flow,
 ) -> Flows:
     """Fill the flow inside the hole and keep the input flow outside (docs/model.md, sections 2 and 4.3).
 
@@ -198,7 +197,7 @@ def complete_flow(
         masks: [B, T, 1, H, W], 1 in the hole, 0 elsewhere.
         subvideo_length: largest number of flows in one go. More are cut into sub-videos with `FLOW_PADDING` flows of
             context on both sides.
-        predict: the way through the network for both directions.
+        predict: calls the network for both directions.
 
     Returns:
         Completed flow_f and flow_b, in the input's shapes.

@@ -10,6 +10,7 @@ from support.clips import clip
 from propainter import STAGES, Clip, DeviceStorage, Pipeline, Schedule
 from propainter.inference.pipeline import encode_per_window, no_split, sequential_windows
 from propainter.models.attention import PublishedWindowAttention, manual_attention
+from propainter.models.flow_completion import predict_flow
 from propainter.models.raft import ClipFlow
 
 QUICK = Schedule(raft_iterations=1)
@@ -18,6 +19,7 @@ QUICK = Schedule(raft_iterations=1)
 def test_defaults_are_the_published(networks):
     pipeline = Pipeline(networks)
     assert isinstance(pipeline.flow_estimator, ClipFlow)
+    assert pipeline.flow_predictor is predict_flow
     assert pipeline.feature_provider is encode_per_window
     assert pipeline.window_loop is sequential_windows
     assert pipeline.clip_splitter is no_split
@@ -25,6 +27,25 @@ def test_defaults_are_the_published(networks):
     assert pipeline.dtype is torch.float32
     assert isinstance(pipeline.window_attention, PublishedWindowAttention)
     assert pipeline.window_attention.kernel is manual_attention
+
+
+def test_arguments_by_position_keep_their_order(networks):
+    estimator, provider = object(), object()
+    pipeline = Pipeline(networks, QUICK, estimator, provider)
+    assert (pipeline.flow_estimator, pipeline.feature_provider) == (estimator, provider)
+
+
+@pytest.mark.slow
+def test_flow_predictor(narrow):
+    calls = []
+
+    def predict(network, flows, masks):
+        calls.append(masks.shape)
+        return predict_flow(network, flows, masks)
+
+    output = Pipeline(narrow, QUICK, flow_predictor=predict)(*clip())
+    assert calls == [(1, 3, 1, 128, 136)]
+    assert np.array_equal(output, Pipeline(narrow, QUICK)(*clip()))
 
 
 @pytest.mark.slow
