@@ -1,4 +1,4 @@
-"""`cuda_graphs`: record what launches many small kernels on fixed shapes once, and replay it with one launch.
+"""`cuda_graphs`: record calls that launch many small kernels once for each shape, and replay each by one launch.
 
 A replay runs the recorded kernels on the recorded addresses. Inputs are therefore copied into tensors that stay, and
 outputs out of tensors that the next replay overwrites. Python does not run again: hooks inside are not called, and
@@ -13,15 +13,15 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
 from propainter.errors import is_out_of_memory
 from propainter.inference.pipeline import FlowEstimator, Pipeline
 from propainter.models.raft import Flows
-from propainter.validation import check_number
+from propainter.validation import check_whole
 from variants import UnsupportedError, claims_published, needs_cuda
 from variants.components import wrap
+from variants.cuda_capture import CudaRecorder
 from variants.guard import first_line, guarded
 from variants.precision import TF32_BACKENDS
 
@@ -50,9 +50,7 @@ RECORDED_COMPONENTS = ("raft", "flow_completion", "feature_propagation")
 
 @needs_cuda
 @claims_published
-def manual(
-    pipeline: Pipeline, max_graphs: int = 8, recorder: Recorder | None = None, warmed_up: bool = False
-) -> Pipeline:
+def manual(pipeline: Pipeline, max_graphs: int = 8) -> Pipeline:
     """Record RAFT's matching of a batch, and the propagations of flow completion and generator, as CUDA graphs.
 
     Each of the three is recorded once for each shape of its inputs. The first two calls run eagerly: the second is the
@@ -64,32 +62,41 @@ def manual(
 
     Args:
         max_graphs: the most graphs of each of the three; calls with a further shape run eagerly.
-        recorder: in place of CUDA's.
-        warmed_up: whether a shape's first call is recorded and replayed already.
 
     Raises:
-        InputError: `max_graphs` is no number above 0.
+        InputError: `max_graphs` is no whole number above 0.
         UnsupportedError: the device has no CUDA graphs, or `compile` has compiled what is to be recorded.
+    """
+    device = pipeline.networks.device
+    if device.type != "cuda":
+        raise UnsupportedError(
+            f"cuda_graphs=manual needs a CUDA device; {device.type} has no CUDA graphs: leave cuda_graphs=none"
+        )
+    stats = pipeline.effective["cuda_graphs"] = {"pool_bytes": 0}
+    return record_calls(pipeline, max_graphs, CudaRecorder(device, stats))
+
+
+def record_calls(pipeline: Pipeline, max_graphs: int, recorder: Recorder, warmed_up: bool = False) -> Pipeline:
+    """Record what `manual` records by another recorder than CUDA's.
+
+    Args:
+        warmed_up: whether a shape's first call is recorded and replayed already.
     """
     from variants.reuse.dedup_flow import DedupFlowEstimator  # loads torchvision's RAFT
 
-    check_number("cuda_graphs.max_graphs", max_graphs, lambda n: n >= 1 and n == int(n), "an integer above 0")
-    device = pipeline.networks.device
-    if recorder is None and device.type != "cuda":
-        raise UnsupportedError(f"cuda_graphs=manual needs a CUDA device; {device.type} has no CUDA graphs")
+    check_whole("cuda_graphs.max_graphs", max_graphs, least=1)
     compiled = [name for name in RECORDED_COMPONENTS if name in pipeline.compiled_components]
     if compiled:
         raise UnsupportedError(
             f"cuda_graphs=manual records {', '.join(compiled)} itself, and torch might compile during a recording; "
-            f"leave {', '.join(RECORDED_COMPONENTS)} out of compile.components"
+            f"leave {', '.join(RECORDED_COMPONENTS)} out of compile.components, or leave cuda_graphs=none"
         )
-    stats: dict[str, Any] = {"pool_bytes": 0}
-    pipeline.effective["cuda_graphs"] = stats
-    record = recorder or CudaRecorder(device, stats)
+    stats: dict[str, Any] = pipeline.effective.setdefault("cuda_graphs", {})
 
     def graphed(stage: str, function: Callable[..., Any]) -> GraphedCall:
         stats[stage] = {}
-        return GraphedCall(stage, function, record, device, stats[stage], int(max_graphs), warmed_up)
+        device = pipeline.networks.device
+        return GraphedCall(stage, function, recorder, device, stats[stage], max_graphs, warmed_up)
 
     estimator = _innermost(pipeline.flow_estimator)
     if isinstance(estimator, DedupFlowEstimator):
@@ -116,14 +123,14 @@ def _graph_matching(
 ) -> None:
     from variants.reuse.dedup_flow import Updates
 
-    match = estimator._match
+    match = estimator.match
 
     def matched(features: Tensor, context: Tensor) -> Flows:
         # Updates of its own: what it computes from weights lies in the graph's memory then.
-        return match(Updates(estimator.raft, estimator.gating), features, context)
+        return match(estimator, Updates(estimator.raft, estimator.gating), features, context)
 
     call = graphed("flow", matched)
-    estimator._match = lambda updates, features, context: call(features, context)  # type: ignore[method-assign]
+    estimator.match = lambda estimator, updates, features, context: call(features, context)
 
 
 class GraphedCall:
@@ -139,7 +146,7 @@ class GraphedCall:
         device: of the recordings. A call with a tensor on another device runs eagerly.
         stats: gets the figures; see `manual`.
         max_graphs: the most shapes to record.
-        warmed_up: see `manual`.
+        warmed_up: see `record_calls`.
     """
 
     def __init__(
@@ -163,7 +170,7 @@ class GraphedCall:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function or replay its recording; return its output."""
-        if _held_back or torch.is_grad_enabled():
+        if not _allowed or torch.is_grad_enabled():
             return self._function(*args, **kwargs)
         if not self._stopped:
             try:
@@ -257,148 +264,26 @@ def _state(device: torch.device) -> tuple[Hashable, ...]:
 
 
 _CALLS: WeakSet[GraphedCall] = WeakSet()
-_held_back = False
+_allowed = True
 
 
 @contextmanager
-def hold_back_graphs(held_back: bool = True) -> Iterator[None]:
-    """Run graphed calls eagerly inside the block, or not: a replay dispatches no operation that could be watched."""
-    global _held_back
-    before, _held_back = _held_back, held_back
+def graphs_allowed(allowed: bool) -> Iterator[None]:
+    """Allow replays and recordings inside the block, or run all graphed calls eagerly.
+
+    A replay dispatches no operation that could be watched.
+    """
+    global _allowed
+    before, _allowed = _allowed, allowed
     try:
         yield
     finally:
-        _held_back = before
+        _allowed = before
 
 
 def stop_graphs(reason: str) -> None:
-    """Drop all CUDA graphs with their memory; all graphed calls run eagerly from now on."""
+    """Drop all CUDA graphs; all graphed calls run eagerly from now on. Return CUDA's cached memory to the device."""
     for call in list(_CALLS):
         call.stop(reason)
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-
-
-class CudaRecorder:
-    """Record CUDA graphs in one pool of memory.
-
-    Args:
-        device: of all tensors.
-        stats: gets `pool_bytes`.
-    """
-
-    def __init__(self, device: torch.device, stats: dict[str, Any]) -> None:
-        self._device, self._stats = device, stats
-        self._pool: Any = None
-        self._graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
-
-    def __call__(self, call: Callable[[], Any]) -> "_CudaRecording":
-        """Record a call without running it; see `Recorder`."""
-        if not self._graphs:  # torch gives up a pool with its last graph
-            self._pool = torch.cuda.graph_pool_handle()
-        graph, external = torch.cuda.CUDAGraph(), ExternalTensors()
-        caching = torch.is_autocast_cache_enabled()
-        # A weight that was cast outside must not be read inside, nor the other way round.
-        torch.set_autocast_cache_enabled(False)
-        try:
-            outputs = self._capture(graph, external, call)
-        finally:
-            torch.set_autocast_cache_enabled(caching)
-        self._graphs.add(graph)
-        segments = torch.cuda.memory_snapshot()
-        in_pool = [x["total_size"] for x in segments if tuple(x.get("segment_pool_id", ())) == tuple(self._pool)]
-        self._stats["pool_bytes"] = sum(in_pool)
-        return _CudaRecording(graph, outputs, external.tensors)
-
-    def _capture(self, graph: torch.cuda.CUDAGraph, external: "ExternalTensors", call: Callable[[], Any]) -> Any:
-        """Capture a call, and return its outputs. Where that fails, leave stream and allocator as they were."""
-        failure: Exception | None = None
-        try:
-            # The stream's context restores it where the capture can't be ended: torch 2.11 itself does not. Other
-            # threads may call CUDA meanwhile.
-            with (
-                torch.cuda.device(self._device),
-                torch.cuda.stream(torch.cuda.current_stream(self._device)),
-                torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
-            ):
-                try:
-                    with external:
-                        return call()
-                except Exception as error:
-                    failure = error  # raised at the end: ending an invalid capture raises an error of its own
-            graph.reset()
-        except Exception as error:
-            self._abandon(graph)
-            failure = failure or error
-        assert failure is not None
-        try:
-            raise failure
-        finally:
-            failure = None  # its traceback has this frame, and with it all tensors of the attempt
-
-    def _abandon(self, graph: torch.cuda.CUDAGraph) -> None:
-        """Take an invalid capture out of torch's allocator, which else frees no cached memory from then on."""
-        _ABANDONED.append(graph)  # the allocator may still point to it
-        for give_up in (torch._C._cuda_endAllocateToPool, torch._C._cuda_releasePool):
-            try:
-                give_up(self._device.index or 0, self._pool)
-            except RuntimeError as error:
-                log.debug("%s: %s", give_up.__name__, first_line(error))
-
-
-_ABANDONED: list[torch.cuda.CUDAGraph] = []
-
-
-class _CudaRecording:
-    def __init__(self, graph: torch.cuda.CUDAGraph, outputs: Any, external: Sequence[Tensor]) -> None:
-        self._graph, self._outputs = graph, outputs
-        # Kept alive, such as constants in a cache of few entries.
-        self._external = [(tensor, tensor.data_ptr()) for tensor in external]
-
-    def is_valid(self) -> bool:
-        """See `Recording`."""
-        return all(tensor.data_ptr() == address for tensor, address in self._external)
-
-    def replay(self) -> Any:
-        """See `Recording`."""
-        self._graph.replay()
-        return self._outputs
-
-
-class ExternalTensors(TorchDispatchMode):
-    """Collect the tensors that operations read inside the block, and that were made before it.
-
-    Attributes:
-        tensors: each once.
-
-    Raises:
-        RuntimeError: in the block, where an operation copies between devices: a replay would read host memory again.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tensors: list[Tensor] = []
-        self._known: set[int] = set()
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # see experiments.measure.runtime_probe
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        inputs = [x for x in tree_leaves((args, kwargs or {})) if isinstance(x, Tensor)]
-        output = func(*args, **(kwargs or {}))
-        made = [x for x in tree_leaves(output) if isinstance(x, Tensor)]
-        elsewhere = [x for x in inputs if x.dim() and made and x.device != made[0].device]
-        if elsewhere:
-            raise RuntimeError(f"{func} copies from {elsewhere[0].device} to {made[0].device} inside a recording")
-        for x in inputs:
-            self._note(x, self.tensors)
-        for x in made:
-            self._note(x, [])
-        return output
-
-    def _note(self, tensor: Tensor, found: list[Tensor]) -> None:
-        storage = tensor.untyped_storage()._cdata
-        if storage not in self._known:
-            self._known.add(storage)
-            found.append(tensor)

@@ -155,10 +155,8 @@ class Ladder:
         log.warning("out of memory in stage %s (%s): now %s", stage, reason, step)
         if not any((taken["stage"], taken["step"]) == (stage, step) for taken in self._stats):
             self._stats.append({"stage": stage, "step": step, "reason": reason})
+        release_memory()  # first: garbage may hold tensors of the device, whose memory stop_graphs returns
         stop_graphs(f"memory ran out in stage {stage}")
-        release_memory()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from propainter import Clip as Inputs
 from propainter import Observer, Pipeline
 from variants.attention import BACKENDS
 from variants.components import COMPONENTS, modules_of
-from variants.cuda_graphs import hold_back_graphs
+from variants.cuda_graphs import graphs_allowed
 from variants.precision import TF32_BACKENDS
 
 _COUNTED = (nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -73,7 +73,7 @@ def probe_eagerly(pipeline: Pipeline, clip: Inputs, frames: int = 3) -> dict[str
 def eagerly() -> Iterator[None]:
     """Run without compiled code and recorded graphs inside the block. torch's compiler is not loaded by it."""
     stance = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-    with stance, hold_back_graphs():
+    with stance, graphs_allowed(False):
         yield
 
 

@@ -31,7 +31,7 @@ from propainter import STAGES, InputError, Pipeline, Schedule
 from propainter.io.atomic import atomic_write
 from variants import GROUPS, UnsupportedError, apply
 from variants.components import COMPONENTS, modules_of
-from variants.cuda_graphs import hold_back_graphs
+from variants.cuda_graphs import graphs_allowed, record_calls
 from variants.presets import composed
 
 HALF = ("reuse=exact", "attention=sdpa_flash_first", "precision=amp_all")
@@ -90,11 +90,11 @@ def count(overrides: Sequence[str], frames: int, height: int, width: int, ceilin
                 _as_if_compiled, counter, list(cfg.compile.components), cfg.compile.mode != "default"
             )
         if "max_graphs" in cfg.cuda_graphs:
-            recorder = partial(CountedGraph, counter)
-            chosen["cuda_graphs"] = partial(chosen["cuda_graphs"], recorder=recorder, warmed_up=True)
+            recorder, limit = partial(CountedGraph, counter), cfg.cuda_graphs.max_graphs
+            chosen["cuda_graphs"] = partial(record_calls, max_graphs=limit, recorder=recorder, warmed_up=True)
         pipeline = apply(Pipeline(networks, Schedule(**_schedule(cfg))), chosen)
         pipeline.observer = KnownMasks()
-        with counting(pipeline, counter), hold_back_graphs(False):
+        with counting(pipeline, counter), graphs_allowed(True):
             pipeline(clip.frames, clip.masks)
     return counter
 

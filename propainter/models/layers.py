@@ -1,5 +1,7 @@
 """Layers that flow completion and generator share (docs/model.md, Conventions)."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,12 +49,14 @@ class DeformableAlignment(nn.Module):
         groups: deformable groups.
 
     Attributes:
+        align: samples at the predicted offsets, and convolves; replaceable by a callable with the same arguments.
         deform_conv: torchvision's `deform_conv2d`; replaceable by a callable with the same arguments.
     """
 
     def __init__(self, inputs: int, channels: int, condition: int, max_offset: float, groups: int = 16) -> None:
         super().__init__()
         self.max_offset = max_offset
+        self.align: Callable[[DeformableAlignment, Tensor, Tensor, Tensor | None], Tensor] = align
         self.deform_conv = deform_conv2d
         self.weight = nn.Parameter(torch.empty(channels, inputs, 3, 3))
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -82,23 +86,25 @@ class DeformableAlignment(nn.Module):
         Returns:
             [N, channels, H, W].
         """
-        return self.align(x, self.conv_offset(condition), flow)
+        return self.align(self, x, self.conv_offset(condition), flow)
 
-    def align(self, x: Tensor, predicted: Tensor, flow: Tensor | None) -> Tensor:
-        """Sample x at the predicted positions, and convolve; a variant may replace this method.
 
-        Args:
-            x: [N, inputs, H, W].
-            predicted: [N, 27 * groups, H, W] from `conv_offset`: offsets as (y, x) pairs, then modulations.
-            flow: as in `forward`.
+def align(module: DeformableAlignment, x: Tensor, predicted: Tensor, flow: Tensor | None) -> Tensor:
+    """Sample x at the predicted positions, and convolve: the published `DeformableAlignment.align`.
 
-        Returns:
-            [N, channels, H, W].
-        """
-        third = predicted.shape[1] // 3
-        offset, modulation = predicted.split([2 * third, third], dim=1)
-        offset = self.max_offset * torch.tanh(offset)
-        if flow is not None:
-            # Offsets come as (y, x) pairs, flow as (x, y).
-            offset = offset + flow.flip(1).repeat(1, offset.shape[1] // 2, 1, 1)
-        return self.deform_conv(x, offset, self.weight, self.bias, padding=1, mask=torch.sigmoid(modulation))
+    Args:
+        module: has the weights.
+        x: [N, inputs, H, W].
+        predicted: [N, 27 * groups, H, W] from `conv_offset`: offsets as (y, x) pairs, then modulations.
+        flow: as in `DeformableAlignment.forward`.
+
+    Returns:
+        [N, channels, H, W].
+    """
+    third = predicted.shape[1] // 3
+    offset, modulation = predicted.split([2 * third, third], dim=1)
+    offset = module.max_offset * torch.tanh(offset)
+    if flow is not None:
+        # Offsets come as (y, x) pairs, flow as (x, y).
+        offset = offset + flow.flip(1).repeat(1, offset.shape[1] // 2, 1, 1)
+    return module.deform_conv(x, offset, module.weight, module.bias, padding=1, mask=torch.sigmoid(modulation))

@@ -9,7 +9,8 @@ from support.reusing import clip, hole_psnr
 
 from propainter import Pipeline, Schedule
 from variants import precision, reuse
-from variants.cuda_graphs import CudaRecorder, GraphedCall, manual
+from variants.cuda_capture import CudaRecorder
+from variants.cuda_graphs import GraphedCall, manual, record_calls
 from variants.fallback import on_the_cpu
 
 LEAST_DB = 60
@@ -33,7 +34,8 @@ def build(networks, variants):
 @pytest.fixture
 def graphed(on_device, device):
     def build_graphed(variants):
-        return manual(build(on_device, variants), recorder=None if device.type == "cuda" else Rerun())
+        pipeline = build(on_device, variants)
+        return manual(pipeline) if device.type == "cuda" else record_calls(pipeline, 8, Rerun())
 
     return build_graphed
 

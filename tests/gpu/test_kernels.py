@@ -83,8 +83,8 @@ def test_triton_aligns_as_torchvision(on_device, device, dtype, layout):
     shapes = (2, channels, 30, 54), (2, 27 * groups, 30, 54), (2, 2, 30, 54)
     x, predicted, flow = (torch.randn(*shape, generator=seeded).to(device) for shape in shapes)
     x, predicted = (part.to(dtype).contiguous(memory_format=layout) for part in (x, predicted))
-    expected = by_triton.by_torch(x.float(), predicted.float(), 3 * flow)
-    got = by_triton(x, predicted, 3 * flow)
+    expected = by_triton.by_torch(align, x.float(), predicted.float(), 3 * flow)
+    got = by_triton(align, x, predicted, 3 * flow)
     assert got.dtype == dtype
     assert (got.float() - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from variants.cuda_graphs import ExternalTensors
+from variants.cuda_capture import ExternalTensors
 
 
 class Rerun:

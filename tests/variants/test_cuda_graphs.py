@@ -1,11 +1,8 @@
 """CUDA graphs by hand: when a call is recorded, replayed or eager, and that the pipeline's output stays the same."""
 
 import copy
-import gc
 import logging
 import weakref
-from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +18,7 @@ from experiments.measure.runtime_probe import collecting
 from propainter import InputError, Observer, Pipeline, Schedule
 from variants import UnsupportedError, precision, raft_scale, reuse
 from variants.compile import compiled
-from variants.cuda_graphs import CudaRecorder, ExternalTensors, GraphedCall, hold_back_graphs, manual, stop_graphs
+from variants.cuda_graphs import GraphedCall, graphs_allowed, manual, record_calls, stop_graphs
 
 CPU = torch.device("cpu")
 SHORT = Schedule(raft_iterations=1, neighbor_length=2, ref_stride=2)
@@ -128,13 +125,13 @@ def test_strides_of_single_entries_make_none():
     assert (stats["graphs"], stats["replays"]) == (1, 1)
 
 
-def test_tensors_elsewhere_gradients_and_blocks_hold_back_graphs_are_eager():
+def test_tensors_elsewhere_gradients_and_blocks_without_graphs_are_eager():
     call, stats = graphed()
     for _ in range(3):
         call(torch.zeros(2, device="meta"))
     assert stats["eager_calls"] == 3
     for _ in range(3):
-        with hold_back_graphs():
+        with graphs_allowed(False):
             call(torch.zeros(2))
     with torch.inference_mode(False):
         x = torch.ones(2, requires_grad=True)
@@ -195,23 +192,13 @@ def test_dropped_recordings_free_their_tensors():
     assert kept() is None
 
 
-def test_tensors_from_outside_of_a_recording_are_found():
-    weight, x = torch.nn.Parameter(torch.ones(3, 3)), torch.ones(2, 3)
-    with ExternalTensors() as external:
-        y = torch.nn.functional.linear(x, weight)
-        y += torch.arange(3)
-        y.view(6).clone()
-    assert [id(tensor) for tensor in external.tensors] == [id(x), id(weight)]
-
-
-def test_a_copy_between_devices_inside_a_recording_is_refused():
-    with pytest.raises(RuntimeError, match="copies from cpu to meta inside a recording"), ExternalTensors():
-        torch.ones(3).to("meta")
-
-
 @pytest.fixture(scope="module")
 def video():
     return clip(frames=5, width=128)
+
+
+def as_graphs(pipeline):
+    return record_calls(pipeline, 8, Rerun())
 
 
 def build(narrow, *variants):
@@ -235,27 +222,26 @@ COMBINATIONS = {
 @pytest.mark.parametrize("variants", COMBINATIONS.values(), ids=COMBINATIONS)
 def test_the_pipelines_output_is_the_same(narrow, video, variants):
     expected = build(narrow, *variants)(*video)
-    pipeline = build(narrow, *variants, lambda p: manual(p, recorder=Rerun()))
+    pipeline = build(narrow, *variants, as_graphs)
     with collecting(pipeline) as seen:
         first = pipeline(*video)
     assert np.array_equal(first, expected)
     assert seen["dtypes"].keys() >= {"flow_completion", "feature_propagation"}
     assert np.array_equal(pipeline(*video), expected)
     stats = pipeline.effective["cuda_graphs"]
-    assert stats["pool_bytes"] == 0
     assert stats["completion"]["status"] == stats["generation"]["status"] == "recorded"
     assert stats["completion"]["replays"] == stats["completion"]["eager_calls"] == 2
     assert stats["flow"]["status"] == "recorded"
 
 
 def test_published_flow_is_not_recorded(narrow):
-    pipeline = build(narrow, lambda p: manual(p, recorder=Rerun()))
+    pipeline = build(narrow, as_graphs)
     status = pipeline.effective["cuda_graphs"]["flow"]["status"]
     assert status == "eager: RAFT's matching is recorded with reuse=flow or reuse=exact"
 
 
 def test_figures_of_flow_are_of_replays_too(narrow, video):
-    pipeline = build(narrow, lambda p: reuse.flow(p, batch_mb=40), lambda p: manual(p, recorder=Rerun()))
+    pipeline = build(narrow, lambda p: reuse.flow(p, batch_mb=40), as_graphs)
     frames = torch.from_numpy(video[0]).permute(0, 3, 1, 2)[None].float() / 127.5 - 1
     with torch.inference_mode():
         replayed = [pipeline.flow_estimator(frames) for _ in range(3)][-1]
@@ -266,7 +252,7 @@ def test_figures_of_flow_are_of_replays_too(narrow, video):
     assert all(map(torch.equal, replayed, expected))
 
 
-def test_operations_are_counted_with_graphs_held_back():
+def test_operations_are_counted_without_graphs():
     call, stats = graphed(lambda x: x @ x)
     pipeline, x = SimpleNamespace(observer=Observer()), torch.eye(3)
     for _ in range(3):
@@ -283,7 +269,7 @@ def test_operations_are_counted_with_graphs_held_back():
 def test_a_run_out_of_memory_drops_the_graphs(narrow):
     from variants.fallback import ladder
 
-    pipeline = build(narrow, reuse.flow, lambda p: manual(p, recorder=Rerun()), ladder)
+    pipeline = build(narrow, reuse.flow, as_graphs, ladder)
     estimator = pipeline.flow_estimator.__self__
     estimator._step_down("completion", "chunks of 5 frames", "CUDA out of memory")
     for stage in ("flow", "completion", "generation"):
@@ -291,142 +277,13 @@ def test_a_run_out_of_memory_drops_the_graphs(narrow):
 
 
 def test_what_is_refused(narrow):
-    with pytest.raises(UnsupportedError, match="needs a CUDA device; cpu has no CUDA graphs"):
+    with pytest.raises(UnsupportedError, match="; cpu has no CUDA graphs: leave cuda_graphs=none$"):
         manual(build(narrow))
     pipeline = compiled(build(narrow), "default", ["decoder", "flow_completion"])
-    with pytest.raises(UnsupportedError, match="cuda_graphs=manual records flow_completion itself"):
-        manual(pipeline, recorder=Rerun())
+    with pytest.raises(UnsupportedError, match="records flow_completion itself.*, or leave cuda_graphs=none$"):
+        as_graphs(pipeline)
     for number in (0, 1.5, "many", None):
-        with pytest.raises(InputError, match="cuda_graphs.max_graphs is "):
-            manual(build(narrow), number, recorder=Rerun())
-
-
-class FakeCuda:
-    """What `CudaRecorder` calls of torch.cuda; a capture that `spoil`s can't be ended, as after a wait for the device.
-
-    As torch 2.11, its context leaves the side stream current then.
-    """
-
-    def __init__(self, monkeypatch):
-        self.spoil, self.stream, self.given_up, self.pools = False, "main", [], 0
-        cuda = self
-
-        class CUDAGraph:
-            replays = resets = 0
-
-            def replay(self):
-                self.replays += 1
-
-            def reset(self):
-                self.resets += 1
-
-        class Stream:
-            def __init__(self, stream):
-                self.to = stream
-
-            def __enter__(self):
-                self.before, cuda.stream = cuda.stream, self.to
-
-            def __exit__(self, *error):
-                cuda.stream = self.before
-
-        @contextmanager
-        def graph(graph, pool, capture_error_mode):
-            assert capture_error_mode == "thread_local"
-            assert pool == (0, cuda.pools)
-            cuda.stream = "side"
-            try:
-                yield
-            finally:
-                if cuda.spoil:
-                    raise RuntimeError("capture invalidated")
-                cuda.stream = "main"
-
-        def handle():
-            self.pools += 1
-            return 0, self.pools
-
-        def snapshot():
-            return [{"total_size": 5, "segment_pool_id": (0, pool)} for pool in (0, self.pools, self.pools)]
-
-        names = dict(CUDAGraph=CUDAGraph, graph=graph, graph_pool_handle=handle, memory_snapshot=snapshot)
-        names |= dict(stream=Stream, device=lambda device: nullcontext(), current_stream=lambda device: self.stream)
-        for name, value in names.items():
-            monkeypatch.setattr(torch.cuda, name, value)
-        for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
-            call = partial(lambda name, device, pool: self.given_up.append((name, device, pool)), name)
-            call.__name__ = name
-            monkeypatch.setattr(torch._C, name, call, raising=False)
-
-
-class TestCudaRecorder:
-    @pytest.fixture
-    def cuda(self, monkeypatch):
-        return FakeCuda(monkeypatch)
-
-    @pytest.fixture
-    def record(self, cuda):
-        self.stats = {}
-        return CudaRecorder(torch.device("cuda", 0), self.stats)
-
-    def test_a_recording_replays_and_knows_where_its_tensors_were(self, cuda, record):
-        with torch.inference_mode(False):
-            weight = torch.ones(2)
-        cached = []
-
-        def call():
-            cached.append(torch.is_autocast_cache_enabled())
-            return weight * 2
-
-        recording = record(call)
-        assert recording.replay().tolist() == [2, 2]
-        assert recording._graph.replays == 1
-        assert self.stats == {"pool_bytes": 10}
-        assert (cached, torch.is_autocast_cache_enabled(), cuda.stream) == ([False], True, "main")
-        assert recording.is_valid()
-        with torch.inference_mode(False):
-            weight.data = torch.ones(2)
-        assert not recording.is_valid()
-
-    def test_recordings_share_a_pool_as_long_as_one_is_there(self, cuda, record):
-        first, second = record(lambda: 1), record(lambda: 2)
-        assert cuda.pools == 1
-        del first
-        record(lambda: 3)
-        assert cuda.pools == 1
-        del second
-        record(lambda: 4)
-        assert cuda.pools == 2
-
-    def test_a_call_that_fails_raises_its_error(self, cuda, record):
-        with pytest.raises(ValueError, match="of its own"):
-            record(partial(int, "of its own"))
-        assert (cuda.given_up, cuda.stream, torch.is_autocast_cache_enabled()) == ([], "main", True)
-
-    @pytest.mark.parametrize("spoil", [False, True])
-    def test_a_failure_keeps_no_tensor(self, cuda, record, spoil):
-        cuda.spoil, made = spoil, []
-
-        def call():
-            x = torch.ones(3)
-            made.append(weakref.ref(x))
-            raise ValueError
-
-        gc.disable()  # no cycle may hold it
-        try:
-            with suppress(ValueError):
-                record(call)
-            assert made[0]() is None
-        finally:
-            gc.enable()
-
-    @pytest.mark.parametrize(("call", "reason"), [(partial(int, "x"), "invalid literal"), (list, "capture invalid")])
-    def test_a_capture_that_can_not_be_ended_is_taken_out_of_the_allocator(self, cuda, record, call, reason):
-        cuda.spoil = True
-        with pytest.raises((ValueError, RuntimeError), match=reason):
-            record(call)
-        assert cuda.given_up == [("_cuda_endAllocateToPool", 0, (0, 1)), ("_cuda_releasePool", 0, (0, 1))]
-        assert (cuda.stream, torch.is_autocast_cache_enabled()) == ("main", True)
-        cuda.spoil = False
-        assert record(lambda: 1).replay() == 1
-        assert cuda.pools == 2
+        with pytest.raises(
+            InputError, match=f"cuda_graphs.max_graphs is {number!r}; give a whole number of at least 1"
+        ):
+            record_calls(build(narrow), number, Rerun())

@@ -119,7 +119,7 @@ def cuda(pipeline: Pipeline) -> Pipeline:
         network = getattr(pipeline.networks, name)
         for module in network.modules():
             if isinstance(module, DeformableAlignment):
-                module.align = partial(align, TritonAlignment(module))  # type: ignore[method-assign]
+                module.align = partial(align, TritonAlignment(module))
     for name in NETWORKS:
         network = getattr(pipeline.networks, name)
         if in_half(network):
@@ -136,7 +136,7 @@ def cuda(pipeline: Pipeline) -> Pipeline:
         )
     if isinstance(estimator, ClipFlow | DedupFlowEstimator):
         estimator.identity = estimator.identity and f"{estimator.identity}, kernels=cuda"
-    pipeline.predict_flow = predict_together
+    pipeline.flow_predictor = predict_together
     if "generator" in stats["channels_last"]:
         stats["warp"] = "triton"
         generator.feat_prop_module.warp = guarded(triton_warp, warp, partial(fall_back, "warp"))

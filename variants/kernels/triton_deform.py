@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from propainter.models.layers import DeformableAlignment
+from propainter.models.layers import DeformableAlignment, align
 
 TILE = 4096
 """Sampled values that a program computes for each tap."""
@@ -25,42 +25,41 @@ class TritonAlignment:
     Under autocast both are in autocast's dtype, else in the features' dtype; positions are float32 always.
 
     Args:
-        module: its weight is rearranged once for each dtype. The last bias of its `conv_offset` moves into the kernel,
-            so that the convolution is one kernel.
+        module: the module to align for. Its weight is rearranged once for each dtype. The last bias of its
+            `conv_offset` moves into the kernel, so that the convolution is one kernel.
     """
 
     def __init__(self, module: DeformableAlignment) -> None:
-        self._module = module
         last: Any = module.conv_offset[-1]
         self._offset_bias: Tensor = last.bias.detach()
         last.bias = None
         self._weights: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, x: Tensor, predicted: Tensor, flow: Tensor | None) -> Tensor:
-        """Return the aligned features in the layout of x; shapes as in `DeformableAlignment.align`."""
+    def __call__(self, module: DeformableAlignment, x: Tensor, predicted: Tensor, flow: Tensor | None) -> Tensor:
+        """Return the aligned features in the layout of x; see `propainter.models.layers.align`."""
         kind, (batch, _, height, width) = x.device.type, x.shape
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        weight, bias = self._weights_in(dtype)
+        weight, bias = self._weights_in(module, dtype)
         in_rows = not x.is_contiguous()  # channels_last
         x = x.contiguous(memory_format=torch.channels_last)
         columns = torch.ops.propainter_bench.deform_columns(
-            x, predicted, self._offset_bias, flow, self._module.max_offset, dtype
+            x, predicted, self._offset_bias, flow, module.max_offset, dtype
         )
         if in_rows:
             rows = torch.addmm(bias, columns.flatten(0, 1), weight.t())
             return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
         return torch.matmul(weight, columns.transpose(1, 2)).add_(bias[:, None]).view(batch, -1, height, width)
 
-    def by_torch(self, x: Tensor, predicted: Tensor, flow: Tensor | None) -> Tensor:
+    def by_torch(self, module: DeformableAlignment, x: Tensor, predicted: Tensor, flow: Tensor | None) -> Tensor:
         """Compute the same as the published module."""
         predicted = predicted + self._offset_bias.to(predicted.dtype).view(-1, 1, 1)
-        return DeformableAlignment.align(self._module, x, predicted, flow)
+        return align(module, x, predicted, flow)
 
-    def _weights_in(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _weights_in(self, module: DeformableAlignment, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         if dtype not in self._weights:
             # [O, C, 3, 3] -> [O, 9 * C], as columns are: taps, then channels
-            weight = self._module.weight.detach().permute(0, 2, 3, 1).flatten(1).to(dtype)
-            self._weights[dtype] = weight, self._module.bias.detach().to(dtype)
+            weight = module.weight.detach().permute(0, 2, 3, 1).flatten(1).to(dtype)
+            self._weights[dtype] = weight, module.bias.detach().to(dtype)
         return self._weights[dtype]
 
 

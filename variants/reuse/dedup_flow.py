@@ -38,6 +38,7 @@ class DedupFlowEstimator:
 
     Attributes:
         gating: operations of the recurrent units between their convolutions, replaceable.
+        match: computes a batch's flow; replaceable by a callable with the same arguments.
     """
 
     def __init__(self, published: ClipFlow, batch_bytes: int | None, stats: dict[str, Any]) -> None:
@@ -47,6 +48,7 @@ class DedupFlowEstimator:
         self.batch_bytes = batch_bytes
         self.stats = stats
         self.gating = TORCH
+        self.match: Callable[[DedupFlowEstimator, Updates, Tensor, Tensor], Flows] = match
         inner = getattr(published, "identity", None)
         together = f"batches of {batch_bytes} bytes" if batch_bytes else "usual batches"
         self.identity = inner and f"{inner}, nothing computed twice, {together}"
@@ -68,7 +70,7 @@ class DedupFlowEstimator:
         for start in range(0, pairs, step):
             new = self._encode(video[start + 1 : start + 1 + step])
             features, context = torch.cat([features, new[0]]), torch.cat([context, new[1]])
-            flows.append(self._match(updates, features, context))
+            flows.append(self.match(self, updates, features, context))
             self.stats["upsamplings"] += 1
             features, context = features[-1:].clone(), context[-1:].clone()
             report(min(start + step, pairs) + 1, len(video))
@@ -99,28 +101,39 @@ class DedupFlowEstimator:
         self.stats["feature_frames"] += len(images)
         return self.raft.feature_encoder(images), self.raft.context_encoder(images)
 
-    def _match(self, updates: "Updates", features: Tensor, context: Tensor) -> Flows:
-        """Return flow between neighbours of n + 1 frames: forward and backward, each [n, 2, H, W]."""
-        lookup = self._lookup(features)
-        context = torch.cat([context[:-1], context[1:]])
-        batch, _, height, width = context.shape
-        start = make_coords_grid(batch, height, width, device=context.device)
-        start = start.contiguous(memory_format=torch.channels_last)  # as lookups take coordinates
-        step, hidden = updates.begin(context)
-        coords = start
-        for _ in range(self.iterations):
-            hidden, delta = step(hidden, lookup.index_pyramid(coords), coords - start)
-            coords = coords + delta
-        flow = upsample_flow(coords - start, self.raft.mask_predictor(hidden).contiguous())
-        return flow[: batch // 2], flow[batch // 2 :]
-
-    def _lookup(self, features: Tensor) -> Any:
+    def lookup(self, features: Tensor) -> Any:
         """Return the correlation of all pairs forward, then of all pairs backward."""
         lookup, first, second = self._new_lookup(), features[:-1], features[1:]
         if isinstance(lookup, CorrBlock):
             return BidirectionalCorrelation(lookup, features)
         lookup.build_pyramid(torch.cat([first, second]), torch.cat([second, first]))
         return lookup
+
+
+def match(estimator: DedupFlowEstimator, updates: "Updates", features: Tensor, context: Tensor) -> Flows:
+    """Match a batch of neighbouring frames by RAFT's updates: the default of `DedupFlowEstimator.match`.
+
+    Args:
+        estimator: has the network, the iterations and the correlation.
+        updates: of this network.
+        features: of n + 1 frames, [n + 1, C, h, w] at 1/8 size.
+        context: of the same frames, in this form.
+
+    Returns:
+        Flow forward and backward, each [n, 2, H, W] in pixels.
+    """
+    lookup = estimator.lookup(features)
+    context = torch.cat([context[:-1], context[1:]])
+    batch, _, height, width = context.shape
+    start = make_coords_grid(batch, height, width, device=context.device)
+    start = start.contiguous(memory_format=torch.channels_last)  # as lookups take coordinates
+    step, hidden = updates.begin(context)
+    coords = start
+    for _ in range(estimator.iterations):
+        hidden, delta = step(hidden, lookup.index_pyramid(coords), coords - start)
+        coords = coords + delta
+    flow = upsample_flow(coords - start, estimator.raft.mask_predictor(hidden).contiguous())
+    return flow[: batch // 2], flow[batch // 2 :]
 
 
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]

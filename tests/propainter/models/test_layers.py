@@ -30,6 +30,15 @@ def test_alignment_follows_the_flow():
     assert torch.allclose(moved[..., 2:-1, 1:-3], still[..., 1:-2, 3:-1], atol=1e-5)
 
 
+def test_a_replaced_alignment_gets_the_module_and_the_predicted_offsets():
+    align, seen = DeformableAlignment(4, 6, condition=5, max_offset=3, groups=2), []
+    align.align = lambda *inputs: seen.append(inputs) or inputs[1]
+    x, condition = torch.rand(1, 4, 16, 16), torch.rand(1, 5, 16, 16)
+    assert align(x, condition) is x
+    module, given, predicted, flow = seen[0]
+    assert (module, given, predicted.shape, flow) == (align, x, (1, 54, 16, 16), None)
+
+
 def test_offsets_are_bounded():
     offsets = []
     align = DeformableAlignment(4, 6, condition=5, max_offset=3, groups=2)

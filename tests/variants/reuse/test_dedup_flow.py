@@ -113,6 +113,20 @@ def test_coordinates_stay_in_float32(narrow, monkeypatch):
     assert {flow.dtype for flow in flows} == {torch.float32}
 
 
+def test_a_replaced_match_computes_the_flow(narrow):
+    frames, batches = video_tensor(3), []
+    estimator = reuse.flow(Pipeline(narrow, QUICK)).flow_estimator
+
+    def still(given, updates, features, context):
+        batches.append((given, updates.block, len(features), len(context)))
+        return torch.zeros(2, 2, 128, 136), torch.ones(2, 2, 128, 136)
+
+    estimator.match = still
+    flow_f, flow_b = estimator(frames)
+    assert batches == [(estimator, narrow.raft.update_block, 3, 3)]
+    assert (flow_f.shape, flow_f.max(), flow_b.min()) == ((1, 2, 2, 128, 136), 0, 1)
+
+
 class TestLayout:
     @pytest.mark.slow
     def test_updates_in_half_precision_copy_no_layout(self):
