@@ -1,4 +1,4 @@
-"""`compile`: torch.compile over components of the networks, each falling back to eager where it does not compile."""
+"""`compile`: torch.compile over components of the networks, each falling back to eager where that fails."""
 
 import logging
 import re
@@ -34,7 +34,8 @@ def compiled(
 
     `pipeline.effective["compile"]` has for each component its status, graphs, graph breaks by reason, frames that torch
     skipped with their source line, recompilations, and the seconds that compiling took. The status is compiled, or the
-    reason why the component runs eagerly; at torch's limit of recompilations, since which call new shapes do.
+    reason why the component runs eagerly; at torch's limit of recompilations, the call from which new shapes run
+    eagerly.
 
     Args:
         mode: "default", "reduce-overhead" (CUDA graphs) or "max-autotune".
@@ -122,8 +123,8 @@ def _falling_back(
         return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, output) if keep_outputs else output
 
     def report(reason: str) -> None:
-        log.warning("%s does not compile and runs eagerly: %s", component, reason)
-        stats["status"] = f"eager, since it does not compile: {reason}"
+        log.warning("compiled %s failed and runs eagerly: %s", component, reason)
+        stats["status"] = f"eager, since compiled it failed: {reason}"
 
     return guarded(compiled_forward, eager, report)
 
