@@ -51,6 +51,7 @@ def test_an_old_module_is_the_new_one(old, new):
         ("variants.attention", "holds_scores"),
         ("variants.correlation", "WHOLE_LEVEL_POSITIONS"),
         ("variants.fallback", "places"),
+        *(("variants.kernels.numba_gru", name) for name in ("GATING", "blend", "gates")),
         ("variants.residency", "Lean"),
         ("variants.residency", "Offload"),
     ],

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from propainter.renamed import module_getattr
 from variants.kernels.gru_op import as_rows, empty_blend, empty_gates
 from variants.kernels.numba_math import OPTIONS, STORED, as_numpy, sigmoid, tanh, threads_as_torch
 
@@ -80,3 +81,8 @@ def blend_kernel(dtype: torch.dtype) -> Callable[..., None]:
                 output[i, c] = write(before + (new - before) * read(update[i, c]))
 
     return kernel
+
+
+__getattr__ = module_getattr(
+    __name__, "gates:kernels.gru_op.gates blend:kernels.gru_op.blend GATING:kernels.gru_op.GATING"
+)
