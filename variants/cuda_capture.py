@@ -1,5 +1,6 @@
 """Capture a call as a CUDA graph, with what the graph reads from outside (for `cuda_graphs=manual`)."""
 
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,13 +34,16 @@ class CudaRecorder:
         if not self._graphs:  # torch gives up a pool with its last graph
             self._pool = torch.cuda.graph_pool_handle()
         graph, external = torch.cuda.CUDAGraph(), ExternalTensors()
-        caching = torch.is_autocast_cache_enabled()
+        caching, collecting = torch.is_autocast_cache_enabled(), gc.isenabled()
         # A weight that was cast outside must not be read inside, nor the other way round.
         torch.set_autocast_cache_enabled(False)
+        gc.disable()  # a collection may destroy another graph or event, which no capture allows
         try:
             outputs = self._capture(graph, external, call)
         finally:
             torch.set_autocast_cache_enabled(caching)
+            if collecting:
+                gc.enable()
         self._graphs.add(graph)
         segments = torch.cuda.memory_snapshot()
         in_pool = [x["total_size"] for x in segments if tuple(x.get("segment_pool_id", ())) == tuple(self._pool)]
@@ -73,13 +77,22 @@ class CudaRecorder:
             failure = None  # its traceback has this frame, and with it all tensors of the attempt
 
     def _abandon(self, graph: torch.cuda.CUDAGraph) -> None:
-        """Take an invalid capture out of torch's allocator, which else frees no cached memory from then on."""
+        """Take an invalid capture out of torch's allocator and its generator of random numbers.
+
+        Else the allocator frees no cached memory from then on, and drawing a random number is an error.
+        """
         _ABANDONED.append(graph)  # the allocator may still point to it
-        for give_up in (torch._C._cuda_endAllocateToPool, torch._C._cuda_releasePool):
+        index = self._device.index or 0
+        generator = torch.cuda.default_generators[index]
+        for give_up in (
+            lambda: torch._C._cuda_endAllocateToPool(index, self._pool),
+            lambda: torch._C._cuda_releasePool(index, self._pool),
+            lambda: generator.graphsafe_set_state(generator.clone_state()),
+        ):
             try:
-                give_up(self._device.index or 0, self._pool)
+                give_up()
             except RuntimeError as error:
-                log.debug("%s: %s", give_up.__name__, first_line(error))
+                log.debug("after an invalid capture: %s", first_line(error))
 
 
 _ABANDONED: list[torch.cuda.CUDAGraph] = []

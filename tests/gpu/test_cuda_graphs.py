@@ -96,6 +96,7 @@ def test_what_can_not_be_captured_runs_eagerly_and_leaves_the_device_usable(cuda
     assert stats["status"].startswith("eager: its CUDA graph failed: ")
     assert torch.cuda.current_stream() == stream
     assert not torch.cuda.is_current_stream_capturing()
+    assert 0 <= torch.rand(1, device=cuda).item() < 1
     # The allocator gives back what is free, as it does not while it takes a capture to be under way.
     torch.cuda.empty_cache()
     before = torch.cuda.memory_reserved()
@@ -107,6 +108,19 @@ def test_what_can_not_be_captured_runs_eagerly_and_leaves_the_device_usable(cuda
         assert fine(ones).tolist() == [4.0] * 4
     assert (stats["status"], stats["replays"]) == ("recorded", 1)
     assert big == []
+
+
+@pytest.mark.cuda_only
+@torch.inference_mode()
+def test_a_failed_capture_leaves_earlier_graphs_of_its_pool(cuda):
+    recorder, number = CudaRecorder(cuda, {}), torch.full((4,), 3.0, device=cuda)
+    good = recorder(lambda: number * number + 1)
+    with pytest.raises(RuntimeError):
+        recorder(lambda: number * number.sum().item())
+    later = recorder(lambda: number - 1)
+    torch.full((2**20,), torch.nan, device=cuda)  # in memory that the pool may have given up
+    assert good.replay().tolist() == [10.0] * 4
+    assert later.replay().tolist() == [2.0] * 4
 
 
 @pytest.mark.cuda_only

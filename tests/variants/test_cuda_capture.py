@@ -4,6 +4,7 @@ import gc
 import weakref
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -85,8 +86,11 @@ class FakeCuda:
             monkeypatch.setattr(torch.cuda, name, value)
         for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
             call = partial(lambda name, device, pool: self.given_up.append((name, device, pool)), name)
-            call.__name__ = name
             monkeypatch.setattr(torch._C, name, call, raising=False)
+        generator = SimpleNamespace(
+            clone_state=lambda: "as before", graphsafe_set_state=lambda state: self.given_up.append(state)
+        )
+        monkeypatch.setattr(torch.cuda, "default_generators", (generator,))
 
 
 class TestCudaRecorder:
@@ -105,7 +109,7 @@ class TestCudaRecorder:
         cached = []
 
         def call():
-            cached.append(torch.is_autocast_cache_enabled())
+            cached.append(torch.is_autocast_cache_enabled() or gc.isenabled())
             return weight * 2
 
         recording = record(call)
@@ -113,6 +117,7 @@ class TestCudaRecorder:
         assert recording._graph.replays == 1
         assert self.stats == {"pool_bytes": 10}
         assert (cached, torch.is_autocast_cache_enabled(), cuda.stream) == ([False], True, "main")
+        assert gc.isenabled()
         assert recording.is_valid()
         with torch.inference_mode(False):
             weight.data = torch.ones(2)
@@ -155,7 +160,9 @@ class TestCudaRecorder:
         cuda.spoil = True
         with pytest.raises((ValueError, RuntimeError), match=reason):
             record(call)
-        assert cuda.given_up == [("_cuda_endAllocateToPool", 0, (0, 1)), ("_cuda_releasePool", 0, (0, 1))]
+        assert cuda.given_up == [
+            *(("_cuda_endAllocateToPool", 0, (0, 1)), ("_cuda_releasePool", 0, (0, 1)), "as before")
+        ]
         assert (cuda.stream, torch.is_autocast_cache_enabled()) == ("main", True)
         cuda.spoil = False
         assert record(lambda: 1).replay() == 1
