@@ -213,3 +213,13 @@ def test_help_names_every_option(machine):
     code, out = machine.run("--help")
     assert code == 0
     assert all(f"--{name}" in out for name in ("slice N", "tiny", "resume", "wheels", "out", "help"))
+
+
+def test_wheels_in_a_given_folder_stay(tmp_path):
+    pytest.importorskip("pip")
+    wheel = tmp_path / "mine-1-py3-none-any.whl"
+    wheel.touch()
+    command = [sys.executable, str(ROOT / "scripts" / "gpu_wheels.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and wheel.exists()
+    assert done.stderr == f"{tmp_path} has other wheels, such as {wheel.name}; give an empty folder\n"
