@@ -15,14 +15,14 @@ downloaded: the weights are seeded and LPIPS is left out, unless overrides after
 
   --slice N         one slice of the suite, under 8 minutes; without it all slices, half an hour
   --tiny            the first runs (with --slice those of the slice) as small as can be, also without a GPU
-  --resume FOLDER   the files of an earlier call: runs that have a result there are not made again
+  --resume FOLDER   the files of an earlier call: runs that have a result there are not made again; else all are
   --wheels FOLDER   wheels for packages that python lacks (make gpu-wheels); by default wheels/, where it exists
   --out FOLDER      where the files go; by default $OUT, else evidence/
   -h, --help        this text
 
 PYTHON names the interpreter; by default .venv/bin/python, where it exists, else python3. PROPAINTER_BENCH_COMMIT names
 the commit of a copy without .git. Exit code: 0; 1 where a test or a run failed, or nothing could be run; 2 for a wrong
-option; 130 where it was interrupted.
+option or variable; 130 where it was interrupted.
 END
 }
 
@@ -62,6 +62,11 @@ if [[ -n $wheels ]]; then
 elif compgen -G "$root/wheels/*.whl" >/dev/null; then
     wheels=$root/wheels
 fi
+[[ ! -f $out/records.tar || $out/records.tar -ef $resume/records.tar ]] ||
+    fail 2 "$out has the records of an earlier call; go on from them with --resume, or give another folder with --out"
+commit=${PROPAINTER_BENCH_COMMIT:-}
+[[ -z $commit || $commit =~ ^[0-9a-f]{7,40}(-dirty)?$ ]] ||
+    fail 2 "PROPAINTER_BENCH_COMMIT is $commit; give the 7 to 40 hex digits of a commit, or leave it unset"
 python=${PYTHON:-}
 [[ -n $python ]] || { [[ -x $root/.venv/bin/python ]] && python=$root/.venv/bin/python; } || python=python3
 
@@ -142,15 +147,19 @@ fi
 "$python" - <<'END' || exit 1
 import importlib.metadata as installed, re
 from pathlib import Path
-from packaging.requirements import Requirement
 listed = Path("pyproject.toml").read_text().split("\ndependencies = [")[1].split("]")[0]
 lacking = []
-for needed in map(Requirement, re.findall('"(.+)"', listed)):
+try:
+    from packaging.requirements import Requirement
+except ImportError:
+    lacking.append("packaging")
+for text in [] if lacking else [*re.findall('"(.+)"', listed), "pytest"]:
+    needed = Requirement(text)
     try:
         version = installed.version(needed.name)
         lacking += [] if needed.specifier.contains(version, prereleases=True) else [f"{needed} (it has {version})"]
     except installed.PackageNotFoundError:
-        lacking.append(str(needed))
+        lacking.append(text)
 if lacking:
     raise SystemExit(f"python lacks {', '.join(lacking)}; bring wheels (make gpu-wheels, --wheels FOLDER), or make setup")
 END
@@ -172,11 +181,11 @@ verdict="tests: $verdict, after $SECONDS s"
 echo "$verdict"
 
 echo "== suite"
-folder=suites/gpu_suite${tiny:+_tiny}
+folder=suites/gpu_suite${tiny:+_tiny}_$(date +%Y-%m-%d_%H-%M-%S) # new: only --resume brings results
 if [[ -n $resume ]]; then
     for tar in "$resume"/records.tar "$resume"/previews.tar; do
         [[ -f $tar ]] || continue
-        { mkdir -p "$folder" && tar -xf "$tar" -C "$folder" --skip-old-files; } ||
+        { mkdir -p "$folder" && tar -xf "$tar" -C "$folder"; } ||
             fail 1 "$tar can't be unpacked into $folder; give the files of an earlier call, undamaged"
     done
     [[ ! -f $resume/trace.json.gz || -f $out/trace.json.gz ]] || cp "$resume/trace.json.gz" "$out"

@@ -1,6 +1,6 @@
 """Fetch the wheels that a GPU machine without a network lacks, for Python 3.12 on x86-64 Linux (`make gpu-wheels`).
 
-They are the dependencies of pyproject.toml and what these need, less gpu_machine_has.txt, in the versions of
+They are the dependencies of pyproject.toml, pytest and what these need, less gpu_machine_has.txt, in the versions of
 constraints.txt. A package that has no wheel is built, which works for pure Python. `--python` takes another version.
 """
 
@@ -16,6 +16,9 @@ from pip._vendor.packaging.requirements import Requirement
 from pip._vendor.packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "wheels"
+"""Where the wheels go by default; earlier ones there are deleted."""
+
 MAX_MIB = 60
 """Largest size of all wheels, in MiB."""
 
@@ -24,14 +27,16 @@ def main() -> None:
     """Fill the folder, and print its size.
 
     Raises:
-        SystemExit: a package can't be had for that Python, or all together are too large.
+        SystemExit: a given folder has wheels, a package can't be had for that Python, or all are too large together.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "wheels")
+    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="without wheels in it (wheels/)")
     parser.add_argument("--python", default="3.12", help="version of the machine's Python (3.12)")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for wheel in arguments.folder.glob("*.whl"):
+        if arguments.folder.resolve() != FOLDER:
+            raise SystemExit(f"{arguments.folder} has other wheels, such as {wheel.name}; give an empty folder")
         wheel.unlink()
     there = {canonicalize_name(line) for line in lines_of(ROOT / "scripts" / "gpu_machine_has.txt")}
     pending = dependencies()
@@ -54,9 +59,9 @@ def lines_of(path: Path) -> list[str]:
 
 
 def dependencies() -> list[Requirement]:
-    """Return pyproject's dependencies."""
+    """Return pyproject's dependencies, and pytest for the GPU tests."""
     listed = (ROOT / "pyproject.toml").read_text().split("\ndependencies = [")[1].split("]")[0]
-    return [Requirement(text) for text in re.findall('"(.+)"', listed)]
+    return [Requirement(text) for text in (*re.findall('"(.+)"', listed), "pytest")]
 
 
 def fetch(requirement: Requirement, folder: Path, python: str) -> Path:

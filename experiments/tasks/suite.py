@@ -5,6 +5,7 @@ after it was stopped.
 """
 
 import logging
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,8 +65,8 @@ def run(
     slice_minutes: float,
     slice: int | None = None,
     common: Sequence[str] = (),
-    tiny: bool | str | Sequence[str] = False,
-    extra: str | Sequence[str] = (),
+    tiny: bool | str | Sequence[str] | None = False,
+    extra: str | Sequence[str] | None = (),
     packed: str | None = None,
 ) -> str:
     """Make the suite's runs, or one slice of them; return a status. Writes a record each, and packs them (`pack`).
@@ -81,8 +82,8 @@ def run(
         packed: the folder for the packed files; None is the run folder.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    target = folder if packed is None else Path(packed).expanduser().absolute()
     try:
+        target = folder if packed is None else packed_folder(packed)
         for name, value in (("minutes", minutes), ("slice_minutes", slice_minutes)):
             check_number(f"suite.{name}", value, above_0, "a number of minutes above 0")
         after = [*tiny_overrides(tiny), *read_overrides("suite.extra", extra)]
@@ -111,23 +112,43 @@ def run(
     return "ok" if reported and all(status in RESULTS for status in statuses) else "failed"
 
 
+def packed_folder(packed: str) -> Path:
+    """Make the folder of `suite.packed`, and return it.
+
+    Raises:
+        InputError: it can't be written.
+    """
+    folder = Path(str(packed)).expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(
+            f"suite.packed is {packed}, which can't be written ({error.strerror}); give another folder, or null for "
+            "the run folder"
+        ) from error
+    return folder
+
+
 def tiny_overrides(tiny: bool | str | Sequence[str] | None) -> list[str]:
     """Return the overrides of `suite.tiny`: of true, `TINY`; else as `read_overrides` does."""
-    if tiny is None or isinstance(tiny, bool):
+    if isinstance(tiny, bool):
         return list(TINY) if tiny else []
     return read_overrides("suite.tiny", tiny, "true, or overrides")
 
 
-def read_overrides(key: str, value: str | Sequence[str], expected: str = "overrides") -> list[str]:
-    """Return the overrides in a list, or in a text with spaces between.
+def read_overrides(key: str, value: str | Sequence[str] | None, expected: str = "overrides") -> list[str]:
+    """Return the overrides in a list, or in a text with spaces between; of None, none.
 
     Raises:
-        InputError: one without "="; the message names the key, and what was expected.
+        InputError: no list or text, or one without "="; the message names the key, and what was expected.
     """
-    items = value.split() if isinstance(value, str) else [str(item) for item in value]
-    if any("=" not in item for item in items):
+    if value is None:
+        return []
+    items = value.split() if isinstance(value, str) else value
+    if not isinstance(items, Sequence) or any("=" not in str(item) for item in items):
         raise InputError(f"{key} is {value!r}; give {expected}, as in '{key}=\"data.num_frames=3 data.width=128\"'")
-    return items
+    return [str(item) for item in items]
 
 
 def read_entries(entries: Iterable[Mapping[str, Any]]) -> list[Entry]:

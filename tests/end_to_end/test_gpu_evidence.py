@@ -3,21 +3,23 @@
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import time
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 
+import packaging
 import psutil
 import pytest
 from support.command_line import CHEAP, ROOT, SMALLEST
 
 COPIED = ("analysis", "conf", "experiments", "propainter", "scripts", "variants", "run.py", "pyproject.toml")
-TESTS = ("tests/conftest.py", "tests/gpu", "tests/support")
+TWO_RUNS = "published_240p,|fast_10,"
+"""The runs that the copy's suite keeps: the first, and the one that leaves a trace."""
 COMMIT = "0123456789ab"
 NO_NETWORK = """
 import os, socket, sys
@@ -32,13 +34,31 @@ log("refused from here on")
 """
 """A sitecustomize: no name is looked up, nothing connected, and who tries is written down."""
 
+TORCH_WITHOUT_GPU = """
+__version__ = "2.11"
+class cuda:
+    is_available = staticmethod(lambda: False)
+class version:
+    cuda = "13.0"
+"""
+"""What the script asks of torch first, without the seconds of its import."""
+
+CHEAPEST = ["--", *SMALLEST, *(item for item in CHEAP if item.startswith("measure.")), "kernels=torch"]
+"""Overrides: the smallest clip, and no kernels to compile."""
+
 
 class Machine:
-    """A copy of the project without .git, no GPU, and a wheel that cuts the network."""
+    """A copy of the project without .git, with two runs in the suite, no GPU, and a wheel that cuts the network."""
 
     def __init__(self, folder: Path) -> None:
         self.root, self.network_log = folder / "copy", folder / "network.log"
-        self.add(COPIED)
+        self.root.mkdir()
+        for name in COPIED:
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, self.root / name)
+        suite = self.root / "conf" / "experiment" / "gpu_suite.yaml"
+        lines = suite.read_text().splitlines(keepends=True)
+        suite.write_text("".join(line for line in lines if "{name:" not in line or re.search(TWO_RUNS, line)))
         self.wheels = folder / "wheels"
         self.wheels.mkdir()
         info = "cut_off-1.dist-info"
@@ -53,13 +73,6 @@ class Machine:
             **{"PROPAINTER_BENCH_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
             "CUDA_VISIBLE_DEVICES": "",
         }
-
-    def add(self, names: Iterable[str]) -> None:
-        """Copy files and folders of the project."""
-        for name in names:
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            (self.root / name).parent.mkdir(exist_ok=True)
-            copy(ROOT / name, self.root / name)
 
     def start(self, *arguments: str, **env: str) -> subprocess.Popen:
         command = [str(self.root / "scripts" / "gpu_evidence.sh"), *arguments]
@@ -94,20 +107,21 @@ def kill_all(process: subprocess.Popen) -> None:
 def test_killed_after_its_first_run_and_resumed_from_the_files_that_came_back(machine, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     typed = ["--tiny", "--wheels", str(machine.wheels)]
-    smaller = ["--", *SMALLEST, *[item for item in CHEAP if item.startswith("measure.")], "measure.min_pairs=1"]
-    process = machine.start(*typed, "--out", str(first), *smaller)
+    process = machine.start(*typed, "--out", str(first), *CHEAPEST)
     deadline = time.monotonic() + 120
     while not (first / "records.tar").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     kill_all(process)
     assert list(records(first)) == ["published_240p"]
     text = (first / "log.txt").read_text()
-    assert "tests: there are none here" in text and "1/3  published_240p" in text
+    assert "tests: there are none here" in text and "1/2  published_240p" in text
 
-    shutil.rmtree(machine.root / "suites")  # only the files came back
-    machine.add(TESTS)
-    code, out = machine.run(*typed, "--out", str(second), "--resume", str(first), *smaller)
+    gpu_tests = machine.root / "tests" / "gpu"
+    gpu_tests.mkdir(parents=True)
+    (gpu_tests / "test_it.py").write_text("import pytest\n\ndef test_it():\n    pytest.skip('no GPU')\n")
+    code, out = machine.run(*typed, "--out", str(second), "--resume", str(first), *CHEAPEST)
     assert code == 0, out
+    assert len(list((machine.root / "suites").iterdir())) == 2  # what was kept is of the files that came back
     assert (second / "log.txt").read_text() == out
     assert "tests: passed, or skipped without a GPU" in out and out.count("kept, ok") == 1
     assert {path.name for path in second.iterdir()} == {
@@ -115,7 +129,7 @@ def test_killed_after_its_first_run_and_resumed_from_the_files_that_came_back(ma
     }
     assert all(path.is_file() and path.stat().st_size < 16 * 2**20 for path in second.iterdir())
     made = records(second)
-    assert list(made) == ["fast_10", "fast_240p", "published_240p"]
+    assert list(made) == ["fast_10", "published_240p"]
     for record in made.values():
         assert record["status"] == "ok"
         assert record["weights"]["source"] == "seeded" and "reason" not in record["weights"]
@@ -129,9 +143,18 @@ def test_killed_after_its_first_run_and_resumed_from_the_files_that_came_back(ma
     assert len(asked) >= 6 and set(asked) == {"refused from here on"}  # two calls, each with its suite and runs
 
 
-@pytest.mark.slow
-def test_without_a_gpu_only_tiny_runs(machine, tmp_path):
-    code, out = machine.run("--out", str(tmp_path / "out"))
+@pytest.fixture
+def no_packages(tmp_path):
+    """The environment of a Python whose only package is a torch without a GPU."""
+    (tmp_path / "torch.py").write_text(TORCH_WITHOUT_GPU)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    python.chmod(0o755)
+    return {"PYTHON": str(python), "PYTHONPATH": str(tmp_path)}
+
+
+def test_without_a_gpu_only_tiny_runs(machine, tmp_path, no_packages):
+    code, out = machine.run("--out", str(tmp_path / "out"), **no_packages)
     assert code == 1 and out.count("\n") == 1
     assert out.startswith("torch sees no CUDA device here; without one only --tiny runs")
     assert not (tmp_path / "out").exists()
@@ -154,6 +177,31 @@ def test_a_wrong_option_is_a_sentence(machine, typed, sentence):
     assert code == 2 and out.startswith(sentence) and out.count("\n") == 1
 
 
+def test_earlier_records_are_not_written_over(machine, tmp_path):
+    (tmp_path / "records.tar").touch()
+    code, out = machine.run("--tiny", "--out", str(tmp_path))
+    assert code == 2 and out.count("\n") == 1
+    assert out.startswith(f"{tmp_path} has the records of an earlier call; go on from them with --resume, or give")
+
+
+def test_a_wrong_commit_is_a_sentence(machine):
+    code, out = machine.run("--tiny", PROPAINTER_BENCH_COMMIT="main")
+    assert code == 2 and out.count("\n") == 1
+    assert out.startswith("PROPAINTER_BENCH_COMMIT is main; give the 7 to 40 hex digits of a commit")
+
+
+def test_packages_that_python_lacks_are_a_sentence(machine, tmp_path, no_packages):
+    typed = ["--tiny", "--out", str(tmp_path / "out")]
+    code, out = machine.run(*typed, **no_packages)
+    assert code == 1 and "Traceback" not in out
+    assert out.splitlines()[-1].startswith("python lacks packaging; bring wheels")
+    shutil.copytree(Path(packaging.__file__).parent, tmp_path / "packaging")
+    code, out = machine.run(*typed, **no_packages)
+    assert code == 1 and "Traceback" not in out
+    last = out.splitlines()[-1]
+    assert last.startswith("python lacks torch") and ", pytest; bring wheels" in last
+
+
 def test_a_python_without_torch_is_a_sentence(machine, tmp_path):
     (tmp_path / "torch.py").write_text("raise ImportError('libcudart is missing')")
     code, out = machine.run("--tiny", PYTHONPATH=str(tmp_path))
@@ -165,3 +213,13 @@ def test_help_names_every_option(machine):
     code, out = machine.run("--help")
     assert code == 0
     assert all(f"--{name}" in out for name in ("slice N", "tiny", "resume", "wheels", "out", "help"))
+
+
+def test_wheels_in_a_given_folder_stay(tmp_path):
+    pytest.importorskip("pip")
+    wheel = tmp_path / "mine-1-py3-none-any.whl"
+    wheel.touch()
+    command = [sys.executable, str(ROOT / "scripts" / "gpu_wheels.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and wheel.exists()
+    assert done.stderr == f"{tmp_path} has other wheels, such as {wheel.name}; give an empty folder\n"

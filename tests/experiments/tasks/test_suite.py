@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,8 +67,13 @@ class TestPlan:
         assert with_overrides(Entry("x", ["a=1"], 1), ["a=0"], ["a=2", *extra]).overrides == [
             *("compile=default", "compile.components=[decoder]", "a=3")
         ]
-        with pytest.raises(InputError, match=r"suite.extra is \['fast'\]; give overrides, as in 'suite.extra="):
-            read_overrides("suite.extra", ["fast"])
+
+    def test_overrides_are_a_list_a_text_or_none(self):
+        assert read_overrides("suite.extra", None) == read_overrides("suite.extra", "") == []
+        for wrong in (["fast"], [None], 5, True, {"a": 1}):
+            sentence = f"suite.extra is {wrong!r}; give overrides, as in 'suite.extra="
+            with pytest.raises(InputError, match=re.escape(sentence)):
+                read_overrides("suite.extra", wrong)
 
     def test_a_run_may_take_twice_its_estimate_but_a_minute_more_at_most(self):
         assert [Entry("x", [], seconds).limit_s for seconds in (25, 60, 245)] == [50, 120, 305]
@@ -93,7 +99,9 @@ class TestPlan:
         with pytest.raises(InputError, match="suite.tiny is 'small'"):
             tiny_overrides("small")
 
-    @pytest.mark.parametrize("wrong", [{"minutes": "long"}, {"slice_minutes": 0}, {"slice": 9}])
+    @pytest.mark.parametrize(
+        "wrong", [{"minutes": "long"}, {"slice_minutes": 0}, {"slice": 9}, {"extra": 5}, {"packed": f"{__file__}/x"}]
+    )
     def test_settings_that_make_no_sense_are_a_sentence(self, wrong, tmp_path, monkeypatch, caplog):
         hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)))
         monkeypatch.setattr(suite.HydraConfig, "get", lambda: hydra)
@@ -221,6 +229,12 @@ def test_every_run_of_the_gpu_suite_composes(entry):
     for group in GROUPS:
         instantiate(cfg[group])
     assert cfg.data.num_frames == 3 and cfg.limits.vram_gb is None
+
+
+def test_gpu_evidence_tries_the_first_three_at_tiny_size():
+    minutes = re.search(r"TINY_MINUTES=(\d+)", (ROOT / "scripts/gpu_evidence.sh").read_text())
+    tried = fitting(gpu_suite_entries(), 60 * int(minutes[1]))
+    assert [entry.name for entry in tried] == ["published_240p", "fast_240p", "fast_10"]
 
 
 @pytest.mark.parametrize("name", ["gpu_suite", "waterfall"])
