@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from propainter.models.layers import DeformableAlignment
+from variants.kernels.triton_math import bilinear
 
 TILE = 4096
 """Sampled values that a program computes for each tap."""
@@ -187,21 +188,5 @@ def deform_columns_kernel(
         at_y = first_y + (max_offset * (1 - 2 / (1 + tl.exp(2 * offset_y))) + flow_y)
         at_x = first_x + tap_column + (max_offset * (1 - 2 / (1 + tl.exp(2 * offset_x))) + flow_x)
         scale = tl.where((at_y != at_y) | (at_x != at_x), at_y + at_x, scale)
-        inside = exists & (at_y > -1) & (at_y < height) & (at_x > -1) & (at_x < width)
-        at_y = tl.where(inside, at_y, 0)
-        at_x = tl.where(inside, at_x, 0)
-        top = tl.floor(at_y)
-        left = tl.floor(at_x)
-        below = at_y - top
-        right = at_x - left
-        value = tl.zeros([PIXELS, GROUPS_PADDED, CHANNELS_PADDED], tl.float32)
-        for corner in tl.static_range(4):
-            y = top.to(tl.int32) + corner // 2
-            x_at = left.to(tl.int32) + corner % 2
-            weight = (below if corner // 2 else 1 - below) * (right if corner % 2 else 1 - right)
-            known = inside & (y >= 0) & (y < height) & (x_at >= 0) & (x_at < width)
-            position = y.to(tl.int64) * x_h + x_at.to(tl.int64) * x_w
-            sample = tl.load(x + position[:, :, None], mask=known[:, :, None] & writes, other=0)
-            value += weight[:, :, None] * sample.to(tl.float32)
-        value *= scale[:, :, None]
+        value = bilinear(x, at_x, at_y, exists, writes, height, width, x_h, x_w) * scale[:, :, None]
         tl.store(columns + tap * (GROUPS * CHANNELS), value.to(columns.dtype.element_ty), mask=writes)
