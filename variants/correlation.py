@@ -80,7 +80,9 @@ def triton(pipeline: Pipeline, on_demand: bool = False) -> Pipeline:
     try:
         from variants.kernels import corr_op, triton_corr  # noqa: F401
     except ImportError as error:
-        raise UnsupportedError(f"correlation=triton needs the package triton ({error}): pip install triton") from error
+        raise UnsupportedError(
+            f"correlation=triton needs the package triton ({error}): pip install triton, or preset=fast_cuda_torch"
+        ) from error
     from variants.reuse.corr_lookup import GridSampleLookup
 
     def in_volume(volumes: Sequence[Tensor], radius: int, coords: Tensor) -> Tensor:

@@ -47,6 +47,20 @@ def guarded(
     return call
 
 
+def recorded(function: Callable[..., Any], stats: dict[str, Any], name: str, by: str) -> Callable[..., Any]:
+    """Return the function so that `stats[name]` is `by` from its first call that returns on.
+
+    It writes at each call and never reads: torch.compile would compile again for another value.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        output = function(*args, **kwargs)
+        stats[name] = by
+        return output
+
+    return call
+
+
 def first_line(error: object) -> str:
     """Return the first line of an error's message, or "no reason given"."""
     text = str(error).strip()
