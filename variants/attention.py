@@ -56,8 +56,9 @@ def sdpa(pipeline: Pipeline, backend: str | None = None, priority: Sequence[str]
         InputError: `priority` does not have each key once.
     """
     if priority is not None:
-        if sorted(priority) != sorted(BACKENDS):
-            raise InputError(f"attention.priority is {list(priority)}; give each of {', '.join(BACKENDS)} once")
+        names = isinstance(priority, Sequence) and all(isinstance(name, str) for name in priority)
+        if not names or sorted(priority) != sorted(BACKENDS):
+            raise InputError(f"attention.priority is {priority}; give each of {', '.join(BACKENDS)} once")
         pipeline.contexts.append(_in_order([BACKENDS[name] for name in priority], pipeline.networks.device))
     return use_kernel(pipeline, partial(forced_attention, backend) if backend else F.scaled_dot_product_attention)
 

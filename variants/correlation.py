@@ -80,7 +80,9 @@ def triton(pipeline: Pipeline, on_demand: bool = False) -> Pipeline:
     try:
         from variants.kernels import corr_op, triton_corr  # noqa: F401
     except ImportError as error:
-        raise UnsupportedError(f"correlation=triton needs the package triton ({error}): pip install triton") from error
+        raise UnsupportedError(
+            f"correlation=triton needs the package triton ({error}): pip install triton, or preset=fast_cuda_torch"
+        ) from error
     from variants.reuse.corr_lookup import GridSampleLookup
 
     def in_volume(volumes: Sequence[Tensor], radius: int, coords: Tensor) -> Tensor:
@@ -103,9 +105,12 @@ def triton(pipeline: Pipeline, on_demand: bool = False) -> Pipeline:
     levels, radius = published.num_levels, published.radius
     make: Callable[..., Correlation]
     if on_demand:
-        make = partial(OnDemand, levels, radius, windows=guarded(in_features, OnDemand.look_up, failed))
+        in_one = guarded(in_features, OnDemand.look_up, failed, device.type)
+        make = partial(OnDemand, levels, radius, windows=in_one)
     else:
-        make = partial(AllPairs, num_levels=levels, radius=radius, windows=guarded(in_volume, sampled, failed))
+        make = partial(
+            AllPairs, num_levels=levels, radius=radius, windows=guarded(in_volume, sampled, failed, device.type)
+        )
     _with_correlation(pipeline, "triton, on demand" if on_demand else "triton", make)
     pipeline.effective["correlation"]["lookup"] = "triton, not called"
     return pipeline

@@ -7,12 +7,17 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from torch import Tensor
+
 from propainter.errors import InputError, is_out_of_memory
 from variants import UnsupportedError
 
 
 def guarded(
-    fast: Callable[..., Any], published: Callable[..., Any], on_failure: Callable[[str], None]
+    fast: Callable[..., Any],
+    published: Callable[..., Any],
+    on_failure: Callable[[str], None],
+    device_type: str | None = None,
 ) -> Callable[..., Any]:
     """Return a callable that calls `fast`, and `published` instead from the first failure of `fast` on.
 
@@ -22,6 +27,8 @@ def guarded(
     Args:
         fast: must leave its arguments as they are where it fails.
         published: takes the same arguments and returns the same.
+        device_type: of the tensors that `fast` takes; those elsewhere go to `published` (`fallback=ladder` moves the
+            networks to the CPU for a while). None: any.
         on_failure: called once, with the kind of error and the first line of its message. It has to make the change
             visible, in a warning and in `Pipeline.effective`.
     """
@@ -30,7 +37,7 @@ def guarded(
     @wraps(published)
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal failed
-        if failed:
+        if failed or (device_type and any(isinstance(x, Tensor) and x.device.type != device_type for x in args)):
             return published(*args, **kwargs)
         try:
             return fast(*args, **kwargs)
@@ -42,6 +49,20 @@ def guarded(
         output = published(*args, **kwargs)
         failed = True
         on_failure(reason)
+        return output
+
+    return call
+
+
+def recorded(function: Callable[..., Any], stats: dict[str, Any], name: str, by: str) -> Callable[..., Any]:
+    """Return the function so that `stats[name]` is `by` from its first call that returns on.
+
+    It writes at each call and never reads: torch.compile would compile again for another value.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        output = function(*args, **kwargs)
+        stats[name] = by
         return output
 
     return call

@@ -1,5 +1,6 @@
 """A record in a few lines for the screen."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from propainter import STAGES
@@ -34,9 +35,23 @@ def summary(record: dict[str, Any]) -> str:
         f"weights: {record['weights']['source']}",
         *_attention(record["effective"].get("attention", {}).get("backend")),
         *(f"fell back: {step['stage']}, {step['step']}" for step in record["effective"].get("fallbacks", [])),
+        *(f"fell back: {where}, {why}" for where, why in _failures(record["effective"])),
         *(f"DISTURBED, so these times are doubtful: {sentence}" for sentence in record["disturbed"]),
     ]
     return "\n".join(lines)
+
+
+_FAILED = ("torch, since ", "eager")
+"""How a variant's report of a kernel, a graph or a component begins that torch's eager operations replaced."""
+
+
+def _failures(effective: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
+    """Yield where something runs otherwise than asked for, and the variant's words on it."""
+    for key, value in effective.items():
+        if isinstance(value, dict):
+            yield from _failures(value, f"{within}{key}.")
+        elif isinstance(value, str) and value.startswith(_FAILED):
+            yield f"{within}{key}", value
 
 
 def _pool(memory: dict[str, Any]) -> str:

@@ -10,9 +10,6 @@ from experiments.roofline.sdpa import HALF
 
 _cudnn: Any = torch.backends.cudnn  # torch makes its attribute `conv` at run time
 
-SAMPLER_MAX_IMAGES = 65535
-"""Most images that cuDNN's grid sampler takes: https://github.com/pytorch/pytorch/issues/88380."""
-
 
 def takes_sampler(x: Tensor, grid: Tensor, mode: int = 0, padding: int = 0, align_corners: bool = True) -> bool:
     """Whether torch samples by cuDNN (`cond_cudnn_grid_sampler` in torch's GridSamplerUtils.h).

@@ -27,8 +27,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from experiments.roofline import DeviceError, sdpa
-from experiments.roofline.cudnn import SAMPLER_MAX_IMAGES, conv_format, takes_sampler
+from experiments.roofline.cudnn import conv_format, takes_sampler
 from propainter import InputError, Networks, Observer, build_networks
+from propainter.models.raft import GRID_SAMPLE_MAX_ROWS
 
 DEVICE = torch.device("cuda")
 
@@ -203,10 +204,10 @@ def sampled(x: Tensor, grid: Tensor, mode: int, padding: int, align_corners: boo
     Raises:
         DeviceError: cuDNN's takes no more than 65,535 images.
     """
-    if takes_sampler(x, grid, mode, padding, align_corners) and x.shape[0] > SAMPLER_MAX_IMAGES:
+    if takes_sampler(x, grid, mode, padding, align_corners) and x.shape[0] > GRID_SAMPLE_MAX_ROWS:
         raise DeviceError(
             "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input. "
-            f"(grid_sample of {x.shape[0]} images; cuDNN takes {SAMPLER_MAX_IMAGES})"
+            f"(grid_sample of {x.shape[0]} images; cuDNN takes {GRID_SAMPLE_MAX_ROWS})"
         )
     return x.new_empty(*x.shape[:2], *grid.shape[1:3])
 

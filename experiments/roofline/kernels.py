@@ -30,13 +30,6 @@ aten = torch.ops.aten
 MAX_IMAGES = 32
 """Images that torchvision's deformable convolution samples at once; see `images_at_once`."""
 
-BYTES: dict[str, Callable[..., int]] = {}
-"""Formula of the bytes that an operation moves, by its qualified name ("propainter_bench::windows"); see `moves`.
-
-A formula takes the operation's arguments, and its result as `out_val`. Operations without one move each of their
-tensors once.
-"""
-
 _GATHERS = frozenset({aten.index, aten.index_select, aten.gather, aten.embedding, aten._unsafe_index})
 _SAMPLES = frozenset({aten.grid_sampler_2d, aten.cudnn_grid_sampler})
 _MOVES = frozenset({aten._to_copy, aten.clone, aten.copy_, aten.cat, aten.constant_pad_nd, aten.stack, aten.fill_})
@@ -72,16 +65,6 @@ class Transfer(NamedTuple):
 
     copied_bytes: int
     waits: bool
-
-
-def moves(name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Register the decorated formula as that of the bytes which the operation of this qualified name moves."""
-
-    def register(formula: Callable[..., int]) -> Callable[..., int]:
-        BYTES[name] = formula
-        return formula
-
-    return register
 
 
 def kernels_of(func: Any, args: Any, kwargs: Any, inputs: Sequence[Tensor], output: Any) -> list[Kernel]:
@@ -139,13 +122,11 @@ def transfers_of(func: Any, args: Any, kwargs: Any, inputs: Sequence[Tensor], ou
     return []
 
 
-@moves("propainter_bench::bias_act")
 def bias_act_bytes(x: Tensor, bias: Tensor, *_: Any, out_val: None) -> int:
     """Return the bytes of a bias and an activation in place."""
     return 2 * nbytes(x) + nbytes(bias)
 
 
-@moves("propainter_bench::windows")
 def windows_bytes(volumes: Sequence[Tensor], radius: int, coords: Tensor, *, out_val: Tensor) -> int:
     """Return the bytes of a lookup of windows: each window's rows by sectors of 32 bytes, and the result."""
     side, size = 2 * radius + 2, volumes[0].element_size()
@@ -153,6 +134,16 @@ def windows_bytes(volumes: Sequence[Tensor], radius: int, coords: Tensor, *, out
     window = side * (side * size + 32 - size)
     read = sum(min(nbytes(volume), len(volume) * window) for volume in volumes)
     return read + nbytes(coords) + nbytes(out_val)
+
+
+BYTES: dict[str, Callable[..., int]] = {
+    "propainter_bench::bias_act": bias_act_bytes,
+    "propainter_bench::windows": windows_bytes,
+}
+"""Formulas of the bytes that an operation moves: of its arguments, and its result as `out_val`.
+
+Operations without one move each of their tensors once.
+"""
 
 
 def is_view(func: Any) -> bool:

@@ -8,10 +8,8 @@ from support.flows import random_lookup
 from torchvision.models.optical_flow.raft import CorrBlock
 
 from propainter import estimate_flow
+from propainter.models.raft import GRID_SAMPLE_MAX_ROWS
 from variants.reuse.corr_lookup import BidirectionalCorrelation
-
-LIMIT = 65_536
-"""Rows from which on cuDNN's grid_sample fails."""
 
 
 def lookup(features: torch.Tensor, coords: torch.Tensor) -> torch.Tensor:
@@ -22,7 +20,7 @@ def lookup(features: torch.Tensor, coords: torch.Tensor) -> torch.Tensor:
 def test_a_lookup_of_more_rows_than_cudnn_takes_is_that_of_fewer(device):
     seeded = torch.Generator().manual_seed(0)
     pairs, height, width = 65, 16, 32
-    assert 2 * pairs * height * width > LIMIT
+    assert 2 * pairs * height * width > GRID_SAMPLE_MAX_ROWS
     features = torch.randn(pairs + 1, 16, height, width, generator=seeded).to(device)
     coords = (torch.rand(2 * pairs, 2, height, width, generator=seeded) * 40 - 4).to(device)
     got = lookup(features, coords)
@@ -36,7 +34,7 @@ def test_a_lookup_of_more_rows_than_cudnn_takes_is_that_of_fewer(device):
 @torch.inference_mode()
 def test_published_flow_of_more_rows_than_cudnn_takes(on_device, device):
     frames = torch.rand(1, 209, 3, 128, 160, generator=torch.Generator().manual_seed(0)).to(device) * 2 - 1
-    assert LIMIT < 208 * 16 * 20
+    assert GRID_SAMPLE_MAX_ROWS < 208 * 16 * 20
     flow_f, flow_b = estimate_flow(on_device.raft, frames, iterations=1)
     few, _ = estimate_flow(on_device.raft, frames[:, :3], iterations=1)
     assert flow_f.isfinite().all() and flow_b.isfinite().all()

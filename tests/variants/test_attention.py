@@ -57,7 +57,7 @@ def test_backends_in_order_in_generation_alone(networks):
     assert torch._C._get_sdp_priority_order() == before
 
 
-@pytest.mark.parametrize("priority", [["flash"], ["flash", "flash", "cudnn", "math"], []])
+@pytest.mark.parametrize("priority", [["flash"], ["flash", "flash", "cudnn", "math"], [], 5, "math", [1, "flash"]])
 def test_an_order_has_every_backend(networks, priority):
     with pytest.raises(InputError, match=r"^attention.priority is .*; give each of flash, efficient, cudnn, math once"):
         sdpa(Pipeline(networks), priority=priority)

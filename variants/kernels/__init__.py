@@ -23,13 +23,16 @@ from propainter.models.warp import warp
 from variants import UnsupportedError, claims_published, needs_cuda
 from variants.components import is_wrapped, wrap
 from variants.correlation import AllPairs
-from variants.guard import guarded
+from variants.guard import guarded, recorded
 from variants.kernels import gru_op
 from variants.kernels.onednn_conv import convolve_linear_layers, in_channels_last, split
 from variants.reuse.conv_gru import TORCH, Gating
 from variants.reuse.dedup_flow import DedupFlowEstimator
 
 log = logging.getLogger(__name__)
+
+TRITON_DEVICE = "cuda"
+"""The type of device that Triton's kernels run on."""
 
 
 @claims_published
@@ -87,60 +90,95 @@ def cuda(pipeline: Pipeline) -> Pipeline:
       features (`triton_warp`), and computes RAFT's recurrent units between their convolutions, with `reuse=flow` or
       `exact` (`triton_gru`). Others stay: in float32 without TF32 cuDNN's kernels for the published layout are faster.
 
-    `effective["kernels"]` says what ran: `alignment`, `bias`, `recurrent`, `warp` and `channels_last`.
+    `effective["kernels"]` says what ran: `alignment`, `bias`, `recurrent`, `warp` and `channels_last`. `bias_by_torch`
+    says where torch added a bias last, in compiled code or in a layout with gaps; None: nowhere.
 
     Raises:
         UnsupportedError: the device is not CUDA, or Triton is not installed.
     """
-    device, generator = pipeline.networks.device, pipeline.networks.generator
-    if device.type != "cuda":
+    device = pipeline.networks.device
+    if device.type != TRITON_DEVICE:
         raise UnsupportedError(f"kernels=cuda are for CUDA, not for this {device.type} device")
     try:
-        from variants.kernels import triton_bias, triton_gru  # noqa: F401, the second implements an operation
-        from variants.kernels.triton_deform import TritonAlignment
+        import variants.kernels.triton_gru  # noqa: F401, implements an operation
         from variants.kernels.triton_warp import warp as triton_warp
     except ImportError as error:
-        raise UnsupportedError(f"kernels=cuda needs the package triton ({error}): pip install triton") from error
-    stats: dict[str, Any] = {"alignment": "triton", "bias": "triton", "channels_last": []}
-    stats |= dict.fromkeys(("recurrent", "warp"), "torch")
+        raise UnsupportedError(
+            f"kernels=cuda needs the package triton ({error}): pip install triton, or preset=fast_cuda_torch"
+        ) from error
+    stats: dict[str, Any] = dict.fromkeys(("alignment", "bias", "recurrent", "warp"), "torch")
     pipeline.effective["kernels"] = stats
-    in_fp32 = pipeline.effective.get("ops_in_fp32", {})
-    before = dict(in_fp32)
-    in_fp32.update((name, "only inside Triton's kernel; its tensors are in half precision") for name in before)
-
-    def fall_back(part: str, reason: str) -> None:
-        stats[part] = f"torch, since Triton's failed: {reason}"
-        if part == "alignment":
-            in_fp32.update(before)
-        log.warning("%s goes on without Triton: %s", part, reason)
-
-    align = guarded(TritonAlignment.__call__, TritonAlignment.by_torch, partial(fall_back, "alignment"))
-    for name in ("flow_completion", "generator"):
-        network = getattr(pipeline.networks, name)
-        for module in network.modules():
-            if isinstance(module, DeformableAlignment):
-                module.align = partial(align, TritonAlignment(module))
-    for name in NETWORKS:
-        network = getattr(pipeline.networks, name)
-        if in_half(network):
-            in_channels_last(network)
-            stats["channels_last"].append(name)
-    add = guarded(triton_bias.bias_act, triton_bias.torch_bias_act, partial(fall_back, "bias"))
-    for name in NETWORKS:
-        triton_bias.fuse_biases(getattr(pipeline.networks, name), add)
+    _align_by_triton(pipeline, stats)
+    in_half = [name for name in NETWORKS if is_half(getattr(pipeline.networks, name))]
+    for name in in_half:
+        in_channels_last(getattr(pipeline.networks, name))
+    stats["channels_last"] = in_half
+    _add_biases_by_triton(pipeline, stats)
     estimator = pipeline.flow_estimator
-    if isinstance(estimator, DedupFlowEstimator) and "raft" in stats["channels_last"]:
-        stats["recurrent"] = "triton"
-        estimator.gating = Gating(
-            *(guarded(*both, partial(fall_back, "recurrent")) for both in zip(gru_op.GATING, TORCH, strict=True))
+    if isinstance(estimator, DedupFlowEstimator) and "raft" in in_half:
+        # One fallback for both, so that `stats` tells of both.
+        unit = _by_triton(
+            *(stats, "recurrent"),
+            lambda part, *inputs: getattr(gru_op.GATING, part)(*inputs),
+            lambda part, *inputs: getattr(TORCH, part)(*inputs),
         )
+        estimator.gating = Gating(*(partial(unit, part) for part in Gating._fields))
     if isinstance(estimator, ClipFlow | DedupFlowEstimator):
         estimator.identity = estimator.identity and f"{estimator.identity}, kernels=cuda"
     pipeline.flow_predictor = predict_together
-    if "generator" in stats["channels_last"]:
-        stats["warp"] = "triton"
-        generator.feat_prop_module.warp = guarded(triton_warp, warp, partial(fall_back, "warp"))
+    if "generator" in in_half:
+        pipeline.networks.generator.feat_prop_module.warp = _by_triton(stats, "warp", triton_warp, warp)
     return pipeline
+
+
+def _by_triton(
+    stats: dict[str, Any],
+    part: str,
+    fast: Callable[..., Any],
+    by_torch: Callable[..., Any],
+    on_failure: Callable[[], None] = lambda: None,
+) -> Callable[..., Any]:
+    """Return `fast`, with `by_torch` in its place from its first failure on; `stats[part]` says which of them ran."""
+    stats[part] = "triton, not called: a wrapped or compiled module has torch's operations, or its stage did not run"
+
+    def fall_back(reason: str) -> None:
+        stats[part] = f"torch, since Triton's failed: {reason}"
+        log.warning("%s goes on without Triton: %s", part, reason)
+        on_failure()
+
+    return guarded(recorded(fast, stats, part, "triton"), by_torch, fall_back, device_type=TRITON_DEVICE)
+
+
+def _align_by_triton(pipeline: Pipeline, stats: dict[str, Any]) -> None:
+    from variants.kernels.triton_deform import TritonAlignment
+
+    in_fp32 = pipeline.effective.get("ops_in_fp32", {})
+    before = dict(in_fp32)
+    in_fp32.update((name, "only inside Triton's kernel; its tensors are in half precision") for name in before)
+    align = _by_triton(
+        *(stats, "alignment", TritonAlignment.__call__, TritonAlignment.by_torch), lambda: in_fp32.update(before)
+    )
+    for network in (pipeline.networks.flow_completion, pipeline.networks.generator):
+        for module in network.modules():
+            if isinstance(module, DeformableAlignment):
+                module.align = partial(align, TritonAlignment(module))
+
+
+def _add_biases_by_triton(pipeline: Pipeline, stats: dict[str, Any]) -> None:
+    from variants.kernels.triton_bias import bias_act, fuse_biases, refusal, torch_bias_act
+
+    stats["bias_by_torch"] = None
+    launch = _by_triton(stats, "bias", bias_act, torch_bias_act)
+
+    def add(x: Tensor, bias: Tensor, slope: float) -> Tensor:
+        refused = refusal(x)
+        if refused is None:
+            return launch(x, bias, slope)
+        stats["bias_by_torch"] = refused
+        return torch_bias_act(x, bias, slope)
+
+    for name in NETWORKS:
+        fuse_biases(getattr(pipeline.networks, name), add)
 
 
 DIRECTIONS_TOGETHER_BYTES = 256 * 2**20
@@ -161,7 +199,7 @@ def predict_together(network: Callable[[Tensor, Tensor], Tensor], flows: Flows, 
     return forward, backward.flip(1)
 
 
-def in_half(network: nn.Module) -> bool:
+def is_half(network: nn.Module) -> bool:
     """Return whether the network's convolutions have weights in half precision."""
     weights = [layer.weight for layer in network.modules() if isinstance(layer, (nn.Conv2d, nn.Conv3d))]
     return all(weight.element_size() == 2 for weight in weights)
@@ -197,18 +235,9 @@ def _loops_by_numba(estimator: ClipFlow | DedupFlowEstimator, published: CorrBlo
     else:
         stats["windows"] = f"torch, since {type(make()).__name__} has no volume"
     if isinstance(estimator, DedupFlowEstimator):
-        estimator.gating = _recorded(gru_op.GATING, stats)
+        gating = gru_op.GATING
+        estimator.gating = gating._replace(gates=recorded(gating.gates, stats, "recurrent", "numba"))
         stats["recurrent"] = "numba, not called: RAFT's update block is wrapped, or no flow was estimated"
     if stats["windows"] == "numba" or isinstance(estimator, DedupFlowEstimator):
         estimator.identity = estimator.identity and f"{estimator.identity}, {numba_math.identity()}"
     return stats
-
-
-def _recorded(loops: Gating, stats: dict[str, Any]) -> Gating:
-    """Return the loops so that they record in `stats` that they ran; a later group may wrap the update block."""
-
-    def gates(*inputs: Tensor) -> tuple[Tensor, Tensor]:
-        stats["recurrent"] = "numba"
-        return loops.gates(*inputs)
-
-    return loops._replace(gates=gates)

@@ -90,18 +90,22 @@ def torch_bias_act(x: Tensor, bias: Tensor, slope: float) -> Tensor:
 
 
 def bias_act(x: Tensor, bias: Tensor, slope: float) -> Tensor:
-    """Compute `torch_bias_act` by one kernel, in float32; on a CPU, and where torch compiles, by torch's operations.
+    """Compute `torch_bias_act` by one kernel on a GPU, in float32.
 
     Args:
-        x: without gaps, contiguous or in channels_last; of another layout torch computes.
+        x: that `refusal` does not refuse.
         bias: [C].
         slope: of negative values.
     """
-    inner = _inner(x)
-    if x.device.type != "cuda" or inner is None or torch.compiler.is_compiling():
-        return torch_bias_act(x, bias, slope)
-    torch.ops.propainter_bench.bias_act(x, bias, slope, inner)
+    torch.ops.propainter_bench.bias_act(x, bias, slope, _inner(x))
     return x
+
+
+def refusal(x: Tensor) -> str | None:
+    """Return why torch's operations have to add to x; None where the kernel can, contiguous or in channels_last."""
+    if torch.compiler.is_compiling():
+        return "in compiled code"
+    return f"in a layout with gaps: shape {list(x.shape)}, strides {list(x.stride())}" if _inner(x) is None else None
 
 
 def _inner(x: Tensor) -> int | None:

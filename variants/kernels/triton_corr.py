@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from variants.kernels.corr_op import empty_windows, empty_windows_on_demand
+from variants.kernels.triton_math import window_corner
 
 MAX_LEVELS = 4
 """Pointers to levels that the kernels take."""
@@ -42,11 +43,12 @@ def windows(volumes: Sequence[Tensor], radius: int, coords: Tensor, pixels: int 
     batch, _, height, width = coords.shape
     side = 2 * radius + 1
     grid = (triton.cdiv(height * width, pixels), len(volumes), batch)
-    windows_kernel[grid](
-        *_pointers(volumes),
-        *(coords, *coords.stride(), height, width, output),
-        **{"SIDE": side, "TAPS": triton.next_power_of_2(side**2), "PIXELS": pixels, "num_warps": 1},
-    )
+    with torch.cuda.device_of(coords):
+        windows_kernel[grid](
+            *_pointers(volumes),
+            *(coords, *coords.stride(), height, width, output),
+            **{"SIDE": side, "TAPS": triton.next_power_of_2(side**2), "PIXELS": pixels, "num_warps": 1},
+        )
     return output
 
 
@@ -60,13 +62,14 @@ def windows_on_demand(features: Tensor, levels: Sequence[Tensor], radius: int, c
     batch, _, height, width = coords.shape
     side, channels = 2 * radius + 1, features.shape[-1]
     grid = (triton.cdiv(height * width, PIXELS_ON_DEMAND), len(levels), batch)
-    windows_on_demand_kernel[grid](
-        features.contiguous(),
-        *_pointers(levels),
-        *(coords, *coords.stride(), height, width, output, 1 / channels**0.5),
-        **{"SIDE": side, "POSITIONS": triton.next_power_of_2((side + 1) ** 2), "PIXELS": PIXELS_ON_DEMAND},
-        **{"TOTAL": channels, "CHANNELS": min(CHANNELS, triton.next_power_of_2(channels))},
-    )
+    with torch.cuda.device_of(coords):
+        windows_on_demand_kernel[grid](
+            features.contiguous(),
+            *_pointers(levels),
+            *(coords, *coords.stride(), height, width, output, 1 / channels**0.5),
+            **{"SIDE": side, "POSITIONS": triton.next_power_of_2((side + 1) ** 2), "PIXELS": PIXELS_ON_DEMAND},
+            **{"TOTAL": channels, "CHANNELS": min(CHANNELS, triton.next_power_of_2(channels))},
+        )
     return output
 
 
@@ -125,17 +128,10 @@ def windows_kernel(
     x = tl.load(centre, mask=exists, other=0.0) * scale
     y = tl.load(centre + stride_c, mask=exists, other=0.0) * scale
     rows, columns = height >> level, width >> level
-
-    # Not near: far outside, infinite or NaN, of which no integer may be made; then all positions are outside.
-    near = (x > -SIDE) & (x < columns + SIDE) & (y > -SIDE) & (y < rows + SIDE)
-    right = tl.where(near | (x != x), x - tl.floor(x), 0.0)[:, None]
-    below = tl.where(near | (y != y), y - tl.floor(y), 0.0)[:, None]
-    left = tl.where(near, tl.floor(x), -2.0 * SIDE).to(tl.int32) - SIDE // 2
-    top = tl.where(near, tl.floor(y), -2.0 * SIDE).to(tl.int32) - SIDE // 2
-
+    left, top, right, below = window_corner(x[:, None], y[:, None], rows, columns, SIDE)
     tap = tl.arange(0, TAPS)[None, :]
     across, down = tap % SIDE, tap // SIDE
-    column, row = left[:, None] + across, top[:, None] + down
+    column, row = left + across, top + down
     stored = exists[:, None] & (tap < SIDE * SIDE)
     upper, lower = stored & (row >= 0) & (row < rows), stored & (row >= -1) & (row < rows - 1)
     here, beside = (column >= 0) & (column < columns), (column >= -1) & (column < columns - 1)
@@ -196,11 +192,8 @@ def windows_on_demand_kernel(
         place = tl.minimum(tl.program_id(0) * PIXELS + number, height * width - 1)
         centre = coords + image * stride_n + place // width * stride_y + place % width * stride_x
         x, y = tl.load(centre) * scale, tl.load(centre + stride_c) * scale
-        near = (x > -SIDE) & (x < columns + SIDE) & (y > -SIDE) & (y < rows + SIDE)
-        right = tl.where(near | (x != x), x - tl.floor(x), 0.0)
-        below = tl.where(near | (y != y), y - tl.floor(y), 0.0)
-        column = tl.where(near, tl.floor(x), -2.0 * SIDE).to(tl.int32) - SIDE // 2 + position % (SIDE + 1)
-        row = tl.where(near, tl.floor(y), -2.0 * SIDE).to(tl.int32) - SIDE // 2 + position // (SIDE + 1)
+        left, top, right, below = window_corner(x, y, rows, columns, SIDE)
+        column, row = left + position % (SIDE + 1), top + position // (SIDE + 1)
         inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
         inside = inside & (position < (SIDE + 1) * (SIDE + 1))
         pixel = image * (height * width) + place

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from propainter.models.layers import DeformableAlignment, align
+from variants.kernels.triton_math import bilinear
 
 TILE = 4096
 """Sampled values that a program computes for each tap."""
@@ -26,12 +27,12 @@ class TritonAlignment:
 
     Args:
         module: the module to align for. Its weight is rearranged once for each dtype. The last bias of its
-            `conv_offset` moves into the kernel, so that the convolution is one kernel.
+            `conv_offset` becomes its own `offset_bias`, which the kernel adds, so that the convolution is one kernel.
     """
 
     def __init__(self, module: DeformableAlignment) -> None:
         last: Any = module.conv_offset[-1]
-        self._offset_bias: Tensor = last.bias.detach()
+        module.register_parameter("offset_bias", last.bias)
         last.bias = None
         self._weights: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
 
@@ -43,7 +44,7 @@ class TritonAlignment:
         in_rows = not x.is_contiguous()  # channels_last
         x = x.contiguous(memory_format=torch.channels_last)
         columns = torch.ops.propainter_bench.deform_columns(
-            x, predicted, self._offset_bias, flow, module.max_offset, dtype
+            x, predicted, module.offset_bias, flow, module.max_offset, dtype
         )
         if in_rows:
             rows = torch.addmm(bias, columns.flatten(0, 1), weight.t())
@@ -52,15 +53,19 @@ class TritonAlignment:
 
     def by_torch(self, module: DeformableAlignment, x: Tensor, predicted: Tensor, flow: Tensor | None) -> Tensor:
         """Compute the same as the published module."""
-        predicted = predicted + self._offset_bias.to(predicted.dtype).view(-1, 1, 1)
+        offset_bias: Any = module.offset_bias
+        predicted = predicted + offset_bias.to(predicted.dtype).view(-1, 1, 1)
         return align(module, x, predicted, flow)
 
     def _weights_in(self, module: DeformableAlignment, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        if dtype not in self._weights:
-            # [O, C, 3, 3] -> [O, 9 * C], as columns are: taps, then channels
-            weight = module.weight.detach().permute(0, 2, 3, 1).flatten(1).to(dtype)
-            self._weights[dtype] = weight, module.bias.detach().to(dtype)
-        return self._weights[dtype]
+        if dtype in self._weights:
+            return self._weights[dtype]
+        # [O, C, 3, 3] -> [O, 9 * C], as columns are: taps, then channels
+        weight = module.weight.detach().permute(0, 2, 3, 1).flatten(1).to(dtype)
+        arranged = weight, module.bias.detach().to(dtype)
+        if not torch.compiler.is_compiling():  # there it may lie in memory that a replayed graph overwrites
+            self._weights[dtype] = arranged
+        return arranged
 
 
 def deform_columns(
@@ -186,21 +191,5 @@ def deform_columns_kernel(
         at_y = first_y + (max_offset * (1 - 2 / (1 + tl.exp(2 * offset_y))) + flow_y)
         at_x = first_x + tap_column + (max_offset * (1 - 2 / (1 + tl.exp(2 * offset_x))) + flow_x)
         scale = tl.where((at_y != at_y) | (at_x != at_x), at_y + at_x, scale)
-        inside = exists & (at_y > -1) & (at_y < height) & (at_x > -1) & (at_x < width)
-        at_y = tl.where(inside, at_y, 0)
-        at_x = tl.where(inside, at_x, 0)
-        top = tl.floor(at_y)
-        left = tl.floor(at_x)
-        below = at_y - top
-        right = at_x - left
-        value = tl.zeros([PIXELS, GROUPS_PADDED, CHANNELS_PADDED], tl.float32)
-        for corner in tl.static_range(4):
-            y = top.to(tl.int32) + corner // 2
-            x_at = left.to(tl.int32) + corner % 2
-            weight = (below if corner // 2 else 1 - below) * (right if corner % 2 else 1 - right)
-            known = inside & (y >= 0) & (y < height) & (x_at >= 0) & (x_at < width)
-            position = y.to(tl.int64) * x_h + x_at.to(tl.int64) * x_w
-            sample = tl.load(x + position[:, :, None], mask=known[:, :, None] & writes, other=0)
-            value += weight[:, :, None] * sample.to(tl.float32)
-        value *= scale[:, :, None]
+        value = bilinear(x, at_x, at_y, exists, writes, height, width, x_h, x_w) * scale[:, :, None]
         tl.store(columns + tap * (GROUPS * CHANNELS), value.to(columns.dtype.element_ty), mask=writes)

@@ -12,6 +12,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from variants.kernels.triton_math import bilinear
+
 TILE = 4096
 """Values that a program computes."""
 
@@ -84,21 +86,7 @@ def warp_kernel(
     position = row.to(tl.int64)
     at_x = (tl.load(grid + position * 2, mask=exists, other=0).to(tl.float32) + 1) / 2 * (width - 1)
     at_y = (tl.load(grid + position * 2 + 1, mask=exists, other=0).to(tl.float32) + 1) / 2 * (height - 1)
-    inside = exists & (at_y > -1) & (at_y < height) & (at_x > -1) & (at_x < width)
-    at_y = tl.where(inside, at_y, 0)
-    at_x = tl.where(inside, at_x, 0)
-    top = tl.floor(at_y)
-    left = tl.floor(at_x)
-    below = at_y - top
-    right = at_x - left
     x += ((row // rows_of_image).to(tl.int64) * x_n)[:, None] + (channel.to(tl.int64) * x_c)[None, :]
-    value = tl.zeros([PIXELS, CHANNELS_PADDED], tl.float32)
-    for corner in tl.static_range(4):
-        y_at = top.to(tl.int32) + corner // 2
-        x_at = left.to(tl.int32) + corner % 2
-        weight = (below if corner // 2 else 1 - below) * (right if corner % 2 else 1 - right)
-        known = inside & (y_at >= 0) & (y_at < height) & (x_at >= 0) & (x_at < width)
-        offset = y_at.to(tl.int64) * x_h + x_at.to(tl.int64) * x_w
-        value += weight[:, None] * tl.load(x + offset[:, None], mask=known[:, None] & writes, other=0).to(tl.float32)
+    value = bilinear(x, at_x, at_y, exists, writes, height, width, x_h, x_w)
     output += (position * CHANNELS)[:, None] + channel[None, :]
     tl.store(output, value.to(output.dtype.element_ty), mask=writes)

@@ -69,10 +69,13 @@ class PrecomputedPlan(WindowPlan):
             frames: number of key frames.
             tokens: number of tokens of each that keys are taken from.
         """
-        if frames not in self._indices:
-            starts = torch.arange(0, frames * tokens, tokens, device=self.keys.device)
-            self._indices[frames] = starts[:, None] + self.keys[:, None]
-        return self._indices[frames]
+        if frames in self._indices:
+            return self._indices[frames]
+        starts = torch.arange(0, frames * tokens, tokens, device=self.keys.device)
+        index = starts[:, None] + self.keys[:, None]
+        if not torch.compiler.is_compiling():  # there it may lie in memory that a replayed graph overwrites
+            self._indices[frames] = index
+        return index
 
 
 class WindowGrid:

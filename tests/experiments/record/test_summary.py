@@ -40,3 +40,15 @@ def test_what_graphs_keep_is_named():
     assert "memory is allocated on the GPU, weights included, in the first run" in lines(device_type="cuda")
     kept = lines(device_type="cuda", memory__graph_pool_bytes=300 * 2**20)
     assert any(line.endswith("in the first run; the whole with 300 MiB that CUDA graphs keep") for line in kept)
+
+
+def test_what_torch_did_in_place_of_a_kernel_or_a_graph_is_named():
+    effective = {
+        "kernels": {"alignment": "torch, since Triton's failed: no image", "bias": "triton", "channels_last": []},
+        "cuda_graphs": {"pool_bytes": 0, "flow": {"status": "eager: its CUDA graph failed: invalid", "graphs": 0}},
+        "compile": {"components": {"decoder": {"status": "compiled"}}},
+    }
+    assert [line for line in lines(effective=effective) if line.startswith("fell back")] == [
+        "fell back: kernels.alignment, torch, since Triton's failed: no image",
+        "fell back: cuda_graphs.flow.status, eager: its CUDA graph failed: invalid",
+    ]

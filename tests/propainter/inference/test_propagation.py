@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.fake_cuda import counted, on_cuda
 
 from propainter import propagate_pixels
 from propainter.inference import propagation
-from tests.support.fake_cuda import counted, on_cuda
 
 
 def test_propagation(golden):

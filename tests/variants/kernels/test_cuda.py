@@ -1,6 +1,7 @@
 """`kernels=cuda` on the CPU, with torch's operations in place of Triton's: what the option makes of the networks."""
 
 import copy
+from unittest import mock
 
 import pytest
 import torch
@@ -13,13 +14,16 @@ from variants import UnsupportedError, kernels, precision, reuse
 
 pytest.importorskip("triton")
 
-from variants.kernels import numba_gru, triton_deform, triton_warp
+from variants.kernels import gru_op, numba_gru, triton_bias, triton_deform, triton_warp
 
 assert all((numba_gru, triton_deform, triton_warp))  # they define and implement operations
 
 
+PARTS = ("alignment", "bias", "recurrent", "warp")
+
+
 @pytest.fixture
-def called(monkeypatch):
+def called():
     """Run Triton's operations on the CPU by torch's; give the names of those that ran. Recurrent units are numba's."""
     names = set()
 
@@ -34,6 +38,7 @@ def called(monkeypatch):
     library = torch.library.Library("propainter_bench", "IMPL")
     for name, operation in {
         "deform_columns": columns,
+        "bias_act": lambda x, bias, slope, inner: [triton_bias.torch_bias_act(x, bias, slope)].clear(),
         "warp": lambda x, grid: warp(x, grid).contiguous(memory_format=torch.channels_last),
     }.items():
         library.impl(name, counted(name, operation), "CPU")
@@ -41,10 +46,10 @@ def called(monkeypatch):
     library._destroy()
 
 
-def with_kernels(pipeline, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(Networks, "device", torch.device("cuda"))
-        return kernels.cuda(pipeline)
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """Let the option take the CPU for a device of Triton's kernels."""
+    monkeypatch.setattr(kernels, "TRITON_DEVICE", "cpu")
 
 
 def test_needs_cuda(narrow):
@@ -53,19 +58,21 @@ def test_needs_cuda(narrow):
 
 
 @pytest.mark.slow
-def test_float32_keeps_its_layout(narrow, called, monkeypatch):
+def test_float32_keeps_its_layout(narrow, called, on_cpu):
     video, masks = clip(5)
     expected = Pipeline(copy.deepcopy(narrow), QUICK)(video, masks)
-    pipeline = with_kernels(reuse.exact(Pipeline(copy.deepcopy(narrow), QUICK)), monkeypatch)
+    pipeline = kernels.cuda(reuse.exact(Pipeline(copy.deepcopy(narrow), QUICK)))
     assert hole_psnr(pipeline(video, masks), expected, masks) > 60
-    assert called == {"deform_columns"}
+    assert called == {"deform_columns", "bias_act"}
     stats = {"alignment": "triton", "bias": "triton", "recurrent": "torch", "warp": "torch", "channels_last": []}
+    by_torch = pipeline.effective["kernels"].pop("bias_by_torch")
+    assert by_torch.startswith("in a layout with gaps: shape [3, 16, ")  # a convolution of flow completion
     assert pipeline.effective["kernels"] == stats
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("amp", [False, True])
-def test_half_precision_gets_all(narrow, called, monkeypatch, amp):
+def test_half_precision_gets_all(narrow, called, on_cpu, amp):
     def chosen():
         pipeline = Pipeline(copy.deepcopy(narrow), QUICK)
         if amp:
@@ -76,24 +83,70 @@ def test_half_precision_gets_all(narrow, called, monkeypatch, amp):
     published = Pipeline(copy.deepcopy(narrow), QUICK)(video, masks)
     expected = chosen()(video, masks)
     assert not called
-    pipeline = with_kernels(chosen(), monkeypatch)
+    pipeline = kernels.cuda(chosen())
+    stats = pipeline.effective["kernels"]
+    assert all(stats[name].startswith("triton, not called") for name in PARTS)
     got = pipeline(video, masks)
-    assert called == {"deform_columns", "warp"}
+    assert called == {"deform_columns", "bias_act", "warp"}
     assert hole_psnr(got, expected, masks) > 48
     assert hole_psnr(got, published, masks) > hole_psnr(expected, published, masks) - 1
-    stats = pipeline.effective["kernels"]
-    assert [stats[name] for name in ("alignment", "bias", "recurrent", "warp")] == ["triton"] * 4
+    assert [stats[name] for name in PARTS] == ["triton"] * 4
     assert sorted(stats["channels_last"]) == ["flow_completion", "generator", "raft"]
 
 
 @pytest.mark.slow
-def test_what_fails_is_done_by_torch(narrow, monkeypatch, caplog):
+def test_what_fails_is_done_by_torch(narrow, on_cpu, caplog):
     """Here every kernel of Triton fails: there is no GPU."""
     video, masks = clip(5)
     expected = reuse.exact(precision.half_all(Pipeline(copy.deepcopy(narrow), QUICK)))(video, masks)
-    pipeline = with_kernels(reuse.exact(precision.half_all(Pipeline(copy.deepcopy(narrow), QUICK))), monkeypatch)
+    pipeline = kernels.cuda(reuse.exact(precision.half_all(Pipeline(copy.deepcopy(narrow), QUICK))))
     assert hole_psnr(pipeline(video, masks), expected, masks) > 48
-    for part in ("alignment", "warp"):
+    for part in ("alignment", "bias", "warp"):
         assert pipeline.effective["kernels"][part].startswith("torch, since Triton's failed: ")
         assert f"{part} goes on without Triton" in caplog.text
     assert "Triton" not in str(pipeline.effective["ops_in_fp32"])
+
+
+def test_where_torch_adds_biases_it_says_so(narrow, called, on_cpu):
+    pipeline = kernels.cuda(Pipeline(copy.deepcopy(narrow)))
+    stats = pipeline.effective["kernels"]
+    act = next(m for m in pipeline.networks.generator.modules() if isinstance(m, triton_bias.BiasActivation))
+    x = torch.randn(1, len(act.bias), 4, 6)
+    gaps = torch.cat([x, x], 3)[..., ::2]
+    expected = triton_bias.torch_bias_act(gaps.clone(), act.bias, act.slope)
+    assert act(gaps.contiguous()).equal(expected)
+    assert stats["bias"] == "triton" and stats["bias_by_torch"] is None
+    stats["bias"] = "triton, not called"
+    assert act(gaps).equal(expected)
+    assert stats["bias"] == "triton, not called"
+    assert stats["bias_by_torch"].startswith(f"in a layout with gaps: shape [1, {len(act.bias)}, 4, 6], strides [")
+    torch.compile(act, backend="eager", fullgraph=True)(x)
+    assert stats["bias"] == "triton, not called" and stats["bias_by_torch"] == "in compiled code"
+
+
+def test_one_fallback_for_both_operations_of_recurrent_units(narrow, called, on_cpu, monkeypatch):
+    """Else the gates, which run, would hide that the blend has failed."""
+    monkeypatch.setattr(gru_op, "GATING", gru_op.GATING._replace(blend=mock.Mock(side_effect=RuntimeError("no"))))
+    pipeline = kernels.cuda(reuse.flow(precision.half_all(Pipeline(copy.deepcopy(narrow), QUICK))))
+    with pipeline.stage("flow"):
+        pipeline.flow_estimator(torch.rand(1, 2, 3, 128, 128))
+    assert pipeline.effective["kernels"]["recurrent"] == "torch, since Triton's failed: RuntimeError: no"
+
+
+@pytest.mark.slow
+def test_a_while_on_the_cpu_is_no_failure(narrow, called, monkeypatch):
+    """As in `fallback=ladder`, whose last step moves the networks: Triton's kernels are used again after it."""
+    video, masks = clip(5)
+    expected = reuse.exact(precision.half_all(Pipeline(copy.deepcopy(narrow), QUICK)))(video, masks)
+    pipeline = reuse.exact(precision.half_all(Pipeline(copy.deepcopy(narrow), QUICK)))
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "TRITON_DEVICE", "meta")
+        patch.setattr(Networks, "device", torch.device("meta"))
+        pipeline = kernels.cuda(pipeline)
+    got = pipeline(video, masks)
+    assert hole_psnr(got, expected, masks) > 48
+    assert not called
+    assert all(pipeline.effective["kernels"][part].startswith("triton, not called") for part in PARTS)
+    parameters = {id(x) for x in pipeline.networks.generator.parameters()}
+    for align in pipeline.networks.generator.feat_prop_module.deform_align.values():
+        assert id(align.offset_bias) in parameters, "else it would not move with the networks"

@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
+from support.triton_interpreter import cubin
 from torch import nn
 
 from propainter.models.layers import UpConv
-from tests.support.triton_interpreter import cubin
 
 pytest.importorskip("triton")
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.flows import random_lookup
+from support.triton_interpreter import cubin, triton_interpreter
 from torchvision.models.optical_flow.raft import CorrBlock
 
-from tests.support.triton_interpreter import cubin, triton_interpreter
 from variants.correlation import OnDemand
 
 pytest.importorskip("triton")

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from support.triton_interpreter import cubin
 
-from tests.support.triton_interpreter import cubin
 from variants.reuse import conv_gru
 
 pytest.importorskip("triton")
