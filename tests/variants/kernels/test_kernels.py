@@ -101,6 +101,7 @@ class TestPipeline:
             flow, _ = estimate(video_tensor(2))
         assert flow.requires_grad and flow.isfinite().all()
 
+    @pytest.mark.slow
     def test_on_demand_has_no_volume(self, narrow):
         pipeline = kernels.cpu(reuse.exact(correlation.on_demand(Pipeline(copy.deepcopy(narrow), QUICK))))
         assert pipeline.effective["kernels"]["windows"] == "torch, since OnDemand has no volume"

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.flows import random_lookup
-from support.triton_interpreter import cubin, triton_interpreter
+from support.triton_interpreter import cubin
 from torchvision.models.optical_flow.raft import CorrBlock
 
 from variants.correlation import OnDemand
@@ -18,13 +18,7 @@ from variants.kernels import triton_corr
 DTYPES = {torch.float32: 2e-5, torch.float16: 2**-11, torch.bfloat16: 2**-7}  # the interpreter cuts bfloat16 off
 
 
-@pytest.fixture(scope="module")
-def interpreted():
-    with triton_interpreter() as call:
-        yield call
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def look_up(interpreted):
     """The kernel in a volume, in few programs: the interpreter's time goes by them."""
     return partial(interpreted, triton_corr.windows, pixels=512)
@@ -117,8 +111,7 @@ SIZES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize(("dtype", "capability"), [("fp16", 90), ("bf16", 80)])
 @pytest.mark.parametrize("name", SIZES)
 def test_compiles_for_gpus(name, dtype, capability):
     kernel, sizes = getattr(triton_corr, name), SIZES[name]

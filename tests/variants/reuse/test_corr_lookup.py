@@ -71,9 +71,9 @@ class TestBlocksOfRows:
     @pytest.mark.parametrize(
         ("variant", "sizes"),
         [
-            (as_published, [(12, 848, 480), (12, 640, 640), (9, 1280, 720), (5, 1080, 1080)]),
+            (as_published, [(12, 848, 480), (5, 1080, 1080)]),
             (correlation.all_pairs, [(12, 640, 640)]),
-            (reuse.flow, [(78, 160, 192), (2, 1280, 720), (2, 2048, 2048)]),
+            (reuse.flow, [(78, 160, 192), (2, 2048, 2048)]),
         ],
     )
     def test_stay_under_the_limit(self, variant, sizes):

@@ -132,7 +132,7 @@ class TestLayout:
     def test_updates_in_half_precision_copy_no_layout(self):
         """With the network in channels_last nothing but its encoders' instance norms and the mask are copied."""
         kernels = []
-        for updates in (1, 3):
+        for updates in (1, 2):
             with torch.inference_mode(False), fake_cuda_device() as networks:
                 pipeline = Pipeline(networks, Schedule(raft_iterations=updates))
                 pipeline = reuse.flow(
