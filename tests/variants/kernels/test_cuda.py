@@ -107,6 +107,7 @@ def test_what_fails_is_done_by_torch(narrow, on_cpu, caplog):
     assert "Triton" not in str(pipeline.effective["ops_in_fp32"])
 
 
+@pytest.mark.slow
 def test_where_torch_adds_biases_it_says_so(narrow, called, on_cpu):
     pipeline = kernels.cuda(Pipeline(copy.deepcopy(narrow)))
     stats = pipeline.effective["kernels"]
@@ -124,6 +125,7 @@ def test_where_torch_adds_biases_it_says_so(narrow, called, on_cpu):
     assert stats["bias"] == "triton, not called" and stats["bias_by_torch"] == "in compiled code"
 
 
+@pytest.mark.slow
 def test_one_fallback_for_both_operations_of_recurrent_units(narrow, called, on_cpu, monkeypatch):
     """Else the gates, which run, would hide that the blend has failed."""
     monkeypatch.setattr(gru_op, "GATING", gru_op.GATING._replace(blend=mock.Mock(side_effect=RuntimeError("no"))))
