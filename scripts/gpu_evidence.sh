@@ -144,6 +144,15 @@ if [[ -n $wheels ]]; then
     export PYTHONPATH=$work/packages${PYTHONPATH:+:$PYTHONPATH}
     echo "$(find "$wheels" -name '*.whl' | wc -l) wheels from $wheels, after $SECONDS s"
 fi
+# Triton compiles by a C compiler with Python's headers, into a folder that has to be writable.
+export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$work/triton} TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$work/inductor}
+compiler=$(command -v "${CC:-cc}" || command -v gcc || command -v clang)
+headers=$("$python" -c 'import os, sysconfig; print(os.path.join(sysconfig.get_paths()["include"], "Python.h"))')
+if [[ -n $compiler && -f $headers ]]; then
+    echo "C compiler for Triton: $compiler, with Python.h"
+else
+    echo "NO TRITON: it needs a C compiler (found: ${compiler:-none}) and $headers; torch's operations will take its place"
+fi
 "$python" - <<'END' || exit 1
 import importlib.metadata as installed, re
 from pathlib import Path
@@ -168,7 +177,7 @@ echo "== tests"
 tests=5 # pytest's code for none
 if [[ -d tests/gpu ]]; then
     run timeout --signal=INT --kill-after=10 "$TESTS_S" \
-        "$python" -m pytest tests/gpu -v -ra -p no:cacheprovider --junitxml "$out/tests.xml"
+        "$python" -m pytest tests/gpu -v -ra --durations=15 -p no:cacheprovider --junitxml "$out/tests.xml"
     tests=$?
 fi
 case $tests in

@@ -48,6 +48,12 @@ class TestOnePipeline:
         assert pipeline.observer is mine
 
 
+class Named(str):
+    """A pipeline that a script goes by."""
+
+    effective: dict = {}
+
+
 class TestWarmUp:
     @pytest.mark.parametrize(
         ("script", "first", "runs"),
@@ -55,7 +61,14 @@ class TestWarmUp:
     )
     def test_until_two_runs_agree_or_there_were_enough(self, monkeypatch, script, first, runs):
         monkeypatch.setattr(measuring, "timed_run", Scripted(variant=script))
-        assert len(warm_up("variant", (), Options(0.1, max_warmups=5), first)) == runs
+        assert len(warm_up(Named("variant"), (), Options(0.1, max_warmups=5), first)) == runs
+
+    @pytest.mark.parametrize(("first", "runs"), [(5, 1), (None, 2)])
+    def test_graphs_are_recorded_before_a_run_is_timed(self, monkeypatch, first, runs):
+        monkeypatch.setattr(measuring, "timed_run", Scripted(variant=[9, 5, 1]))
+        graphed = Named("variant")
+        graphed.effective = {"cuda_graphs": {}}
+        assert len(warm_up(graphed, (), Options(0.1, max_warmups=0), first)) == runs
 
 
 class TestPaired:
