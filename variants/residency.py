@@ -108,7 +108,7 @@ class CpuOffload(EagerFree):
                 tensor = tensor.contiguous()  # so that each entry is one block
             # Same strides, so that no copy permutes.
             pinned = self.device.type == "cuda"
-            host = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, pin_memory=pinned)
+            host = torch.empty_like(tensor, device="cpu", pin_memory=pinned)
             tensor = host.copy_(tensor, non_blocking=pinned)
         super().put(name, tensor)
         self._stats["host_bytes"] = max(self._stats["host_bytes"], sum(kept.nbytes for kept in self._tensors.values()))
@@ -125,7 +125,7 @@ class CpuOffload(EagerFree):
         if isinstance(entries, slice):
             entries = range(host.shape[1])[entries]
         shape = host.shape[0], len(entries), *host.shape[2:]
-        moved = torch.empty_strided(shape, host.stride(), dtype=host.dtype, device=self.device)
+        moved = host.new_empty_strided(shape, host.stride(), device=self.device)
         runs = consecutive(entries)
         for target, run in zip(moved.split([run.stop - run.start for run in runs], dim=1), runs, strict=True):
             # Blocks of equal strides: anything else would go through a copy in memory that is not pinned.

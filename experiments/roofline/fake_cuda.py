@@ -248,6 +248,8 @@ def _converted(func: Any, x: Tensor, dtype: Any = None, *, force: bool = False) 
             "first."
         )
     value = _known(x)
+    if x.dtype == torch.bool:  # of masks: a shape will depend on it
+        _needed("an array of booleans", value)
     with unset_fake_temporarily():
         array = np.zeros(x.shape, _numpy_dtype(x.dtype)) if value is None else value.numpy().copy()
     return array.tolist() if func is Tensor.tolist else array.astype(dtype or array.dtype, copy=False)

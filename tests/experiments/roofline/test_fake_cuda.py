@@ -85,3 +85,8 @@ def test_known_values_are_sampled():
     with fake_cuda_tensors():
         mask, grid = (torch.from_numpy(x).to("cuda") for x in (np.ones((1, 1, 4, 4)), np.zeros((1, 2, 2, 2))))
         assert (nn.functional.grid_sample(mask, grid, align_corners=True) == 1).all().item()
+
+
+def test_booleans_that_no_mask_decides_are_refused():
+    with fake_cuda_tensors(), pytest.raises(InputError, match="an array of booleans needs values"):
+        (torch.empty(2, 3, device="cuda") > 0).cpu().numpy()

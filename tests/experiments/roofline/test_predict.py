@@ -122,3 +122,13 @@ def test_what_cannot_be_counted_is_one_sentence(monkeypatch, capsys, tmp_path, e
 def test_every_combination_of_the_tables_can_be_composed():
     for overrides in COMBINATIONS.values():
         composed(overrides, "cuda")
+
+
+@pytest.mark.slow
+def test_offloaded_masks_are_still_known():
+    resident, offloaded = (
+        count([*overrides, "reuse=exact", "schedule.raft_iterations=1"], 4, 128, 128, ROUND).costs
+        for overrides in ([], ["residency=offload"])
+    )
+    for stage in ("completion", "generation"):
+        assert offloaded[stage].flops == resident[stage].flops
