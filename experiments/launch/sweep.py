@@ -23,6 +23,7 @@ from experiments.launch.isolation import describe, read_record, run_child, save_
 from experiments.launch.resume import SCRATCH, PreviousSweep
 from experiments.paths import ROOT
 from experiments.record.record import empty_record
+from experiments.record.summary import fell_back
 from propainter.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ def _run_here(cfg: DictConfig, folder: Path, known: dict[str, Any]) -> dict[str,
 def progress_line(record: dict[str, Any], before_status: str = "") -> str:
     """Return a run in one line: variant, status, latency, paired speedup, peak memory, PSNR in the hole; or the reason.
 
-    A disturbed run says so: its times are doubtful.
+    A disturbed run says so: its times are doubtful. So does one in which something fell back.
     """
     run = record.get("run") or {}
     variant = record.get("variant") or {}
@@ -171,6 +172,7 @@ def progress_line(record: dict[str, Any], before_status: str = "") -> str:
     if quality:
         decibel = quality.get("psnr_hole_db")
         parts.append("identical" if decibel is None else f"{decibel:.1f} dB")
+    parts += fell_back(record.get("effective") or {})
     if disturbed:
         parts.append(f"DISTURBED, its times are doubtful: {disturbed[0]}")
     if record.get("reason"):

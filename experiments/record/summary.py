@@ -34,8 +34,7 @@ def summary(record: dict[str, Any]) -> str:
         f"against the fp32 reference: {_quality(record['quality']) if record['quality'] else record['quality_reason']}",
         f"weights: {record['weights']['source']}",
         *_attention(record["effective"].get("attention", {}).get("backend")),
-        *(f"fell back: {step['stage']}, {step['step']}" for step in record["effective"].get("fallbacks", [])),
-        *(f"fell back: {where}, {why}" for where, why in _failures(record["effective"])),
+        *fell_back(record["effective"]),
         *(f"DISTURBED, so these times are doubtful: {sentence}" for sentence in record["disturbed"]),
     ]
     return "\n".join(lines)
@@ -43,6 +42,12 @@ def summary(record: dict[str, Any]) -> str:
 
 _FAILED = ("torch, since ", "eager")
 """How a variant's report of a kernel, a graph or a component begins that torch's eager operations replaced."""
+
+
+def fell_back(effective: dict[str, Any]) -> list[str]:
+    """Return a line for each step of `fallback=ladder`, and for each kernel, graph or component that torch replaced."""
+    steps = [f"{step['stage']}, {step['step']}" for step in effective.get("fallbacks", [])]
+    return [f"fell back: {what}" for what in steps + [f"{where}, {why}" for where, why in _failures(effective)]]
 
 
 def _failures(effective: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]:

@@ -47,6 +47,11 @@ RECORD = {
 @pytest.mark.parametrize(
     ("changed", "line"),
     [
+        (
+            {"effective": {"kernels": {"warp": "torch, since Triton's failed: no image"}}},
+            "attention=sdpa#1a2b3c4d repeat 2  ok  7.71 s [7.41, 8.04]  352 MiB  85.1 dB  "
+            "fell back: kernels.warp, torch, since Triton's failed: no image",
+        ),
         ({}, "attention=sdpa#1a2b3c4d repeat 2  ok  7.71 s [7.41, 8.04]  352 MiB  85.1 dB"),
         ({"quality": {"psnr_hole_db": None}},
          "attention=sdpa#1a2b3c4d repeat 2  ok  7.71 s [7.41, 8.04]  352 MiB  identical"),
