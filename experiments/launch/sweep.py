@@ -22,8 +22,8 @@ from experiments.errors import log_failure
 from experiments.launch.isolation import describe, read_record, run_child, save_record, should_isolate
 from experiments.launch.resume import SCRATCH, PreviousSweep
 from experiments.paths import ROOT
+from experiments.record.fallbacks import fell_back
 from experiments.record.record import empty_record
-from experiments.record.summary import fell_back
 from propainter.errors import InputError
 
 log = logging.getLogger(__name__)

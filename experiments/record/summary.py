@@ -1,8 +1,8 @@
 """A record in a few lines for the screen."""
 
-from collections.abc import Iterator
 from typing import Any
 
+from experiments.record.fallbacks import fell_back
 from propainter import STAGES
 
 STAGE_GAP = 0.02
@@ -38,25 +38,6 @@ def summary(record: dict[str, Any]) -> str:
         *(f"DISTURBED, so these times are doubtful: {sentence}" for sentence in record["disturbed"]),
     ]
     return "\n".join(lines)
-
-
-_FAILED = ("torch, since ", "eager")
-"""How a variant's report of a kernel, a graph or a component begins that torch's eager operations replaced."""
-
-
-def fell_back(effective: dict[str, Any]) -> list[str]:
-    """Return a line for each step of `fallback=ladder`, and for each kernel, graph or component that torch replaced."""
-    steps = [f"{step['stage']}, {step['step']}" for step in effective.get("fallbacks", [])]
-    return [f"fell back: {what}" for what in steps + [f"{where}, {why}" for where, why in _failures(effective)]]
-
-
-def _failures(effective: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
-    """Yield where something runs otherwise than asked for, and the variant's words on it."""
-    for key, value in effective.items():
-        if isinstance(value, dict):
-            yield from _failures(value, f"{within}{key}.")
-        elif isinstance(value, str) and value.startswith(_FAILED):
-            yield f"{within}{key}", value
 
 
 def _pool(memory: dict[str, Any]) -> str:

@@ -72,7 +72,7 @@ def test_of_one_run_of_a_sweep(bench, talkative):
     first, second = done.out.splitlines()[1:3]
     assert "failed  the record could not be written" in first
     assert second.startswith("2/2  published#")
-    assert names(done.folder / "0") == {"inpainted.mp4", "output.log"}
+    assert names(done.folder / "0") == {"inpainted.mp4", "preview.png", "output.log"}
     assert done.leftovers == []
     # The run itself had said so before the sweep's process did.
     assert "the record could not be written" in (done.folder / "0" / "output.log").read_text()
