@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from support.recording import Rerun
+from support.gpu.recording import Rerun
 from support.reusing import clip, hole_psnr
 
 from propainter import Pipeline, Schedule

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.recording import Rerun
+from support.gpu.recording import Rerun
 from support.reusing import clip
 
 from experiments.measure.flops import counting

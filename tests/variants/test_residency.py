@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from support.clips import applied, clip
-from support.fake_cuda import counted, on_cuda
+from support.gpu.fake_cuda import counted, on_cuda
 
 from propainter import Pipeline, Schedule
 from variants.residency import CpuOffload, EagerFree, frame_by_frame

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from support.fake_cuda import counted, on_cuda
+from support.gpu.fake_cuda import counted, on_cuda
 from torch import Tensor, nn
 
 from experiments.roofline import DeviceError

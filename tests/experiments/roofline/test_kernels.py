@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.fake_cuda import counted, on_cuda
+from support.gpu.fake_cuda import counted, on_cuda
 from torch import nn
 
 from experiments.roofline import kernels as module

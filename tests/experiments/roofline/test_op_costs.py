@@ -1,7 +1,7 @@
 """Costs of operations, counted by hand."""
 
 import pytest
-from support.fake_cuda import ROUND, counted, on_cuda
+from support.gpu.fake_cuda import ROUND, counted, on_cuda
 from torch import Tensor, nn
 
 from experiments.roofline import DeviceError

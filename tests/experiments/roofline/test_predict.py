@@ -1,7 +1,7 @@
 """Predictions for a GPU: counts against a real run on the CPU, tables, and errors as sentences."""
 
 import pytest
-from support.fake_cuda import ROUND
+from support.gpu.fake_cuda import ROUND
 
 from experiments.data import load, sample_clip
 from experiments.measure.flops import counting

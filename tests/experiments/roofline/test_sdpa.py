@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from support.fake_cuda import counted, on_cuda
+from support.gpu.fake_cuda import counted, on_cuda
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from experiments.roofline import sdpa as module

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.fake_cuda import counted, on_cuda
+from support.gpu.fake_cuda import counted, on_cuda
 
 from propainter import propagate_pixels
 from propainter.inference import propagation

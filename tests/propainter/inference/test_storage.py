@@ -1,7 +1,7 @@
 """The published storage: tensors by name, whole or some entries of them."""
 
 import torch
-from support.fake_cuda import counted, on_cuda
+from support.gpu.fake_cuda import counted, on_cuda
 
 from propainter import DeviceStorage
 from propainter.inference.storage import consecutive

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.triton_interpreter import triton_interpreter
+from support.gpu.triton_interpreter import triton_interpreter
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ from unittest import mock
 
 import pytest
 import torch
+from support.gpu.triton_columns import columns
 from support.reusing import QUICK, clip, hole_psnr
-from support.triton_columns import columns
 
 from propainter import Networks, Pipeline
 from propainter.models.warp import warp

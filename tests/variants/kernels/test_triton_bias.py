@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from support.triton_interpreter import cubin
+from support.gpu.triton_interpreter import cubin
 from torch import nn
 
 from propainter.models.layers import UpConv

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.flows import random_lookup
-from support.triton_interpreter import cubin
+from support.gpu.triton_interpreter import cubin
 from torchvision.models.optical_flow.raft import CorrBlock
 
 from variants.correlation import OnDemand

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from support.triton_columns import columns
-from support.triton_interpreter import cubin
+from support.gpu.triton_columns import columns
+from support.gpu.triton_interpreter import cubin
 
 pytest.importorskip("triton")
 

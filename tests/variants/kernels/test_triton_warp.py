@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.triton_interpreter import cubin
+from support.gpu.triton_interpreter import cubin
 
 from propainter.models.warp import flow_to_grid, warp
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from support.fake_cuda import counted, on_cuda
 from support.flows import random_lookup
+from support.gpu.fake_cuda import counted, on_cuda
 from torch.overrides import TorchFunctionMode
 from torchvision.models.optical_flow.raft import CorrBlock
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support.fake_cuda import counted, on_cuda
+from support.gpu.fake_cuda import counted, on_cuda
 from torch._dynamo.utils import counters
 
 from experiments.data import load, sample_clip
