@@ -87,7 +87,8 @@ _RENAMED_NAMES = {
     "io.fragmented_writer": "GrowingVideoWriter:FragmentedVideoWriter",
     "io.video": """
         IMAGE_SUFFIXES:io.images.IMAGE_SUFFIXES list_images:io.images.list_images read_image:io.images.read_image
-        read_mask:io.images.read_mask write_png:io.images.write_png
+        read_mask:io.images.read_mask write_png:io.images.write_png VideoWriter:io.video_writer.VideoWriter
+        ENCODERS:io.video_writer.ENCODERS libav_as_oserror:io.video_writer.libav_as_oserror
     """,
     "memory_tracker": """
         KERNELS_KEPT:allocator.KERNELS_KEPT LARGEST_FROM_HEAP_BYTES:allocator.LARGEST_HEAP_BLOCK_BYTES

@@ -4,13 +4,15 @@ import hashlib
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
 from propainter.errors import InputError
 from propainter.inference.preparation import MIN_SIDE
+from propainter.io.video_format import VideoInfo
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,17 @@ class Clip(ABC):
 
     def truth(self) -> Iterator[np.ndarray] | None:
         """Yield what is really behind the holes, uint8 RGB [H, W, 3]; None where it is unknown."""
+        return None
+
+    def times(self) -> Sequence[Fraction] | None:
+        """Return the time of each frame and, as one more entry, the end of the last, in seconds of the file's clock.
+
+        None where frames follow each other at the constant rate `fps`, from 0 on.
+        """
+        return None
+
+    def original(self) -> VideoInfo | None:
+        """Return the header of the video file that the frames come from; None where they come from no video."""
         return None
 
 

@@ -1,7 +1,8 @@
 """Outpainting: the video is centred on a larger canvas, and the hole is everything around it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import repeat
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from experiments.data.clip import Clip
 from propainter.errors import InputError
+from propainter.io.video_format import VideoInfo
 
 FLOW_MARGIN = 4
 """Pixels by which the hole of the flow reaches into the video, whose flow is unreliable next to its edge."""
@@ -88,6 +90,12 @@ class OutpaintClip(Clip):
 
     def masks(self) -> Iterator[np.ndarray]:
         return repeat(self._around(*self._inside()), self.num_frames)
+
+    def times(self) -> Sequence[Fraction] | None:
+        return self.video.times()
+
+    def original(self) -> VideoInfo | None:
+        return self.video.original()
 
     def flow_masks(self) -> Iterator[np.ndarray]:
         margin_y = FLOW_MARGIN if self.top > WIDE_BORDER else 0

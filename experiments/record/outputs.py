@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from experiments.data import LoadedClip
 from propainter.io.fragmented_writer import FragmentedVideoWriter, partial_path
 from propainter.io.images import write_png
-from propainter.io.video import VideoWriter
+from propainter.io.video_writer import VideoWriter
 
 VIDEO = "inpainted.mp4"
 

@@ -12,7 +12,7 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from propainter.io.atomic import atomic_write
-from propainter.io.video import VideoWriter, libav_as_oserror
+from propainter.io.video_writer import VideoWriter, libav_as_oserror
 
 
 class FragmentedVideoWriter(VideoWriter):

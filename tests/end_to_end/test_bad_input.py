@@ -16,7 +16,7 @@ from PIL import Image
 from support.command_line import CHEAP, ROOT, SMALLEST, picture_folder
 
 from propainter import seeded_state_dict
-from propainter.io.video import VideoWriter
+from propainter.io.video_writer import VideoWriter
 from propainter.weights import FILES
 
 

@@ -11,7 +11,8 @@ from support.command_line import ROOT, SMALLEST, picture_folder
 
 import analysis
 from propainter import STAGES
-from propainter.io.video import VideoWriter, probe_video
+from propainter.io.video import probe_video
+from propainter.io.video_writer import VideoWriter
 
 RECORD_KEYS = [
     *(

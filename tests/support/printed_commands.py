@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from support.command_line import CHEAP, SMALLEST, picture_folder
 
-from propainter.io.video import VideoWriter
+from propainter.io.video_writer import VideoWriter
 
 MEASURED_ONCE = [*CHEAP[1:], "measure.reference=false", "measure.min_pairs=1"]
 """One timed run, one pair where a baseline is asked for, no fp32 reference."""

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from experiments.data import sample_clip
-from propainter.io.video import VideoWriter
+from propainter.io.video_writer import VideoWriter
 
 
 class Files:

@@ -12,9 +12,10 @@ from support.command_line import ROOT
 from support.sentences import raises_sentence
 
 from propainter.errors import InputError
-from propainter.io import video as video_module
+from propainter.io import video_writer as video_module
 from propainter.io.images import write_png
-from propainter.io.video import VideoWriter, iterate_video, probe_video
+from propainter.io.video import iterate_video, probe_video
+from propainter.io.video_writer import VideoWriter
 
 
 def moving_frames(count=12, height=96, width=128):
@@ -201,7 +202,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from propainter.io.images import write_png
-from propainter.io.video import VideoWriter
+from propainter.io.video_writer import VideoWriter
 
 noise = np.random.default_rng(0)
 for limit in (1_000, 30_000, 2_000_000):
