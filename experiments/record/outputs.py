@@ -12,6 +12,7 @@ from experiments.data import Clip, LoadedClip
 from experiments.record.video_format import written_format
 from propainter.io.fragmented_writer import FragmentedVideoWriter, partial_path
 from propainter.io.images import write_png
+from propainter.io.remux import Tracks
 from propainter.io.video_writer import VideoWriter
 
 VIDEO = "inpainted.mp4"
@@ -55,13 +56,13 @@ def write_result(
         keep_frames: so many frames of an earlier `inpainted.partial.mp4` are kept, and `images` begin after them.
         part_ends: after how many frames, counted from the clip's first, a run can go on that is stopped later.
     """
-    video_format = written_format(clip, output.pix_fmt)
-    path = folder / VIDEO
+    video_format, times, tracks = written_format(clip, output.pix_fmt), clip.times(), _tracks(clip, output)
+    complete = None if tracks is None else tracks.add_to
     writer: VideoWriter
     if growing:
-        writer = FragmentedVideoWriter(path, video_format, clip.times(), keep_frames=keep_frames)
+        writer = FragmentedVideoWriter(folder / VIDEO, video_format, times, complete, keep_frames=keep_frames)
     else:
-        writer = VideoWriter(path, video_format, clip.times())
+        writer = VideoWriter(folder / VIDEO, video_format, times, complete)
     with writer as video:
         for number, image in enumerate(images, start=keep_frames):
             video.write(image)
@@ -69,6 +70,14 @@ def write_result(
                 write_frame(folder, number, image)
             if isinstance(video, FragmentedVideoWriter) and number + 1 in part_ends:
                 video.end_part()
+
+
+def _tracks(clip: Clip, output: DictConfig) -> Tracks | None:
+    """Return the other streams of the clip's file; None where there is no file, or they are not wanted."""
+    info, times = clip.original(), clip.times()
+    if output.audio == "none" or info is None or info.path is None:
+        return None
+    return Tracks(info.path, None if times is None else times[0])
 
 
 def write_timed(folder: Path, clip: Clip, images: Iterable[np.ndarray], output: DictConfig) -> float:

@@ -164,7 +164,7 @@ class VideoWriter:
     def _mux(self, picture: av.VideoFrame | None) -> None:
         """Encode a picture, or what the encoder still holds."""
         for packet in self._stream.encode(picture):
-            packet.duration = self._durations.get(packet.pts, 1)
+            packet.duration = 1 if packet.pts is None else self._durations.get(packet.pts, 1)
             self._container.mux(packet)
 
 

@@ -1,0 +1,394 @@
+"""Give a video the other streams of the file that it was made from: audio, text subtitles, chapters, metadata."""
+
+import errno
+import io
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from heapq import merge
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer, OutputContainer
+from av.error import FFmpegError
+from av.stream import Disposition, Stream
+
+log = logging.getLogger(__name__)
+
+FASTSTART = {"movflags": "+faststart+write_colr"}
+
+NOT_PLAYED = ("pcm_", "vorbis")
+"""How the names of audio codecs begin that MP4 takes and browsers and phones don't play in it."""
+
+BITS_PER_CHANNEL_AND_S = 96_000
+"""Of audio that is encoded again."""
+
+_USUAL_LAYOUTS = {
+    "1 channels": "mono",
+    "2 channels": "stereo",
+    "3 channels": "3.0",
+    "4 channels": "4.0",
+    "5 channels": "5.0(side)",
+    "6 channels": "5.1(side)",
+    "8 channels": "7.1",
+}
+
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EROFS)
+_NOT_COPIED = {"major_brand", "minor_version", "compatible_brands", "encoder", "DURATION", "rotate"}
+_STREAM_METADATA = ("language", "title", "handler_name")
+
+Timed = tuple[Fraction, int, Any]
+"""Time in seconds from the written file's start, index of its stream, packet; sorted by time."""
+
+
+class TrackError(Exception):
+    """One stream of the source cannot be kept."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(reason)
+        self.index, self.reason = index, reason
+
+
+@dataclass
+class Kept:
+    """Say what came with the video.
+
+    Attributes:
+        audio, subtitles: one sentence for each track that was kept.
+        chapters: how many.
+        dropped: one sentence for each thing that was not.
+    """
+
+    audio: list[str] = field(default_factory=list)
+    subtitles: list[str] = field(default_factory=list)
+    chapters: int = 0
+    dropped: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """The other streams of a video file.
+
+    Attributes:
+        source: the file.
+        start_s: when the first frame is shown, in seconds of the file's clock; None: when its video begins.
+        kept: what `add_to` kept.
+    """
+
+    source: Path
+    start_s: Fraction | None = None
+    kept: Kept = field(default_factory=Kept)
+
+    def add_to(self, video: Path, target: Path) -> None:
+        """Write an mp4 with the packets of `video` and the tracks of the source, as far as the last frame is shown.
+
+        Where the source's video ends with that frame too, its tracks are kept to their ends. Audio is copied packet by
+        packet where MP4 takes it and players play it, else encoded again as AAC; text subtitles become mov_text. What
+        cannot be kept is logged, in one warning, and stands in `kept.dropped`. A damaged track is left out.
+
+        Raises:
+            OSError, FFmpegError: the target cannot be written.
+        """
+        without: dict[int, str] = {}
+        while True:
+            kept = Kept()
+            try:
+                with av.open(str(video)) as pictures, av.open(str(self.source)) as source:
+                    _Pass(pictures, source, target, self.start_s, without, kept).run()
+                break
+            except TrackError as error:
+                without[error.index] = error.reason
+        for name in ("audio", "subtitles", "chapters", "dropped"):
+            setattr(self.kept, name, getattr(kept, name))
+        if kept.dropped:
+            log.warning("not all of %s can be kept: %s", self.source, "; ".join(kept.dropped))
+
+
+class _Pass:
+    """One try to write everything; `without` has the streams of the source that are left out, by index, and why."""
+
+    def __init__(
+        self,
+        pictures: InputContainer,
+        source: InputContainer,
+        target: Path,
+        start_s: Fraction | None,
+        without: dict[int, str],
+        kept: Kept,
+    ) -> None:
+        self.pictures, self.source, self.target = pictures, source, target
+        self.without, self.kept = without, kept
+        self.video = main_video(source)
+        self.start_s = start_s if start_s is not None else _start_s(self.video) if self.video else Fraction(0)
+        self.tracks: dict[int, _Track] = {}
+
+    def run(self) -> None:
+        with av.open(str(self.target), "w", format="mp4", options=FASTSTART) as whole:
+            shown = self.pictures.streams.video[0]
+            video = whole.add_stream_from_template(shown)
+            if self.video is not None:
+                _copy_description(self.video, video)
+            for stream in self.source.streams:
+                self._add(whole, stream)
+            whole.metadata.update({k: v for k, v in self.source.metadata.items() if k not in _NOT_COPIED})
+            duration_s = (shown.duration or 0) * (shown.time_base or 0)
+            end_s = self.start_s + duration_s
+            self.end_s = end_s if _goes_on(Path(self.source.name), end_s) else None
+            # What begins before the video moves it: nothing begins before 0 but what a decoder needs and no one hears.
+            starts = [max(_start_s(track.source), Fraction(0)) for track in self.tracks.values() if track.is_audio]
+            self.zero_s = min([self.start_s, *starts])
+            self._add_chapters(whole)
+            for seconds, _, packet in merge(self._pictures(video), self._others(), key=lambda item: item[0]):
+                self._mux(whole, packet, seconds)
+
+    def _add(self, whole: OutputContainer, stream: Stream) -> None:
+        if stream is self.video:
+            return
+        name = _name(stream)
+        if stream.index in self.without:
+            self.kept.dropped.append(f"{name} ({self.without[stream.index]})")
+        elif stream.type == "audio" and stream.codec_context is not None:
+            try:
+                track = _copied(whole, stream) if _mp4_takes(stream) else _encoded(whole, stream)
+            except (FFmpegError, ValueError) as error:
+                raise TrackError(stream.index, f"it cannot be encoded as AAC: {error}") from error
+            self.kept.audio.append(f"{name}: {track.how}")
+            self.tracks[stream.index] = track
+        elif stream.type == "subtitle" and _is_text(stream):
+            self.tracks[stream.index] = _as_mov_text(whole, stream)
+            self.kept.subtitles.append(f"{name}: {self.tracks[stream.index].how}")
+        elif not (stream.type == "data" and self.source.chapters() and stream.name == "bin_data"):  # MP4's chapters
+            self.kept.dropped.append(f"{name} ({_why_not(stream)})")
+
+    def _add_chapters(self, whole: OutputContainer) -> None:
+        chapters: list[Any] = []
+        for chapter in self.source.chapters():
+            unit = chapter["time_base"] or Fraction(1)
+            start, end = chapter["start"] * unit - self.zero_s, chapter["end"] * unit - self.zero_s
+            if self.end_s is not None:
+                end = min(end, self.end_s - self.zero_s)
+            start = max(start, Fraction(0))
+            if end > start:
+                milliseconds = {"start": round(start * 1000), "end": round(end * 1000), "time_base": Fraction(1, 1000)}
+                chapters.append({**chapter, **milliseconds})
+        if chapters:
+            whole.set_chapters(chapters)
+        self.kept.chapters = len(chapters)
+
+    def _pictures(self, video: Any) -> Iterator[Timed]:
+        shift_s = self.start_s - self.zero_s
+        for packet in self.pictures.demux(video=0):
+            if packet.dts is not None:
+                moved = _moved(packet, video, shift_s)
+                yield moved.dts * moved.time_base, -1, moved
+
+    def _others(self) -> Iterator[Timed]:
+        if not self.tracks:
+            return
+        packets: Iterator[Any] = self.source.demux([track.source for track in self.tracks.values()])
+        for packet in packets:
+            index = packet.stream.index  # stream_index is 0 of the packet that says that a stream ends
+            track = self.tracks[index]
+            time = packet.dts if packet.pts is None else packet.pts
+            if packet.size and time is None:
+                continue  # nothing says when it is to be heard
+            if time is not None and self.end_s is not None and time * packet.time_base >= self.end_s:
+                continue
+            try:
+                for made in track.packets(packet):
+                    self._cut(made)
+                    moved = _moved(made, track.target, -self.zero_s)
+                    yield (moved.dts or 0) * moved.time_base, index, moved
+            except (FFmpegError, ValueError) as error:
+                raise TrackError(index, f"it is damaged: {error}") from error
+
+    def _cut(self, packet: Any) -> None:
+        """Let nothing last longer than the pictures that it goes with."""
+        if self.end_s is not None and packet.duration and packet.pts is not None:
+            left = int(self.end_s / packet.time_base) - packet.pts
+            packet.duration = max(1, min(packet.duration, left))
+
+    def _mux(self, whole: OutputContainer, packet: Any, seconds: Fraction) -> None:
+        by_target = {track.target.index: index for index, track in self.tracks.items()}
+        try:
+            whole.mux(packet)
+        except (FFmpegError, ValueError) as error:
+            index = by_target.get(packet.stream_index)
+            if index is None or getattr(error, "errno", None) in _FULL:
+                raise
+            raise TrackError(index, f"MP4 does not take it at {float(seconds):.2f} s: {error}") from error
+
+
+@dataclass
+class _Track:
+    """A stream of the source and the one that it becomes.
+
+    Attributes:
+        how: it is kept, in words.
+    """
+
+    source: Stream
+    target: Stream
+    how: str
+
+    @property
+    def is_audio(self) -> bool:
+        return self.source.type == "audio"
+
+    def packets(self, packet: Any) -> Iterator[Any]:
+        """Yield what becomes of a packet of the source, in the source's clock; one without a size is the end."""
+        if packet.size:
+            yield packet
+
+
+class _EncodedTrack(_Track):
+    def packets(self, packet: Any) -> Iterator[Any]:
+        encoder: Any = self.target.codec_context
+        for frame in packet.decode():
+            yield from encoder.encode(frame)
+        if not packet.size:
+            yield from encoder.encode(None)
+
+
+class _TextTrack(_Track):
+    def packets(self, packet: Any) -> Iterator[Any]:
+        decoder: Any = self.source.codec_context
+        encoder: Any = self.target.codec_context
+        subtitle = decoder.decode2(packet) if packet.size else None
+        if subtitle is not None and len(subtitle):
+            made = encoder.encode_subtitle(subtitle)
+            made.pts = made.dts = packet.pts
+            made.duration, made.time_base = packet.duration, packet.time_base
+            yield made
+
+
+def main_video(container: InputContainer) -> Any:
+    """Return the video stream that plays; None without any."""
+    streams = [item for item in container.streams.video if not item.disposition & Disposition.attached_pic]
+    return streams[0] if streams else None
+
+
+def _goes_on(source: Path, end_s: Fraction) -> bool:
+    """Return whether the source has pictures after this time."""
+    with av.open(str(source)) as container:
+        video = main_video(container)
+        if video is None:
+            return False
+        try:
+            container.seek(int(end_s / video.time_base), stream=video)
+            times = [packet.pts * packet.time_base for packet in container.demux(video) if packet.pts is not None]
+        except FFmpegError:
+            return True
+        return any(seconds > end_s - Fraction(1, 1000) for seconds in times)
+
+
+def _copied(whole: OutputContainer, stream: Stream) -> _Track:
+    target = whole.add_stream_from_template(stream)
+    _copy_description(stream, target)
+    return _Track(stream, target, "copied")
+
+
+def _encoded(whole: OutputContainer, stream: Any) -> _Track:
+    layout, rate = _aac_takes(stream)
+    target: Any = whole.add_stream("aac", rate=rate)
+    target.layout = layout
+    target.bit_rate = BITS_PER_CHANNEL_AND_S * target.channels
+    _copy_description(stream, target)
+    change = "" if layout == _layout(stream) else f", {_layout(stream)} mixed to {layout}"
+    return _EncodedTrack(stream, target, f"encoded again as AAC{change}")
+
+
+def _aac_takes(stream: Any) -> tuple[str, int]:
+    """Return the layout and the rate in Hz, of the stream if the encoder takes them."""
+    wanted = [(_layout(stream), stream.rate), (_layout(stream), 48_000), ("stereo", stream.rate)]
+    for layout, rate in wanted:
+        trial: Any = av.CodecContext.create("aac", "w")
+        try:
+            trial.layout, trial.sample_rate, trial.format = layout, rate, "fltp"
+            trial.open()
+        except (FFmpegError, ValueError):
+            continue
+        return layout, rate
+    return "stereo", 48_000
+
+
+def _layout(stream: Any) -> str:
+    """Return the name of the channels' layout; the usual one for their number where the file does not say."""
+    return _USUAL_LAYOUTS.get(stream.layout.name, stream.layout.name)
+
+
+def _as_mov_text(whole: OutputContainer, stream: Any) -> _Track:
+    target: Any = whole.add_stream("mov_text")
+    stream.codec_context.open(strict=False)
+    target.codec_context.subtitle_header = stream.codec_context.subtitle_header or _ASS_HEADER
+    target.time_base = target.codec_context.time_base = Fraction(1, 1000)
+    _copy_description(stream, target)
+    return _TextTrack(stream, target, "copied" if stream.codec_context.name == "mov_text" else "as mov_text")
+
+
+_ASS_HEADER = b"""[Script Info]
+ScriptType: v4.00+
+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize, PrimaryColour, SecondaryColour, OutlineColour, BackColour, Bold, Italic, Underline, \
+StrikeOut, ScaleX, ScaleY, Spacing, Angle, BorderStyle, Outline, Shadow, Alignment, MarginL, MarginR, MarginV, Encoding
+Style: Default,Arial,16,&Hffffff,&Hffffff,&H0,&H0,0,0,0,0,100,100,0,0,1,1,0,2,10,10,10,1
+
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+"""
+
+
+def _copy_description(stream: Stream, target: Stream) -> None:
+    target.metadata.update({key: stream.metadata[key] for key in _STREAM_METADATA if key in stream.metadata})
+    if "title" in stream.metadata:  # MP4 has no other place for a track's title
+        target.metadata["handler_name"] = stream.metadata["title"]
+    target.disposition = stream.disposition
+
+
+def _mp4_takes(stream: Any) -> bool:
+    """Return whether MP4 holds the codec, found by writing a header, and players play it there."""
+    if stream.codec_context.name.startswith(NOT_PLAYED):
+        return False
+    with io.BytesIO() as nowhere:
+        try:
+            with av.open(nowhere, "w", format="mp4") as trial:
+                trial.add_stream_from_template(stream)
+                trial.start_encoding()
+        except (FFmpegError, ValueError):
+            return False
+    return True
+
+
+def _is_text(stream: Any) -> bool:
+    context = stream.codec_context
+    return context is not None and context.codec.text_sub
+
+
+def _why_not(stream: Stream) -> str:
+    if stream.type == "subtitle":
+        return "MP4 has no subtitles that are pictures"
+    if stream.type == "video":
+        return "cover art" if stream.disposition & Disposition.attached_pic else "a further video stream"
+    return "MP4 has no place for it"
+
+
+def _name(stream: Stream) -> str:
+    context = stream.codec_context
+    codec = context.codec.canonical_name if context is not None else getattr(stream, "name", None) or "of unknown codec"
+    language = f", {stream.language}" if stream.language else ""
+    return f"stream {stream.index}: {stream.type} {codec}{language}"
+
+
+def _start_s(stream: Any) -> Fraction:
+    return Fraction((stream.start_time or 0) * stream.time_base)
+
+
+def _moved(packet: Any, target: Stream, by_s: Fraction) -> av.Packet:
+    ticks = round(by_s / packet.time_base)
+    packet.pts = None if packet.pts is None else packet.pts + ticks
+    packet.dts = None if packet.dts is None else packet.dts + ticks
+    packet.stream = target
+    return packet
