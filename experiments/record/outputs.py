@@ -9,7 +9,9 @@ from omegaconf import DictConfig
 from PIL import Image, ImageDraw
 
 from experiments.data import Clip, LoadedClip
+from experiments.record import types
 from experiments.record.video_format import written_format
+from experiments.record.video_section import describe_video
 from propainter.io.fragmented_writer import FragmentedVideoWriter, partial_path
 from propainter.io.images import write_png
 from propainter.io.remux import Tracks
@@ -44,7 +46,7 @@ def write_result(
     growing: bool = False,
     keep_frames: int = 0,
     part_ends: Container[int] = (),
-) -> None:
+) -> types.Video:
     """Write `inpainted.mp4` and, where `output.frames` asks for it, every frame as `frames/NNNNN.png`.
 
     Args:
@@ -55,6 +57,9 @@ def write_result(
             this.
         keep_frames: so many frames of an earlier `inpainted.partial.mp4` are kept, and `images` begin after them.
         part_ends: after how many frames, counted from the clip's first, a run can go on that is stopped later.
+
+    Returns:
+        The record's `video`.
     """
     video_format, times, tracks = written_format(clip, output.pix_fmt), clip.times(), _tracks(clip, output)
     complete = None if tracks is None else tracks.add_to
@@ -70,6 +75,7 @@ def write_result(
                 write_frame(folder, number, image)
             if isinstance(video, FragmentedVideoWriter) and number + 1 in part_ends:
                 video.end_part()
+    return describe_video(clip, writer, number + 1, None if tracks is None else tracks.kept)
 
 
 def _tracks(clip: Clip, output: DictConfig) -> Tracks | None:
@@ -80,11 +86,13 @@ def _tracks(clip: Clip, output: DictConfig) -> Tracks | None:
     return Tracks(info.path, None if times is None else times[0])
 
 
-def write_timed(folder: Path, clip: Clip, images: Iterable[np.ndarray], output: DictConfig) -> float:
-    """Write as `write_result` does; return the seconds that it took."""
+def write_timed(
+    folder: Path, clip: Clip, images: Iterable[np.ndarray], output: DictConfig
+) -> tuple[types.Video, float]:
+    """Write as `write_result` does; return the record's `video`, and the seconds that it took."""
     start = time.perf_counter()
-    write_result(folder, clip, images, output)
-    return time.perf_counter() - start
+    video = write_result(folder, clip, images, output)
+    return video, time.perf_counter() - start
 
 
 def write_frame(folder: Path, number: int, image: np.ndarray) -> None:

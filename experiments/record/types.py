@@ -39,6 +39,63 @@ class Data(TypedDict):
     truth: bool
 
 
+class Colors(TypedDict):
+    """How colours are stored, by ffprobe's names."""
+
+    matrix: str | None
+    range: str | None
+    primaries: str | None
+    transfer: str | None
+
+
+class VideoRead(TypedDict):
+    """The header of the video that the clip comes from."""
+
+    file: str | None
+    container: str
+    codec: str
+    pix_fmt: str
+    width: int
+    height: int
+    fps: float
+    duration_s: float | None
+    variable_rate: bool
+    sample_aspect_ratio: str
+    rotation: int
+    color: Colors
+    hdr: str | None
+    interlaced: bool | None
+    streams: list[str]
+
+
+class VideoWritten(TypedDict):
+    """`inpainted.mp4`."""
+
+    file: str
+    codec: str
+    pix_fmt: str
+    width: int
+    height: int
+    padded_right: int
+    padded_bottom: int
+    fps: float
+    duration_s: float
+    frames: int
+    sample_aspect_ratio: str
+    color: Colors
+    audio: list[str]
+    subtitles: list[str]
+    chapters: int
+    dropped: list[str]
+
+
+class Video(TypedDict):
+    """What was read and what was written."""
+
+    input: VideoRead | None
+    output: VideoWritten
+
+
 class WeightsUsed(TypedDict, total=False):
     """Where the weights came from."""
 

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from functools import partial
 from itertools import repeat
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from experiments.measure.timing import wait_for
 from experiments.record.outputs import VIDEO, write_result, write_timed
 from experiments.record.record import Record, describe_data, describe_weights
 from experiments.record.sections import describe_cost
-from experiments.record.types import Cost, Data
+from experiments.record.types import Cost, Data, Video
 from propainter import Clip as Inputs
 from propainter import Pipeline, Schedule
 from propainter.inference.streaming import Part, Streaming
@@ -58,7 +57,7 @@ def inpaint_once(
     known = survey(source)
     record.data = describe_data(source, known.hole_fraction)
     if known.first_hole is None:
-        record.data["fingerprint"] = copy_frames(source, folder, cfg.output)
+        record.data["fingerprint"], record.video = copy_frames(source, folder, cfg.output)
         record.reason = NO_HOLE
         return
     networks, weights = load_networks(cfg.weights)
@@ -67,7 +66,9 @@ def inpaint_once(
     record.quality_reason = NO_REFERENCE
     streaming, why_not = frame_by_frame(pipeline)
     if streaming is not None:
-        record.data, cost = stream(source, known, pipeline, streaming, folder, cfg.output, limit_bytes=limit_bytes)
+        record.data, record.video, cost = stream(
+            source, known, pipeline, streaming, folder, cfg.output, limit_bytes=limit_bytes
+        )
         record.add_cost(cost)
         return
     if why_not is not None:
@@ -77,12 +78,12 @@ def inpaint_once(
     first = first_run(pipeline, clip)
     cost = describe_cost(first, len(clip.frames), limit_bytes=limit_bytes)
     record.add_cost(cost)
-    written_s = write_timed(folder, source, first.result, cfg.output)
+    record.video, written_s = write_timed(folder, source, first.result, cfg.output)
     cost["latency"]["end_to_end_s"] = clip.read_s + first.seconds + written_s
 
 
-def copy_frames(clip: Clip, folder: Path, output: DictConfig) -> str:
-    """Write the video of a clip without a hole, which is the clip itself; return its fingerprint."""
+def copy_frames(clip: Clip, folder: Path, output: DictConfig) -> tuple[str, Video]:
+    """Write a clip without a hole, whose result it is; return its fingerprint, and the record's `video`."""
     fingerprint = Fingerprint((clip.num_frames, clip.height, clip.width, 3))
 
     def images() -> Iterator[np.ndarray]:
@@ -90,8 +91,8 @@ def copy_frames(clip: Clip, folder: Path, output: DictConfig) -> str:
             fingerprint.add(image)
             yield image
 
-    write_result(folder, clip, images(), output, growing=True)
-    return _with_masks(fingerprint, clip)
+    video = write_result(folder, clip, images(), output, growing=True)
+    return _with_masks(fingerprint, clip), video
 
 
 def stream(
@@ -103,7 +104,7 @@ def stream(
     output: DictConfig,
     *,
     limit_bytes: int | None,
-) -> tuple[Data, Cost]:
+) -> tuple[Data, Video, Cost]:
     """Inpaint a clip frame by frame into `folder`; an error leaves the frames so far in `inpainted.partial.mp4`.
 
     Args:
@@ -112,18 +113,19 @@ def stream(
         limit_bytes: the memory that the run is held to.
 
     Returns:
-        The record's `data`, and its sections on cost.
+        The record's `data` and `video`, and its sections on cost.
 
     Raises:
         NonFiniteError: naming the first stage whose output is not finite.
     """
     fingerprint = Fingerprint((clip.num_frames, clip.height, clip.width, 3))
     whole_s = known.read_s
+    video: Video
 
     def work() -> tuple[float, np.ndarray]:
-        nonlocal whole_s
+        nonlocal whole_s, video
         start = time.perf_counter()
-        seconds = _run(clip, fingerprint, pipeline, streaming, folder, output)
+        seconds, video = _run(clip, fingerprint, pipeline, streaming, folder, output)
         whole_s += time.perf_counter() - start
         return seconds, np.empty((0, clip.height, clip.width, 3), np.uint8)
 
@@ -136,15 +138,19 @@ def stream(
         raise
     cost = describe_cost(first, clip.num_frames, limit_bytes=limit_bytes)
     cost["latency"]["end_to_end_s"] = whole_s
-    return describe_data(clip, known.hole_fraction, _with_masks(fingerprint, clip)), cost
+    return describe_data(clip, known.hole_fraction, _with_masks(fingerprint, clip)), video, cost
 
 
 def _run(
     clip: Clip, fingerprint: Fingerprint, pipeline: Pipeline, streaming: Streaming, folder: Path, output: DictConfig
-) -> float:
-    """Return the seconds until the last frame was inpainted; all frames are written by then."""
+) -> tuple[float, Video]:
+    """Return the seconds until the last frame was inpainted, and the record's `video`; all is written by then."""
     size = clip.height, clip.width
-    write = partial(write_result, folder, clip, output=output, growing=True)
+    sections: list[Video] = []
+
+    def write(images: Iterator[np.ndarray]) -> None:
+        sections.append(write_result(folder, clip, images, output, growing=True))
+
     start = time.perf_counter()
     with (
         ReadAhead(_parts(clip, fingerprint), QUEUED_FRAMES, "decode") as parts,
@@ -155,7 +161,7 @@ def _run(
             written(image)
         wait_for(pipeline.networks.device)
         seconds = time.perf_counter() - start
-    return seconds
+    return seconds, sections[0]
 
 
 def _parts(clip: Clip, fingerprint: Fingerprint) -> Iterator[Part]:

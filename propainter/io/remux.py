@@ -179,7 +179,8 @@ class _Pass:
 
     def _pictures(self, video: Any) -> Iterator[Timed]:
         shift_s = self.start_s - self.zero_s
-        for packet in self.pictures.demux(video=0):
+        packets: Iterator[Any] = self.pictures.demux(video=0)
+        for packet in packets:
             if packet.dts is not None:
                 moved = _moved(packet, video, shift_s)
                 yield moved.dts * moved.time_base, -1, moved
@@ -262,6 +263,12 @@ class _TextTrack(_Track):
             made.pts = made.dts = packet.pts
             made.duration, made.time_base = packet.duration, packet.time_base
             yield made
+
+
+def stream_names(path: Path) -> list[str]:
+    """Return kind, codec and language of each stream of a file."""
+    with av.open(str(path)) as container:
+        return [_name(stream) for stream in container.streams]
 
 
 def main_video(container: InputContainer) -> Any:

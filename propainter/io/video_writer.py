@@ -140,6 +140,12 @@ class VideoWriter:
         stream.options = {**quality, **_tags(self.format.color)}
         return stream
 
+    @property
+    def duration_s(self) -> Fraction:
+        """Seconds that the frames so far are shown."""
+        ticks = self._count if self._ticks is None else self._ticks[self._count]
+        return ticks * self.time_base
+
     def write(self, frame: np.ndarray) -> None:
         """Append one uint8 RGB frame [H, W, 3]. Raise ValueError for another shape or dtype."""
         expected = (self.format.height, self.format.width, 3)

@@ -31,7 +31,7 @@ RECORD_KEYS = [
         "stages",
         "energy",
     ),
-    *("quality", "reference", "effective", "disturbed", "machine", "artifacts", "environment"),
+    *("quality", "reference", "effective", "disturbed", "machine", "artifacts", "environment", "video"),
 ]
 
 

@@ -58,8 +58,8 @@ class TestJob:
 
     def run(self, pipeline, folder, clip=clip, **options):
         options = {"output": OUTPUT, "limit_bytes": None, **options}
-        data, cost = stream(clip, survey(clip), pipeline, Streaming({}), folder, **options)
-        return {"data": data, **cost}
+        data, video, cost = stream(clip, survey(clip), pipeline, Streaming({}), folder, **options)
+        return {"data": data, "video": video, **cost}
 
     @pytest.mark.slow
     def test_same_frames_and_record_as_in_memory(self, pipeline, tmp_path):

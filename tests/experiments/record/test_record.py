@@ -80,6 +80,12 @@ class TestSchema:
     def test_every_field_is_in_the_schema_and_the_reverse(self):
         assert {item.name for item in fields(Record)} == SCHEMA_KEYS.keys()
 
+    def test_every_key_of_the_video_too(self):
+        properties = SCHEMA_KEYS["video"]["properties"]
+        assert types.Video.__annotations__.keys() == properties.keys()
+        assert types.VideoRead.__annotations__.keys() == properties["input"]["properties"].keys()
+        assert types.VideoWritten.__annotations__.keys() == properties["output"]["properties"].keys()
+
     @pytest.mark.parametrize(
         ("name", "section"),
         [
