@@ -6,6 +6,9 @@ Frames are uint8 RGB arrays [H, W, 3]. Masks are uint8 arrays [H, W], 1 in the h
 import re
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,15 @@ from propainter.errors import InputError
 from propainter.io.atomic import atomic_write
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+
+LOSSLESS_THRESHOLD = 0
+"""Mask values above it are hole, as published."""
+
+LOSSY_THRESHOLD = 127
+"""The same for files whose compression leaves small values where there was 0."""
+
+_LOSSY_FORMATS = ("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF")
+_LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 
 # Pillow's exceptions for damaged files of its various formats.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -50,39 +62,134 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         InputError: the file is missing, damaged or truncated, or has more than 8 bits of grey.
     """
-    image = _open_image(path)
-    if image.mode.startswith(("I", "F")):
-        raise InputError(f"{path} has {image.mode} pixels, where 8 bits a channel were expected: save it as 8-bit RGB.")
-    return np.array(image.convert("RGB"))
+    with _as_sentence(path):
+        image, _ = _open_image(path)
+        if not image.mode.startswith(("I", "F")):
+            return np.array(_colours(image).convert("RGB"))
+    raise InputError(f"{path} has {image.mode} pixels, where 8 bits a channel were expected: save it as 8-bit RGB.")
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """Read a mask as uint8 [H, W]: 1 for any image value but 0, else 0.
+@dataclass(frozen=True)
+class MaskImage:
+    """A mask as it is stored, before a threshold.
 
-    In a palette image (as in DAVIS) the value is the index. In a colour image one nonzero channel suffices. A fully
-    transparent pixel is 0.
+    Attributes:
+        values: uint8 [H, W], the brightest colour channel; 0 where a pixel is fully transparent. Values above 8 bits
+            are scaled, and none but 0 becomes 0.
+        lossless: whether the file keeps values exactly, unlike JPEG.
+    """
+
+    values: np.ndarray
+    lossless: bool
+
+    @property
+    def threshold(self) -> int:
+        """The greatest value that is not hole: 0 as published, or the middle where compression blurs 0."""
+        return LOSSLESS_THRESHOLD if self.lossless else LOSSY_THRESHOLD
+
+
+def read_mask(path: Path, threshold: int | None = None) -> np.ndarray:
+    """Read a mask as uint8 [H, W]: 1 for values above the threshold, else 0.
+
+    The value is that of the brightest colour channel, in a palette image too. A fully transparent pixel is 0.
+
+    Args:
+        path: an image.
+        threshold: 0 to 254; None for 0 where the file is lossless, and 127 where it is not.
 
     Raises:
         InputError: the file is missing or damaged.
     """
-    image = _open_image(path)
-    if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+    mask = read_mask_image(path)
+    return (mask.values > (mask.threshold if threshold is None else threshold)).astype(np.uint8)
+
+
+def read_mask_image(path: Path) -> MaskImage:
+    """Read the values of a mask. Raise InputError where the file is missing or damaged."""
+    with _as_sentence(path):
+        image, lossless = _open_image(path)
+        return MaskImage(_mask_values(image), lossless)
+
+
+def is_lossless(path: Path) -> bool:
+    """Return whether an image file keeps values exactly. Raise InputError where the file is missing or damaged."""
+    with _as_sentence(path), Image.open(path) as image:
+        return _keeps_values(image, path)
+
+
+def _mask_values(image: Image.Image) -> np.ndarray:
+    image = _colours(image)
+    if image.mode not in ("1", "L", "LA", "RGB", "RGBA") and not image.mode.startswith(("I", "F")):
         image = image.convert("RGB")
     values = np.array(image)
-    if values.ndim == 2:
-        return (values != 0).astype(np.uint8)
-    has_alpha = image.mode.endswith("A")
-    hole = np.asarray((values[..., :-1] if has_alpha else values).any(axis=2))
-    if has_alpha:
-        hole &= values[..., -1] > 0
-    return hole.astype(np.uint8)
+    if values.dtype == bool:
+        return values.astype(np.uint8) * 255
+    if values.dtype != np.uint8:
+        return _as_8_bits(values, image.info.get("transparency"))
+    if image.mode.endswith("A"):
+        return np.where(values[..., -1] > 0, values[..., :-1].max(axis=2), np.uint8(0))
+    return values if values.ndim == 2 else values.max(axis=2)
 
 
-def _open_image(path: Path) -> Image.Image:
+def _as_8_bits(values: np.ndarray, transparent: int | None) -> np.ndarray:
+    """Scale grey of 16 bits or of floating point, [0, 1] too, to [1, 255], and keep 0."""
+    hole = (values != 0) & (values != transparent)
+    numbers = np.nan_to_num(values.astype(np.float64))
+    greatest = numbers.max(initial=0)
+    if values.dtype == np.uint16 or greatest > 255:
+        numbers = numbers / 257
+    elif values.dtype.kind == "f" and greatest <= 1:
+        numbers = numbers * 255
+    return np.where(hole, np.ceil(numbers).clip(1, 255), 0).astype(np.uint8)
+
+
+def _colours(image: Image.Image) -> Image.Image:
+    """Return an image of a palette, or of one transparent colour, by its colours; others as they are."""
+    if image.mode in ("P", "PA"):
+        return image.convert("RGBA")
+    if image.mode in ("1", "L", "RGB") and "transparency" in image.info:
+        return image.convert("RGBA")
+    return image
+
+
+def _open_image(path: Path) -> tuple[Image.Image, bool]:
+    """Return the image, upright, and whether its file is lossless."""
+    with Image.open(path) as image:
+        image.load()
+        lossless = _keeps_values(image, path)
+        upright = ImageOps.exif_transpose(image)
+        depth = _grey_bits(path) if image.format == "PNG" and image.mode == "L" and "transparency" in image.info else 8
+        if depth < 8:  # Pillow scales the pixels to 8 bits, and leaves the transparent value as it is
+            upright.info["transparency"] *= 255 // (2**depth - 1)
+        return upright, lossless
+
+
+def _grey_bits(path: Path) -> int:
+    with Path(path).open("rb") as file:
+        return file.read(25)[24]  # in IHDR, which is the first chunk
+
+
+def _keeps_values(image: Image.Image, path: Path) -> bool:
+    if image.format == "WEBP":
+        return b"VP8 " not in _webp_chunks(Path(path).read_bytes())
+    return image.format not in _LOSSY_FORMATS and image.info.get("compression") not in _LOSSY_TIFF
+
+
+def _webp_chunks(content: bytes) -> set[bytes]:
+    """Return the names of a WebP file's chunks (RFC 9649), and of those in its animation's frames."""
+    names, at = set(), 12
+    while at + 8 <= len(content):
+        name, length = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
+        names.add(name)
+        at += 8 + (16 if name == b"ANMF" else length + length % 2)
+    return names
+
+
+@contextmanager
+def _as_sentence(path: Path) -> Iterator[None]:
+    """Raise what Pillow raises inside the block as InputError that names the path."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
+        yield
     except FileNotFoundError:
         raise InputError(f"{path} does not exist, where an image was expected: check the path.") from None
     except _BROKEN as error:
