@@ -1,13 +1,15 @@
 """The pictures of a run: the video, frames on request, and a preview of a few frames."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 import numpy as np
+from omegaconf import DictConfig
 from PIL import Image, ImageDraw
 
-from experiments.data import LoadedClip
+from experiments.data import Clip, LoadedClip
+from experiments.record.video_format import written_format
 from propainter.io.fragmented_writer import FragmentedVideoWriter, partial_path
 from propainter.io.images import write_png
 from propainter.io.video_writer import VideoWriter
@@ -32,41 +34,48 @@ def clear_outputs(folder: Path) -> None:
         image.unlink()
 
 
-def write_result(folder: Path, result: np.ndarray, fps: float, *, frames: bool) -> None:
-    """Write `inpainted.mp4` and, where `frames` asks for it, every frame as `frames/NNNNN.png`.
+def write_result(
+    folder: Path,
+    clip: Clip,
+    images: Iterable[np.ndarray],
+    output: DictConfig,
+    *,
+    growing: bool = False,
+    keep_frames: int = 0,
+    part_ends: Container[int] = (),
+) -> None:
+    """Write `inpainted.mp4` and, where `output.frames` asks for it, every frame as `frames/NNNNN.png`.
 
     Args:
-        result: uint8 [T, H, W, 3].
-        fps: frames per second.
+        clip: what the images come from; the video is written as its video was.
+        images: the result, uint8 [H, W, 3] each, made one by one.
+        output: the config's `output`.
+        growing: `inpainted.partial.mp4` can be played meanwhile, and stays with the images so far where an error ends
+            this.
+        keep_frames: so many frames of an earlier `inpainted.partial.mp4` are kept, and `images` begin after them.
+        part_ends: after how many frames, counted from the clip's first, a run can go on that is stopped later.
     """
-    height, width = result.shape[1:3]
-    with VideoWriter(folder / VIDEO, fps, height, width) as video:
-        for image in result:
+    video_format = written_format(clip, output.pix_fmt)
+    path = folder / VIDEO
+    writer: VideoWriter
+    if growing:
+        writer = FragmentedVideoWriter(path, video_format, clip.times(), keep_frames=keep_frames)
+    else:
+        writer = VideoWriter(path, video_format, clip.times())
+    with writer as video:
+        for number, image in enumerate(images, start=keep_frames):
             video.write(image)
-    if frames:
-        for number, image in enumerate(result):
-            write_frame(folder, number, image)
+            if output.frames:
+                write_frame(folder, number, image)
+            if isinstance(video, FragmentedVideoWriter) and number + 1 in part_ends:
+                video.end_part()
 
 
-def write_timed(folder: Path, result: np.ndarray, fps: float, *, frames: bool) -> float:
+def write_timed(folder: Path, clip: Clip, images: Iterable[np.ndarray], output: DictConfig) -> float:
     """Write as `write_result` does; return the seconds that it took."""
     start = time.perf_counter()
-    write_result(folder, result, fps, frames=frames)
+    write_result(folder, clip, images, output)
     return time.perf_counter() - start
-
-
-def write_growing_result(
-    folder: Path, images: Iterable[np.ndarray], fps: float, height: int, width: int, *, frames: bool
-) -> None:
-    """Write as `write_result` does, of images made one by one.
-
-    `inpainted.partial.mp4` can be played meanwhile, and stays with the images so far where an error ends this.
-    """
-    with FragmentedVideoWriter(folder / VIDEO, fps, height, width) as video:
-        for number, image in enumerate(images):
-            video.write(image)
-            if frames:
-                write_frame(folder, number, image)
 
 
 def write_frame(folder: Path, number: int, image: np.ndarray) -> None:

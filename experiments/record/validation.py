@@ -4,9 +4,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from experiments.measure.profiler import check_artifacts
 from propainter import InputError
+from propainter.io.video_writer import check_pix_fmt
 from propainter.validation import check_number, check_whole
 
 SOURCES = ("auto", "pretrained", "seeded")
+AUDIO = ("copy", "none")
 
 _WHOLE = {
     "measure.min_samples": 0,
@@ -45,5 +47,8 @@ def check_settings(cfg: DictConfig) -> None:
     if not isinstance(cfg.measure.artifacts, ListConfig):
         raise InputError(f"measure.artifacts is {cfg.measure.artifacts!r}; give a list, as in [trace]")
     check_artifacts(list(cfg.measure.artifacts))
+    check_pix_fmt(str(cfg.output.pix_fmt))
+    if cfg.output.audio not in AUDIO:
+        raise InputError(f"output.audio is {cfg.output.audio!r}; give one of {', '.join(AUDIO)}")
     if cfg.weights.source not in SOURCES:
         raise InputError(f"weights.source is {cfg.weights.source!r}; give one of {', '.join(SOURCES)}")

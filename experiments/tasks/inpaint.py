@@ -82,7 +82,7 @@ def _inpaint(record: Record, cfg: DictConfig, folder: Path) -> None:
     clip = load(source)
     record.data = describe_data(source, clip.hole_fraction, clip.fingerprint)
     if not clip.masks.any():
-        write_result(folder, clip.frames, clip.fps, frames=cfg.output.frames)
+        write_result(folder, source, clip.frames, cfg.output)
         record.reason = NO_HOLE
         return
 
@@ -103,7 +103,7 @@ def _inpaint(record: Record, cfg: DictConfig, folder: Path) -> None:
     cost = describe_cost(first, len(clip.frames), timings, passes, baseline=baseline, limit_bytes=limit_bytes)
     record.add_cost(cost)
     del pipeline, networks  # the reference needs their memory
-    written_s = write_timed(folder, first.result, clip.fps, frames=cfg.output.frames)
+    written_s = write_timed(folder, source, first.result, cfg.output)
     cost["latency"]["end_to_end_s"] = clip.read_s + (timings.median_s or first.seconds) + written_s
 
     # Compare.

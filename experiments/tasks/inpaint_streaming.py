@@ -20,7 +20,7 @@ from experiments.data.background_io import ReadAhead, WriteBehind
 from experiments.data.weights import load_networks
 from experiments.measure.first_run import first_run, watched_run
 from experiments.measure.timing import wait_for
-from experiments.record.outputs import VIDEO, write_growing_result, write_timed
+from experiments.record.outputs import VIDEO, write_result, write_timed
 from experiments.record.record import Record, describe_data, describe_weights
 from experiments.record.sections import describe_cost
 from experiments.record.types import Cost, Data
@@ -58,7 +58,7 @@ def inpaint_once(
     known = survey(source)
     record.data = describe_data(source, known.hole_fraction)
     if known.first_hole is None:
-        record.data["fingerprint"] = copy_frames(source, folder, frames=cfg.output.frames)
+        record.data["fingerprint"] = copy_frames(source, folder, cfg.output)
         record.reason = NO_HOLE
         return
     networks, weights = load_networks(cfg.weights)
@@ -67,9 +67,7 @@ def inpaint_once(
     record.quality_reason = NO_REFERENCE
     streaming, why_not = frame_by_frame(pipeline)
     if streaming is not None:
-        record.data, cost = stream(
-            source, known, pipeline, streaming, folder, frames=cfg.output.frames, limit_bytes=limit_bytes
-        )
+        record.data, cost = stream(source, known, pipeline, streaming, folder, cfg.output, limit_bytes=limit_bytes)
         record.add_cost(cost)
         return
     if why_not is not None:
@@ -79,11 +77,11 @@ def inpaint_once(
     first = first_run(pipeline, clip)
     cost = describe_cost(first, len(clip.frames), limit_bytes=limit_bytes)
     record.add_cost(cost)
-    written_s = write_timed(folder, first.result, clip.fps, frames=cfg.output.frames)
+    written_s = write_timed(folder, source, first.result, cfg.output)
     cost["latency"]["end_to_end_s"] = clip.read_s + first.seconds + written_s
 
 
-def copy_frames(clip: Clip, folder: Path, *, frames: bool) -> str:
+def copy_frames(clip: Clip, folder: Path, output: DictConfig) -> str:
     """Write the video of a clip without a hole, which is the clip itself; return its fingerprint."""
     fingerprint = Fingerprint((clip.num_frames, clip.height, clip.width, 3))
 
@@ -92,7 +90,7 @@ def copy_frames(clip: Clip, folder: Path, *, frames: bool) -> str:
             fingerprint.add(image)
             yield image
 
-    write_growing_result(folder, images(), clip.fps, clip.height, clip.width, frames=frames)
+    write_result(folder, clip, images(), output, growing=True)
     return _with_masks(fingerprint, clip)
 
 
@@ -102,15 +100,15 @@ def stream(
     pipeline: Pipeline,
     streaming: Streaming,
     folder: Path,
+    output: DictConfig,
     *,
-    frames: bool,
     limit_bytes: int | None,
 ) -> tuple[Data, Cost]:
     """Inpaint a clip frame by frame into `folder`; an error leaves the frames so far in `inpainted.partial.mp4`.
 
     Args:
         known: of its masks.
-        frames: whether every frame is written as a picture too.
+        output: the config's `output`.
         limit_bytes: the memory that the run is held to.
 
     Returns:
@@ -125,7 +123,7 @@ def stream(
     def work() -> tuple[float, np.ndarray]:
         nonlocal whole_s
         start = time.perf_counter()
-        seconds = _run(clip, fingerprint, pipeline, streaming, folder, frames)
+        seconds = _run(clip, fingerprint, pipeline, streaming, folder, output)
         whole_s += time.perf_counter() - start
         return seconds, np.empty((0, clip.height, clip.width, 3), np.uint8)
 
@@ -142,11 +140,11 @@ def stream(
 
 
 def _run(
-    clip: Clip, fingerprint: Fingerprint, pipeline: Pipeline, streaming: Streaming, folder: Path, frames: bool
+    clip: Clip, fingerprint: Fingerprint, pipeline: Pipeline, streaming: Streaming, folder: Path, output: DictConfig
 ) -> float:
     """Return the seconds until the last frame was inpainted; all frames are written by then."""
     size = clip.height, clip.width
-    write = partial(write_growing_result, folder, fps=clip.fps, height=clip.height, width=clip.width, frames=frames)
+    write = partial(write_result, folder, clip, output=output, growing=True)
     start = time.perf_counter()
     with (
         ReadAhead(_parts(clip, fingerprint), QUEUED_FRAMES, "decode") as parts,

@@ -1,18 +1,27 @@
 """Write a video file that is playable at any time, also after the writing process was killed."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
+from typing import IO
 
 import av
-from av.container import OutputContainer
+from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from propainter.io.atomic import atomic_write
-from propainter.io.video_writer import VideoWriter, libav_as_oserror
+from propainter.io.video_format import VideoFormat
+from propainter.io.video_writer import Complete, VideoWriter, libav_as_oserror
+
+_FRAGMENTED = {
+    "movflags": "+frag_keyframe+empty_moov+default_base_moof+frag_discont+skip_trailer+write_colr",
+    "flush_packets": "1",
+    "avoid_negative_ts": "disabled",  # it would move a later part to time 0
+}
 
 
 class FragmentedVideoWriter(VideoWriter):
@@ -23,33 +32,53 @@ class FragmentedVideoWriter(VideoWriter):
     fragments are playable. At the end its packets are copied, not encoded again, to an ordinary mp4 under the final
     name.
 
+    Args:
+        path, video_format, times, complete: as of `VideoWriter`.
+        keep_frames: how many frames of an earlier partial file are kept; `write` goes on after them. Where the earlier
+            run had called `end_part` after so many frames, the final file is bit-equal to that of a run in one go.
+
     Attributes:
         partial: NAME.partial.mp4 in the folder of NAME.mp4.
     """
 
-    def __init__(self, path: Path, fps: float | Fraction, height: int, width: int) -> None:
-        super().__init__(path, fps, height, width)
+    def __init__(
+        self,
+        path: Path,
+        video_format: VideoFormat,
+        times: Sequence[Fraction] | None = None,
+        complete: Complete | None = None,
+        *,
+        keep_frames: int = 0,
+    ) -> None:
+        super().__init__(path, video_format, times, complete)
         self.partial = partial_path(self.path)
+        self.keep_frames = keep_frames
 
     @contextmanager
     def _open(self) -> Iterator[None]:
         with libav_as_oserror(self.path):
             self.partial.parent.mkdir(parents=True, exist_ok=True)
-            options = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
-            container = av.open(str(self.partial), "w", format="mp4", options=options)
-            self._container, self._stream, self._count = container, self._add_stream(container), 0
+            self._count = 0
+            if self.keep_frames:
+                self._keep()
             try:
-                yield
-                if not self._count:
-                    raise ValueError(f"no frame was written to {self.path}")
-                self._end()
+                with self.partial.open("ab" if self._count else "wb") as self._file:
+                    self._begin_part()
+                    try:
+                        yield
+                        if not self._count:
+                            raise ValueError(f"no frame was written to {self.path}")
+                        self._close_part()
+                    except BaseException:
+                        with suppress(FFmpegError, OSError):
+                            self._close_part()
+                        raise
             except BaseException:
-                with suppress(FFmpegError):
-                    self._end()
                 if not self._count:
                     self.partial.unlink(missing_ok=True)
                 raise
-            _copy_packets(self.partial, self.path)
+            with atomic_write(self.path) as temporary:
+                (self._complete or copy_video)(self.partial, temporary)
             os.unlink(self.partial)
 
     def _add_stream(self, container: OutputContainer) -> VideoStream:
@@ -59,10 +88,51 @@ class FragmentedVideoWriter(VideoWriter):
         stream.codec_context.gop_size = max(1, round(self.fps))
         return stream
 
-    def _end(self) -> None:
+    def end_part(self) -> None:
+        """Bring all frames so far to the disk, and begin anew with a key frame and an encoder that knows none of them.
+
+        A writer that keeps so many frames of the file can go on from here.
+        """
+        if self._count > self._first:
+            self._close_part()
+            self._begin_part()
+
+    def _begin_part(self) -> None:
+        self._first = self._count
+        self._output = _Fragments(self._file, skipping=self._first > 0)
+        # Numbers of fragments must rise through the file. A part has at most one for each frame.
+        options = {**_FRAGMENTED, "fragment_index": str(self._first + 1)}
+        self._container = av.open(self._output, "w", format="mp4", options=options)
+        self._stream = self._add_stream(self._container)
+        self._container.start_encoding()
+        self._output.skipping = False
+
+    def _close_part(self) -> None:
         with self._container:
-            if self._count:
-                self._container.mux(self._stream.encode(None))
+            if self._count > self._first:
+                self._mux(None)
+        self._file.flush()
+
+    def _keep(self) -> None:
+        """Replace the partial file by its first `keep_frames` frames, and count them as written."""
+        if not self.partial.exists():
+            raise ValueError(f"{self.partial} does not exist, and {self.keep_frames} frames of it were to be kept")
+        with atomic_write(self.partial) as temporary, open_video(self.partial) as earlier:
+            with av.open(str(temporary), "w", format="mp4", options=_FRAGMENTED) as kept:
+                count = _copy(earlier, kept, self.keep_frames)
+            if count < self.keep_frames:
+                raise ValueError(f"{self.partial} has {count} frames, and {self.keep_frames} of them were to be kept")
+        self._count = self.keep_frames
+
+
+class _Fragments:
+    """Pass on to a file what libav writes; nothing while it is `skipping`, which leaves out a second header."""
+
+    def __init__(self, file: IO[bytes], *, skipping: bool) -> None:
+        self._file, self.skipping = file, skipping
+
+    def write(self, content: bytes) -> int:
+        return len(content) if self.skipping else self._file.write(content)
 
 
 def partial_path(path: Path) -> Path:
@@ -70,15 +140,39 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
-def _copy_packets(source: Path, target: Path) -> None:
+def count_frames(partial: Path) -> int:
+    """Return how many frames are complete in a partial file."""
+    with open_video(partial) as container:
+        return sum(1 for _ in _packets(container))
+
+
+def copy_video(source: Path, target: Path) -> None:
     """Copy a video's packets into a plain mp4 with its index at the front."""
     with (
-        atomic_write(target) as temporary,
-        av.open(str(source)) as fragments,
-        av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as whole,
+        open_video(source) as fragments,
+        av.open(str(target), "w", format="mp4", options={"movflags": "+faststart+write_colr"}) as whole,
     ):
-        stream = whole.add_stream_from_template(fragments.streams.video[0])
-        for packet in fragments.demux(video=0):
-            if packet.dts is not None:  # None marks the end
-                packet.stream = stream
-                whole.mux(packet)
+        _copy(fragments, whole)
+
+
+def open_video(path: Path) -> InputContainer:
+    """Open a file of ours to read its packets."""
+    return av.open(str(path))
+
+
+def _copy(source: InputContainer, target: OutputContainer, at_most: int | None = None) -> int:
+    """Copy the video's packets, the first ones where `at_most` is given; return how many."""
+    given = source.streams.video[0]
+    stream = target.add_stream_from_template(given)
+    count = 0
+    for packet in islice(_packets(source), at_most):
+        packet.stream = stream
+        target.mux(packet)
+        count += 1
+    return count
+
+
+def _packets(container: InputContainer) -> Iterator[av.Packet]:
+    for packet in container.demux(video=0):
+        if packet.dts is not None and not packet.is_corrupt:  # without dts: the end
+            yield packet

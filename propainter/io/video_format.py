@@ -30,8 +30,9 @@ class VideoFormat:
         fps: frames per second; the average where frames have times of their own.
         height, width: of the frames that are given, in pixels.
         sample_aspect_ratio: width of a pixel by its height, as shown.
-        color: the tags; pixels are converted by them.
+        color: the tags; pixels are converted by them, by BT.601 and the range "tv" where there is none.
         pix_fmt: FFmpeg's name of the pixel format.
+        matrix: what pixels are converted by where it is not the tag's.
     """
 
     fps: Fraction
@@ -40,6 +41,7 @@ class VideoFormat:
     sample_aspect_ratio: Fraction = Fraction(1)
     color: ColorTags = ColorTags()
     pix_fmt: str = "yuv420p"
+    matrix: str | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from fractions import Fraction
 
 import numpy as np
 import psutil
@@ -16,6 +17,7 @@ from PIL import Image
 from support.command_line import CHEAP, ROOT, SMALLEST, picture_folder
 
 from propainter import seeded_state_dict
+from propainter.io.video_format import VideoFormat
 from propainter.io.video_writer import VideoWriter
 from propainter.weights import FILES
 
@@ -39,7 +41,7 @@ def files(tmp_path):
         mask[40:60, 50:80] = 255
         Image.fromarray(mask).save(tmp_path / f"{name}.png")
     (tmp_path / "text.mp4").write_text("this is no video")
-    with VideoWriter(tmp_path / "whole.mp4", 24, 128, 128) as video:
+    with VideoWriter(tmp_path / "whole.mp4", VideoFormat(Fraction(24), 128, 128)) as video:
         for _ in range(12):
             video.write(noise.integers(0, 255, (128, 128, 3), dtype=np.uint8))
     content = (tmp_path / "whole.mp4").read_bytes()

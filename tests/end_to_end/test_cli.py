@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from support.command_line import ROOT, SMALLEST, picture_folder
 import analysis
 from propainter import STAGES
 from propainter.io.video import probe_video
+from propainter.io.video_format import VideoFormat
 from propainter.io.video_writer import VideoWriter
 
 RECORD_KEYS = [
@@ -99,7 +101,7 @@ class TestOneRun:
         folder = tmp_path / "my clip (1)"
         folder.mkdir()
         noise = np.random.default_rng(0)
-        with VideoWriter(folder / "in = 1.mp4", 30, 136, 152) as video:
+        with VideoWriter(folder / "in = 1.mp4", VideoFormat(Fraction(30), 136, 152)) as video:
             for _ in range(3):
                 video.write(noise.integers(0, 255, (136, 152, 3), dtype=np.uint8))
         mask = np.zeros((136, 152), np.uint8)

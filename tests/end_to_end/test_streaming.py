@@ -9,17 +9,20 @@ import time
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from support.command_line import CHEAP, ROOT
 from support.fake_stages import SHORT, features_of_everything, pair_flow, predict_from_everything
 from support.videos import decoded
 
 from experiments.data import Fingerprint, load, sample_clip, survey
-from experiments.record.outputs import write_growing_result
+from experiments.record.outputs import write_result
 from experiments.tasks import inpaint_streaming as stream_module
 from experiments.tasks.inpaint_streaming import stream
 from propainter import InputError, Pipeline
 from propainter.inference.streaming import Streaming
 from propainter.io.images import read_image
+
+OUTPUT = OmegaConf.create({"frames": True, "pix_fmt": "yuv420p", "audio": "copy"})
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +34,8 @@ def no_thread_is_left():
 
 
 def test_a_growing_result_has_pictures_too(tmp_path):
-    write_growing_result(tmp_path, iter(np.zeros((3, 32, 48, 3), np.uint8)), 24, 32, 48, frames=True)
+    images = iter(np.zeros((3, 128, 128, 3), np.uint8))
+    write_result(tmp_path, sample_clip(3, 128, 128), images, OUTPUT, growing=True)
     assert sorted(path.name for path in (tmp_path / "frames").iterdir()) == ["00000.png", "00001.png", "00002.png"]
 
 
@@ -53,7 +57,7 @@ class TestJob:
     clip = sample_clip(20, 128, 128)
 
     def run(self, pipeline, folder, clip=clip, **options):
-        options = {"frames": True, "limit_bytes": None, **options}
+        options = {"output": OUTPUT, "limit_bytes": None, **options}
         data, cost = stream(clip, survey(clip), pipeline, Streaming({}), folder, **options)
         return {"data": data, **cost}
 

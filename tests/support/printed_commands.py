@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from support.command_line import CHEAP, SMALLEST, picture_folder
 
+from propainter.io.video_format import VideoFormat
 from propainter.io.video_writer import VideoWriter
 
 MEASURED_ONCE = [*CHEAP[1:], "measure.reference=false", "measure.min_pairs=1"]
@@ -43,7 +45,7 @@ class UsersFiles:
         self.frames = picture_folder(folder / "frames")
         self.video, self.mask, self.weights = folder / "video.mp4", folder / "mask.png", folder / "weights"
         noise = np.random.default_rng(0)
-        with VideoWriter(self.video, 24, 128, 128) as video:
+        with VideoWriter(self.video, VideoFormat(Fraction(24), 128, 128)) as video:
             for _ in range(2):
                 video.write(noise.integers(0, 255, (128, 128, 3), dtype=np.uint8))
         mask = np.zeros((128, 128), np.uint8)

@@ -1,10 +1,13 @@
 """Frames and masks as files."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments.data import sample_clip
+from propainter.io.video_format import VideoFormat
 from propainter.io.video_writer import VideoWriter
 
 
@@ -46,7 +49,7 @@ class Files:
     def video(self, images):
         path = self.new(".mp4")
         images = list(images)
-        with VideoWriter(path, 30, *images[0].shape[:2]) as video:
+        with VideoWriter(path, VideoFormat(Fraction(30), *images[0].shape[:2])) as video:
             for image in images:
                 video.write(image)
         return path

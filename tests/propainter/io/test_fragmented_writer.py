@@ -1,11 +1,14 @@
 """A video that is playable while it is written, after an error and after a kill."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from support.videos import decoded
 
 from propainter.io.fragmented_writer import FragmentedVideoWriter
 from propainter.io.video import iterate_video, probe_video
+from propainter.io.video_format import VideoFormat
 
 
 def greys(count: int) -> list[np.ndarray]:
@@ -14,7 +17,7 @@ def greys(count: int) -> list[np.ndarray]:
 
 def test_complete(tmp_path):
     frames = greys(60)
-    with FragmentedVideoWriter(tmp_path / "out.mp4", 25, 32, 48) as video:
+    with FragmentedVideoWriter(tmp_path / "out.mp4", VideoFormat(Fraction(25), 32, 48)) as video:
         for frame in frames:
             video.write(frame)
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
@@ -25,7 +28,10 @@ def test_complete(tmp_path):
 
 
 def test_interrupted(tmp_path):
-    with pytest.raises(KeyboardInterrupt), FragmentedVideoWriter(tmp_path / "out.mp4", 25, 32, 48) as video:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        FragmentedVideoWriter(tmp_path / "out.mp4", VideoFormat(Fraction(25), 32, 48)) as video,
+    ):
         for frame in greys(10):
             video.write(frame)
         raise KeyboardInterrupt
@@ -35,7 +41,7 @@ def test_interrupted(tmp_path):
 
 def test_killed(tmp_path):
     """What is in the file at any moment can be played, up to a second before."""
-    with FragmentedVideoWriter(tmp_path / "out.mp4", 5, 32, 48) as video:
+    with FragmentedVideoWriter(tmp_path / "out.mp4", VideoFormat(Fraction(5), 32, 48)) as video:
         for frame in greys(80):
             video.write(frame)
         (tmp_path / "then.mp4").write_bytes(video.partial.read_bytes())
@@ -43,6 +49,6 @@ def test_killed(tmp_path):
 
 
 def test_without_a_frame_there_is_no_file(tmp_path):
-    with pytest.raises(RuntimeError), FragmentedVideoWriter(tmp_path / "out.mp4", 25, 32, 48):
+    with pytest.raises(RuntimeError), FragmentedVideoWriter(tmp_path / "out.mp4", VideoFormat(Fraction(25), 32, 48)):
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
