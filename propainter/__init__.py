@@ -10,6 +10,7 @@ from propainter.renamed import RenamedModules, module_getattr
 
 if TYPE_CHECKING:
     from propainter.errors import InputError
+    from propainter.inference.inpaint_stream import inpaint_stream
     from propainter.inference.interfaces import STAGES, Clip, Observer, Scene
     from propainter.inference.pipeline import Pipeline, inpaint
     from propainter.inference.propagation import propagate_pixels
@@ -34,6 +35,7 @@ __all__ = [
     "complete_flow",
     "estimate_flow",
     "inpaint",
+    "inpaint_stream",
     "load_weights",
     "plan_windows",
     "propagate_pixels",
@@ -43,6 +45,7 @@ __all__ = [
 
 _FROM = {
     "errors": ["InputError"],
+    "inference.inpaint_stream": ["inpaint_stream"],
     "inference.interfaces": ["STAGES", "Clip", "Observer", "Scene"],
     "inference.pipeline": ["Pipeline", "inpaint"],
     "inference.propagation": ["propagate_pixels"],

@@ -76,18 +76,25 @@ def plan_windows(
     from the centre. References are every `ref_stride`-th frame of the video. In a video longer than `subvideo_length`
     they come from the surroundings of the centre only. No reference is local.
     """
+    centres = range(0, num_frames, neighbor_length // 2)
+    return [plan_window(centre, num_frames, neighbor_length, ref_stride, subvideo_length) for centre in centres]
+
+
+def plan_window(centre: int, num_frames: int, neighbor_length: int, ref_stride: int, subvideo_length: int) -> Window:
+    """Return the window around a frame of the video; see `plan_windows`."""
     reach = neighbor_length // 2
-    windows = []
-    for centre in range(0, num_frames, reach):
-        local = list(range(max(0, centre - reach), min(num_frames, centre + reach + 1)))
-        if num_frames <= subvideo_length:
-            first, stop = 0, num_frames
-        else:
-            span = ref_stride * (subvideo_length // ref_stride // 2)
-            first, stop = max(0, centre - span), min(num_frames, centre + span)
-        references = [t for t in range(first, stop, ref_stride) if t not in local]
-        windows.append(Window(local, references))
-    return windows
+    local = list(range(max(0, centre - reach), min(num_frames, centre + reach + 1)))
+    if num_frames <= subvideo_length:
+        first, stop = 0, num_frames
+    else:
+        span = reference_span(ref_stride, subvideo_length)
+        first, stop = max(0, centre - span), min(num_frames, centre + span)
+    return Window(local, [t for t in range(first, stop, ref_stride) if t not in local])
+
+
+def reference_span(ref_stride: int, subvideo_length: int) -> int:
+    """Return how far a window's references are from its centre at most, in frames, in a long video."""
+    return ref_stride * (subvideo_length // ref_stride // 2)
 
 
 def plan_subvideos(length: int, subvideo_length: int, padding: int) -> list[SubVideo]:
@@ -95,12 +102,16 @@ def plan_subvideos(length: int, subvideo_length: int, padding: int) -> list[SubV
 
     Every entry is kept exactly once.
     """
-    stretches = []
-    for first in range(0, length, subvideo_length):
-        last = min(length, first + subvideo_length)
-        start, stop = max(0, first - padding), min(length, last + padding)
-        stretches.append(SubVideo(start, stop, slice(first - start, last - start)))
-    return stretches
+    count = -(-length // subvideo_length)
+    return [plan_subvideo(number, length, subvideo_length, padding) for number in range(count)]
+
+
+def plan_subvideo(number: int, length: int, subvideo_length: int, padding: int) -> SubVideo:
+    """Return one of the stretches of `plan_subvideos`."""
+    first = number * subvideo_length
+    last = min(length, first + subvideo_length)
+    start, stop = max(0, first - padding), min(length, last + padding)
+    return SubVideo(start, stop, slice(first - start, last - start))
 
 
 def clip_length(width: int) -> int:

@@ -1,6 +1,6 @@
 """Frames in flight: everything that a streaming run holds, each frame's entries from their making to their last use."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -123,37 +123,3 @@ class BufferedScene(Scene):
 def shifted(window: Window, by: int) -> Window:
     """Return the window with `by` added to its frame numbers."""
     return Window(*([number + by for number in numbers] for numbers in window))
-
-
-class WindowGroups:
-    """Group a video's windows; all windows of a group become computable with the same sub-video of propagation.
-
-    Args:
-        windows: all windows of the video, in order; at least one.
-        ends: of each sub-video of pixel propagation, the first frame after its kept part.
-        most: largest number of windows in a group.
-
-    Attributes:
-        first_local: the first frame that each group or a later one fills; after the last group, the number of frames.
-        first_frame: the first frame that each group or a later one reads; after the last group, the number of frames.
-    """
-
-    def __init__(self, windows: Sequence[Window], ends: Sequence[int], most: int) -> None:
-        self._groups: list[list[Window]] = []
-        reached = -1
-        for window in windows:
-            needed = max(window.frames)
-            last = max(reached, next(i for i, end in enumerate(ends) if needed < end))
-            if last > reached or len(self._groups[-1]) == most:
-                self._groups.append([])
-            self._groups[-1].append(window)
-            reached = last
-        self.first_local = [group[0].local[0] for group in self._groups] + [ends[-1]]
-        self.first_frame = [ends[-1]]
-        for group in reversed(self._groups):
-            self.first_frame.append(min(self.first_frame[-1], *(min(window.frames) for window in group)))
-        self.first_frame.reverse()
-
-    def __iter__(self) -> Iterator[list[Window]]:
-        """Iterate over the groups' windows."""
-        return iter(self._groups)

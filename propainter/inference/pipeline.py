@@ -257,11 +257,11 @@ def inpaint(
     schedule = Schedule(raft_iterations, neighbor_length, ref_stride, subvideo_length, mask_dilation)
     pipeline = Pipeline(networks, schedule)
     if progress is not None:
-        pipeline.observer = _Progress(progress)
+        pipeline.observer = ProgressObserver(progress)
     return pipeline(frames, masks, flow_masks)
 
 
-class _Progress(Observer):
+class ProgressObserver(Observer):
     """Pass progress on to a callable (stage, done, total)."""
 
     def __init__(self, callback: Callable[[str, int, int], None]) -> None:

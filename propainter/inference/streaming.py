@@ -4,10 +4,10 @@ Each computation runs when a window first needs its result. Each result is freed
 schedule's sub-videos and windows bound the memory, not the length of the video.
 """
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import repeat
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from propainter.allocator import malloc_trim, mmap_threshold
 from propainter.errors import InputError
-from propainter.inference.frame_buffer import BufferedScene, FrameBuffer, WindowGroups, shifted
+from propainter.inference.frame_buffer import BufferedScene, FrameBuffer, shifted
 from propainter.inference.interfaces import Clip, PredictionSink
+from propainter.inference.plan import Plan
 from propainter.inference.preparation import (
     as_masks,
     as_video,
@@ -31,15 +32,7 @@ from propainter.inference.propagation import propagate_subvideo
 from propainter.models.flow_completion import complete_flow
 from propainter.models.generator import shrink_flow
 from propainter.models.raft import Flows
-from propainter.schedule import (
-    FLOW_PADDING,
-    MAX_PIXEL_SUBVIDEO,
-    PIXEL_PADDING,
-    Window,
-    clip_length,
-    plan_subvideos,
-    plan_windows,
-)
+from propainter.schedule import Window, clip_length
 
 if TYPE_CHECKING:
     from propainter.inference.pipeline import Pipeline
@@ -50,6 +43,23 @@ WINDOWS_TOGETHER = 4
 Part = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 """A frame uint8 [H, W, 3], its mask and its flow mask, both [H, W] and nonzero in the hole. Instead of a flow mask,
 None is the mask dilated by the schedule."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Hold what a run needs, besides the video, to go on after a group of windows.
+
+    Attributes:
+        windows: number of predicted windows.
+        needed: frames that these windows needed, counted from the video's first.
+        finished: number of finished frames.
+        unfinished: composites at the process size, uint8 [n, h, w, 3], of the next frames, which a later window fills.
+    """
+
+    windows: int
+    needed: int
+    finished: int
+    unfinished: np.ndarray
 
 
 class Streaming:
@@ -80,24 +90,44 @@ class Streaming:
             target[...] = image
         return result
 
-    @torch.inference_mode()
     def frames(
-        self, pipeline: "Pipeline", num_frames: int, size: tuple[int, int], parts: Iterable[Part]
+        self, pipeline: "Pipeline", num_frames: int | None, size: tuple[int, int], parts: Iterable[Part]
     ) -> Generator[np.ndarray, None, None]:
         """Yield the finished frames in order, uint8 [H, W, 3], each as soon as no later window fills it.
 
+        Arguments and errors are those of `groups`.
+        """
+        with closing(self.groups(pipeline, num_frames, size, parts)) as groups:
+            for images, _ in groups:
+                yield from images
+
+    @torch.inference_mode()
+    def groups(
+        self,
+        pipeline: "Pipeline",
+        num_frames: int | None,
+        size: tuple[int, int],
+        parts: Iterable[Part],
+        after: Checkpoint | None = None,
+    ) -> Generator[tuple[np.ndarray, Checkpoint], None, None]:
+        """Yield the finished frames of each group of windows, uint8 [n, H, W, 3], and where a later run can go on.
+
         Args:
             pipeline: the pipeline to follow.
-            num_frames: length of the video, at least 2.
+            num_frames: length of the video, at least 2; None where it is unknown: the video is then as long as `parts`.
             size: H and W, of at least 128.
             parts: `num_frames` parts, read one by one as the stages need them.
+            after: of an earlier run with the same pipeline and video: the first group is the one after it.
 
         Raises:
             InputError: there are fewer parts, or a frame has another size.
         """
         on_cpu = pipeline.networks.device.type == "cpu"
         with mmap_threshold() if on_cpu else nullcontext() as self.stats["mapped_from_bytes"]:
-            yield from _Run(pipeline, num_frames, size, iter(parts), self.stats).frames()
+            run = _Run(pipeline, num_frames, size, iter(parts), self.stats)
+            if after is not None:
+                run.skip_to(after)
+            yield from run.groups()
 
 
 class _Run:
@@ -108,45 +138,67 @@ class _Run:
     """
 
     def __init__(
-        self, pipeline: "Pipeline", num_frames: int, size: tuple[int, int], parts: Iterator[Part], stats: dict[str, Any]
+        self,
+        pipeline: "Pipeline",
+        num_frames: int | None,
+        size: tuple[int, int],
+        parts: Iterator[Part],
+        stats: dict[str, Any],
     ) -> None:
-        schedule = pipeline.schedule
-        length = schedule.subvideo_length
-        self.pipeline, self.count, self.parts, self.stats = pipeline, num_frames, parts, stats
+        self.pipeline, self.parts, self.stats = pipeline, parts, stats
         self.size, self.small_size = (size[0], size[1]), process_size(*size)
         self.feature_size = self.small_size[0] // 4, self.small_size[1] // 4
         self.device = pipeline.networks.device
         self.buffer = FrameBuffer()
-        self.completions = deque(plan_subvideos(num_frames - 1, length, FLOW_PADDING))
-        self.propagations = deque(plan_subvideos(num_frames, min(MAX_PIXEL_SUBVIDEO, length), PIXEL_PADDING))
-        self.subvideos = {"completion": len(self.completions), "propagation": len(self.propagations)}
-        self.windows = plan_windows(num_frames, schedule.neighbor_length, schedule.ref_stride, length)
-        self.groups = WindowGroups(
-            self.windows, [part.start + part.keep.stop for part in self.propagations], WINDOWS_TOGETHER
-        )
+        self.plan = Plan(pipeline.schedule, num_frames, self._read_until)
+        self.clip_frames = clip_length(self.small_size[1]) + 1  # a clip of RAFT and the frame before it
         self.features: Callable[[Window], Tensor] | None = None
+        self.announced: list[Window] = []  # the windows that `features` knows of
+        self.begun = {"completion": 0, "propagation": 0}  # sub-videos
         # Number of entries that each stage has made. Flow t joins frames t and t + 1.
         self.read = self.estimated = self.completed = self.filled = self.predicted = 0
-        self.group = 0
+        self.needed = 0  # frames that the predicted windows and those of the present group need
         self.unfinished = np.empty((0, *self.small_size, 3), np.uint8)
 
-    def frames(self) -> Iterator[np.ndarray]:
-        for windows in self.groups:
-            self._propagate_until(1 + max(number for window in windows for number in window.frames))
-            yield from self._generate(windows)
+    def skip_to(self, checkpoint: Checkpoint) -> None:
+        """Go on after a checkpoint: skip each step whose results only groups before it read.
+
+        The steps left are those of a run from the beginning, in the same batches.
+        """
+        plan = self.plan
+        self.predicted, self.needed, self.unfinished = checkpoint.windows, checkpoint.needed, checkpoint.unfinished
+        propagation = plan.first_frame(self.predicted) // plan.propagation_length
+        completion = plan.propagation_start(propagation) // plan.completion_length
+        self.begun = {"completion": completion, "propagation": propagation}
+        self.filled, self.completed = propagation * plan.propagation_length, completion * plan.completion_length
+        first_flow = min(plan.completion_start(completion), plan.known() - 1)
+        while (
+            self.estimated < first_flow and (end := plan.flow_clip(self.estimated, self.clip_frames)) <= first_flow + 1
+        ):
+            self.estimated = end - 1
+        for _ in islice(self.parts, self.estimated):
+            self.read += 1
+
+    def groups(self) -> Iterator[tuple[np.ndarray, Checkpoint]]:
+        """Yield each group's finished frames, and the checkpoint after it."""
+        if self.plan.known(2) < 2:
+            raise InputError(f"the clip has {self.read} frame(s); give at least 2, since flow joins two frames")
+        while windows := self.plan.group(self.predicted, self.needed, WINDOWS_TOGETHER):
+            self.needed = max(self.needed, 1 + max(number for window in windows for number in window.frames))
+            self._propagate_until(self.needed)
+            images = self._generate(windows)
+            finished = self.plan.first_local(self.predicted)
+            yield images, Checkpoint(self.predicted, self.needed, finished, self.unfinished)
 
     def _generate(self, windows: Sequence[Window]) -> np.ndarray:
         """Predict a group of windows. Return the frames that no later window fills, at the video's size."""
         first = min(number for window in windows for number in window.frames)
         begin, end = windows[0].local[0], windows[-1].local[-1] + 1
-        finished = self.groups.first_local[self.group + 1] - begin
-        pipeline, generator = self.pipeline, self.pipeline.networks.generator
-        with self._stage("generation", len(self.windows), self.predicted):
-            if self.features is None:
-                whole = BufferedScene(self.buffer, self.device, pipeline.dtype, self.windows)
-                self.features = pipeline.feature_provider(generator, whole)
+        finished = self.plan.first_local(self.predicted + len(windows)) - begin
+        pipeline, total = self.pipeline, self.plan.windows(self._frames())
+        with self._stage("generation", total, self.predicted):
             scene = BufferedScene(self.buffer, self.device, pipeline.dtype, windows, first)
-            whole_features = self.features
+            whole_features = self._features(windows)
 
             def features(window: Window) -> Tensor:
                 if self.device.type == "cpu":
@@ -159,20 +211,27 @@ class _Run:
             if len(self.unfinished):
                 compositor.add(range(len(self.unfinished)), as_prediction(self.unfinished, self.device))
             for done in pipeline.window_loop(scene.windows, predict, _OffsetSink(compositor, begin - first)):
-                pipeline.observer.progress("generation", self.predicted + done, len(self.windows))
+                pipeline.observer.progress("generation", self.predicted + done, total)
             images = compositor.result()
             self.unfinished = images[finished:].copy()
             images = resize_back(images[:finished], self.size)
         self.predicted += len(windows)
-        self.group += 1
         self._drop_unread()
         return images
 
+    def _features(self, windows: Sequence[Window]) -> Callable[[Window], Tensor]:
+        """Return the feature provider's callable over a scene of all windows to come, as far as they are known."""
+        if self.features is None or any(window not in self.announced for window in windows):
+            self.announced = self.plan.coming(self.predicted)
+            whole = BufferedScene(self.buffer, self.device, self.pipeline.dtype, self.announced)
+            self.features = self.pipeline.feature_provider(self.pipeline.networks.generator, whole)
+        return self.features
+
     def _propagate_until(self, stop: int) -> None:
         while self.filled < stop:
-            start, end, keep = self.propagations[0]
+            start, end, keep = self.plan.propagation(self.begun["propagation"])
             self._complete_until(end - 1)
-            with self._subvideo("propagation", self.propagations):
+            with self._subvideo("propagation", self.plan.propagations):
                 images = self.buffer.images("images", range(start, end))
                 masks = self._masks("holes", range(start, end))
                 masked = as_video(images, self.device).to(self.pipeline.dtype).mul_(1 - masks)
@@ -189,9 +248,9 @@ class _Run:
 
     def _complete_until(self, stop: int) -> None:
         while self.completed < stop:
-            start, end, keep = self.completions[0]
+            start, end, keep = self.plan.completion(self.begun["completion"])
             self._estimate_until(end)
-            with self._subvideo("completion", self.completions):
+            with self._subvideo("completion", self.plan.completions):
                 flows = self._flows("flow", range(start, end))
                 masks = self._masks("flow_holes", range(start, end + 1))
                 self._drop_unread()
@@ -209,16 +268,15 @@ class _Run:
         return self.pipeline.networks.flow_completion(masked_flow, masks)
 
     def _estimate_until(self, stop: int) -> None:
-        pipeline, together = self.pipeline, clip_length(self.small_size[1]) + 1  # a clip and the frame before it
+        pipeline = self.pipeline
         while self.estimated < stop:
-            first = self.estimated
-            end = min(stop + 1, first + together)
-            with self._stage("flow", self.count, first + 1 if first else 0):
+            first, end = self.estimated, self.plan.flow_clip(self.estimated, self.clip_frames)
+            with self._stage("flow", self._frames(), first + 1 if first else 0):
                 self._read_until(end)
                 video = as_video(self.buffer.images("images", range(first, end)), self.device)
 
                 def report(done: int, total: int, first: int = first) -> None:
-                    pipeline.observer.progress("flow", first + done, self.count)
+                    pipeline.observer.progress("flow", first + done, self._frames())
 
                 flow_f, flow_b = pipeline.flow_estimator(video, report)
                 pipeline.observer.tensors("flow", flow_f=flow_f, flow_b=flow_b)
@@ -227,12 +285,15 @@ class _Run:
                 self.estimated += flow_f.shape[1]
                 del video, flow_f, flow_b  # before the next ones are made
 
-    def _read_until(self, stop: int) -> None:
+    def _read_until(self, stop: int) -> int:
+        """Read frames until there are `stop`; return the number read, smaller only at a video's unforeseen end."""
         dilation = self.pipeline.schedule.mask_dilation
         while self.read < stop:
             part = next(self.parts, None)
             if part is None:
-                raise InputError(f"the clip ends after {self.read} frames of {self.count}; give all of them")
+                if self.plan.count is None:
+                    break
+                raise InputError(f"the clip ends after {self.read} frames of {self.plan.count}; give all of them")
             frame, mask, flow_mask = part
             if frame.shape != (*self.size, 3) or frame.dtype != np.uint8:
                 raise InputError(
@@ -245,6 +306,11 @@ class _Run:
             self.buffer.put_image("holes", self.read, hole[0])
             self.buffer.put_image("flow_holes", self.read, flow_hole[0])
             self.read += 1
+        return self.read
+
+    def _frames(self) -> int:
+        """Return the number of frames, as far as it is known."""
+        return self.plan.known(self.read)
 
     def _flows(self, name: str, numbers: Sequence[int]) -> Flows:
         return self.buffer.get(f"{name}_f", numbers), self.buffer.get(f"{name}_b", numbers)
@@ -259,28 +325,29 @@ class _Run:
         return self.pipeline.stage(name, total, done)
 
     @contextmanager
-    def _subvideo(self, stage: str, left: deque) -> Iterator[None]:
-        """Enter the stage for its next sub-video, the first of those left, and remove that one."""
-        total = self.subvideos[stage]
-        with self._stage(stage, total, total - len(left)):
-            left.popleft()
+    def _subvideo(self, stage: str, count: Callable[[int], int]) -> Iterator[None]:
+        """Begin the stage's next sub-video, and enter the stage for it; there are `count(frames)` of them."""
+        total, number = count(self._frames()), self.begun[stage]
+        with self._stage(stage, total, number):
+            self.begun[stage] = number + 1
             yield
             if total > 1:
-                self.pipeline.observer.progress(stage, total - len(left), total)
+                self.pipeline.observer.progress(stage, number + 1, total)
 
     def _drop_unread(self) -> None:
         """Record the held frames and bytes, and drop entries that no later step reads."""
         frames, size = self.buffer.size()
         self.stats["held_frames"] = max(self.stats["held_frames"], frames)
         self.stats["held_bytes"] = max(self.stats["held_bytes"], size)
-        to_complete = self.completions[0].start if self.completions else self.count
-        to_propagate = self.propagations[0].start if self.propagations else self.count
-        to_fill, to_read = self.groups.first_local[self.group], self.groups.first_frame[self.group]
+        plan = self.plan
+        to_complete = plan.completion_start(self.begun["completion"])
+        to_propagate = plan.propagation_start(self.begun["propagation"])
+        to_fill, to_read = plan.first_local(self.predicted), plan.first_frame(self.predicted)
         for names, needed in (
             (("flow_f", "flow_b", "flow_holes"), to_complete),
             (("completed_f", "completed_b"), to_propagate),
             (("shrunk_f", "shrunk_b"), to_fill),
-            (("images", "holes"), min(to_propagate, to_read)),
+            (("images", "holes"), min(to_propagate, self.filled, to_read)),
             (("filled", "remaining"), to_read),
         ):
             for name in names:

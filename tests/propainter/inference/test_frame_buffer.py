@@ -1,14 +1,10 @@
-"""The frame buffer: what is kept, what is dropped, and its size; the order of windows in groups."""
+"""The frame buffer: what is kept, what is dropped, and its size."""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from propainter import plan_windows
-from propainter.inference.frame_buffer import FrameBuffer, WindowGroups
-from propainter.schedule import PIXEL_PADDING, plan_subvideos
+from propainter.inference.frame_buffer import FrameBuffer
 
 
 def hole(rows: slice = slice(0, 0), columns: slice = slice(0, 0)) -> np.ndarray:
@@ -49,23 +45,3 @@ def test_an_array_under_two_names_counts_once():
     assert buffer.size() == (5, 2 * 48)
     buffer.drop_before("holes", 10)
     assert buffer.size() == (1, 48)
-
-
-@given(
-    count=st.integers(2, 120),
-    neighbor_length=st.integers(2, 12),
-    ref_stride=st.integers(1, 12),
-    subvideo_length=st.integers(2, 40),
-    most=st.integers(1, 5),
-)
-def test_a_group_reads_nothing_before_its_first_frame(count, neighbor_length, ref_stride, subvideo_length, most):
-    windows = plan_windows(count, neighbor_length, ref_stride, subvideo_length)
-    ends = [part.start + part.keep.stop for part in plan_subvideos(count, subvideo_length, PIXEL_PADDING)]
-    groups = WindowGroups(windows, ends, most)
-    assert [window for group in groups for window in group] == windows
-    for number, group in enumerate(groups):
-        assert 1 <= len(group) <= most
-        later = [window for following in list(groups)[number:] for window in following]
-        assert groups.first_frame[number] == min(min(window.frames) for window in later)
-        assert groups.first_local[number] == min(min(window.local) for window in later)
-    assert groups.first_frame[len(list(groups))] == groups.first_local[len(list(groups))] == count

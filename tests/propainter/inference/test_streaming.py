@@ -1,6 +1,7 @@
 """Inpainting over a sliding span: the same frames as the whole clip at once, in memory that does not grow with it."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from itertools import repeat
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ from support.fake_stages import SHORT, features_of_everything, pair_flow, predic
 from torch import Tensor, nn
 
 from propainter import Clip, InputError, Observer, Pipeline, Schedule, build_networks
-from propainter.inference import streaming
+from propainter.inference import plan, streaming
 from propainter.inference.compositing import Compositor
 from propainter.inference.preparation import prepare_masks
-from propainter.inference.streaming import Streaming, as_prediction
+from propainter.inference.streaming import Checkpoint, Streaming, as_prediction
 from propainter.schedule import FLOW_PADDING, PIXEL_PADDING
 from propainter.weights import load_seeded
 from variants.reuse.generator import DeviceCompositor
@@ -112,6 +113,127 @@ class TestAnySchedule:
         schedule = Schedule(1, 10, 10, 80, mask_dilation=0)
         fake_pipeline(schedule, counting, stage_runner=Streaming({})).run(fake_clip(90))
         assert max(counts) == streaming.WINDOWS_TOGETHER * 5 + 6  # each window begins 5 frames after the one before
+
+
+def parts_of(given_clip: Clip):
+    """The clip's parts one by one; the length of a generator is unknown."""
+    flow_masks = repeat(None) if given_clip.flow_masks is None else given_clip.flow_masks
+    yield from zip(given_clip.frames, given_clip.masks, flow_masks, strict=False)
+
+
+def groups(pipeline: Pipeline, given_clip: Clip, count: int | None, after: Checkpoint | None = None):
+    size = given_clip.frames.shape[1:3]
+    return list(Streaming({}).groups(pipeline, count, size, parts_of(given_clip), after))
+
+
+class TestAfterACheckpoint:
+    @settings(max_examples=15, deadline=None)
+    @given(schedules, st.integers(2, 60), st.data())
+    def test_the_rest_is_the_same_after_any_group(self, schedule, count, data):
+        given_clip = fake_clip(count, flow_masks=data.draw(st.booleans()))
+        pipeline = fake_pipeline(schedule)
+        whole = groups(pipeline, given_clip, count)
+        number = data.draw(st.integers(0, len(whole) - 1))
+        checkpoint = whole[number][1]
+        assert checkpoint.finished == sum(len(images) for images, _ in whole[: number + 1])
+        rest = groups(pipeline, given_clip, count, checkpoint)
+        assert len(rest) == len(whole) - number - 1
+        for (images, after), (expected, expected_after) in zip(rest, whole[number + 1 :], strict=True):
+            assert np.array_equal(images, expected)
+            assert astuple(after)[:3] == astuple(expected_after)[:3]
+            assert np.array_equal(after.unfinished, expected_after.unfinished)
+
+    @settings(max_examples=8, deadline=None)
+    @given(schedules, st.integers(2, 70), st.data())
+    def test_each_step_left_is_one_of_the_whole_run(self, schedule, count, data):
+        """The same frames in each batch: else a network's rounding could differ."""
+        pipeline, given_clip, flows, completions = fake_pipeline(schedule), fake_clip(count), [], []
+
+        def estimator(frames, report):
+            flows.append(frames.double().sum().item())
+            return pair_flow(frames, report)
+
+        def completion(flow, masks):
+            completions.append(flow.double().abs().sum().item())
+            return CompletionOverTime()(flow, masks)
+
+        pipeline.flow_estimator = estimator
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pipeline.networks, "flow_completion", completion)
+            whole = groups(pipeline, given_clip, count)
+            number, before = data.draw(st.integers(0, len(whole) - 1)), (list(flows), list(completions))
+            flows.clear()
+            completions.clear()
+            groups(pipeline, given_clip, count, whole[number][1])
+        for steps, all_steps in zip((flows, completions), before, strict=True):
+            assert steps == all_steps[len(all_steps) - len(steps) :]
+
+    def test_leaves_out_what_only_the_groups_before_read(self):
+        read, pipeline = [], fake_pipeline(SHORT)
+
+        def estimator(frames, report):
+            read.append(frames.shape[1])
+            return pair_flow(frames, report)
+
+        pipeline.flow_estimator = estimator
+        whole = groups(pipeline, fake_clip(60), 60)
+        everything = sum(read)
+        read.clear()
+        groups(pipeline, fake_clip(60), 60, whole[-2][1])
+        assert sum(read) < everything * 0.6
+
+    def test_only_its_images_are_as_large_as_the_video(self):
+        (_, checkpoint), *_ = groups(fake_pipeline(SHORT), fake_clip(30), 30)
+        assert checkpoint.unfinished.shape == (3, 16, 16, 3)
+
+
+class TestUnknownLength:
+    @settings(max_examples=40, deadline=None)
+    @given(schedules, st.integers(2, 70), st.booleans())
+    def test_gives_what_a_known_length_gives(self, schedule, count, flow_masks):
+        given_clip = fake_clip(count, flow_masks)
+        pipeline = fake_pipeline(schedule)
+        known, unknown = (groups(pipeline, given_clip, given_count) for given_count in (count, None))
+        assert len(known) == len(unknown)
+        for (images, _), (expected, _) in zip(unknown, known, strict=True):
+            assert np.array_equal(images, expected)
+
+    @pytest.mark.parametrize("count", range(2, 33))
+    def test_gives_it_at_every_length_around_the_borders(self, count):
+        """SHORT has sub-videos of 6 frames: lengths within and one beyond each, with and without their paddings."""
+        given_clip = fake_clip(count)
+        known, unknown = (groups(fake_pipeline(SHORT), given_clip, given_count) for given_count in (count, None))
+        assert np.array_equal(*(np.concatenate([images for images, _ in run]) for run in (known, unknown)))
+
+    @pytest.mark.parametrize("options", [(10, 10, 12), (4, 3, 7), (12, 5, 20)])
+    def test_holds_no_more_of_an_endless_video(self, options):
+        schedule = Schedule(1, *options, mask_dilation=0)
+        held = []
+        for count in (110, 220, None):
+            given_clip, stats = fake_clip(count or 300), {}
+            images = Streaming(stats).frames(fake_pipeline(schedule), count, (16, 16), parts_of(given_clip))
+            assert len(list(images)) == len(given_clip.frames)
+            held.append(stats["held_frames"])
+        assert held[0] == held[1] <= held[2] <= held[0] + schedule.neighbor_length
+
+    def test_reads_no_further_than_a_known_length_needs_but_for_a_window(self):
+        read = []
+        for count in (200, None):
+            parts = parts_of(fake_clip(200))
+            next(Streaming({}).groups(fake_pipeline(SHORT), count, (16, 16), parts))
+            read.append(200 - len(list(parts)))
+        assert read[0] <= read[1] <= read[0] + SHORT.neighbor_length
+
+    def test_windows_are_announced_again_and_again(self, monkeypatch):
+        monkeypatch.setattr(plan, "COMING_WINDOWS", 4)
+        given_clip = fake_clip(60)
+        known, unknown = (groups(fake_pipeline(SHORT), given_clip, given_count) for given_count in (60, None))
+        assert np.array_equal(*(np.concatenate([images for images, _ in run]) for run in (known, unknown)))
+
+    @pytest.mark.parametrize("count", [0, 1])
+    def test_too_few_frames(self, count):
+        with pytest.raises(InputError, match=rf"the clip has {count} frame\(s\); give at least 2"):
+            groups(fake_pipeline(SHORT), fake_clip(count), None)
 
 
 class TestOnlyWhatIsThere:
