@@ -26,6 +26,7 @@ from experiments.record.sections import describe_cost
 from experiments.record.types import Cost, Data
 from propainter import Clip as Inputs
 from propainter import Pipeline, Schedule
+from propainter.inference.shots import Shot, stream_shots
 from propainter.inference.streaming import Part, Streaming
 from propainter.io.fragmented_writer import partial_path
 from variants import build_pipeline
@@ -120,12 +121,14 @@ def stream(
         NonFiniteError: naming the first stage whose output is not finite.
     """
     fingerprint = Fingerprint((clip.num_frames, clip.height, clip.width, 3))
-    whole_s = known.read_s
+    start = time.perf_counter()
+    shots = plan_shots(clip, known, pipeline)
+    whole_s = known.read_s + time.perf_counter() - start
 
     def work() -> tuple[float, np.ndarray]:
         nonlocal whole_s
         start = time.perf_counter()
-        seconds = _run(clip, fingerprint, pipeline, streaming, folder, frames)
+        seconds = _run(clip, fingerprint, pipeline, streaming, shots, folder, frames)
         whole_s += time.perf_counter() - start
         return seconds, np.empty((0, clip.height, clip.width, 3), np.uint8)
 
@@ -141,17 +144,37 @@ def stream(
     return describe_data(clip, known.hole_fraction, _with_masks(fingerprint, clip)), cost
 
 
+def plan_shots(clip: Clip, known: Survey, pipeline: Pipeline) -> list[Shot] | None:
+    """Return the parts that are inpainted by themselves; None for the whole video in one.
+
+    A scene detector reads all frames once before the run.
+    """
+    if not pipeline.splits_shots:
+        return None
+    size = clip.height, clip.width
+    return pipeline.plan_shots(clip.frames(), known.rectangles, size, clip.flow_masks() is not None)
+
+
 def _run(
-    clip: Clip, fingerprint: Fingerprint, pipeline: Pipeline, streaming: Streaming, folder: Path, frames: bool
+    clip: Clip,
+    fingerprint: Fingerprint,
+    pipeline: Pipeline,
+    streaming: Streaming,
+    shots: list[Shot] | None,
+    folder: Path,
+    frames: bool,
 ) -> float:
     """Return the seconds until the last frame was inpainted; all frames are written by then."""
     size = clip.height, clip.width
+    inpaint = partial(streaming.frames, pipeline)
+    if shots is not None:
+        inpaint = partial(stream_shots, inpaint, shots)
     write = partial(write_growing_result, folder, fps=clip.fps, height=clip.height, width=clip.width, frames=frames)
     start = time.perf_counter()
     with (
         ReadAhead(_parts(clip, fingerprint), QUEUED_FRAMES, "decode") as parts,
         WriteBehind(write, QUEUED_FRAMES, "encode") as written,
-        closing(streaming.frames(pipeline, clip.num_frames, size, parts)) as images,
+        closing(inpaint(clip.num_frames, size, parts)) as images,
     ):
         for image in images:
             written(image)

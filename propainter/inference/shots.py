@@ -53,6 +53,9 @@ Region = Callable[[Sequence[Shot], tuple[int, int]], Sequence[Shot]]
 """Choose rectangles: (shots with the rectangles of their dilated holes, H and W) -> the same shots with rectangles that
 contain these. Each side is at least `MIN_SIDE`."""
 
+FrameStream = Callable[[int, tuple[int, int], Iterable[Part]], Generator[np.ndarray, None, None]]
+"""Inpaint a video frame by frame: (number of frames, H and W, parts) -> the frames, uint8 [H, W, 3]."""
+
 
 def hole_of(mask: np.ndarray) -> Hole | None:
     """Return the rectangle around the nonzero pixels of a mask [H, W]; None without any."""
@@ -125,25 +128,24 @@ def inpaint_shots(inpaint: Callable[[Clip], np.ndarray], clip: Clip, shots: Sequ
     result = clip.frames.copy()
     for shot in shots:
         where = slice(shot.start, shot.stop), shot.rows, shot.columns
-        images = inpaint(Clip(*(part if part is None else _at_least_two(part[where]) for part in clip)))
-        result[where] = images[: shot.stop - shot.start]
+        flow_masks = None if clip.flow_masks is None else _at_least_two(clip.flow_masks[where])
+        part = Clip(_at_least_two(clip.frames[where]), _at_least_two(clip.masks[where]), flow_masks)
+        result[where] = inpaint(part)[: shot.stop - shot.start]
     return result
 
 
 def stream_shots(
-    run: Callable[[int, tuple[int, int], Iterable[Part]], Generator[np.ndarray, None, None]],
-    shots: Sequence[Shot],
-    num_frames: int,
-    parts: Iterable[Part],
+    run: FrameStream, shots: Sequence[Shot], num_frames: int, size: tuple[int, int], parts: Iterable[Part]
 ) -> Generator[np.ndarray, None, None]:
     """Yield what `inpaint_shots` gives, frame by frame, as the parts of the video come.
 
     A frame of a shot waits in memory until its rectangle is inpainted. Other frames are yielded as they come.
 
     Args:
-        run: inpaints a video frame by frame: (number of frames, their size, parts) -> the frames.
+        run: inpaints one shot.
         shots: from `plan_shots`.
         num_frames: length of the video.
+        size: H and W of its frames.
         parts: of every frame of the video.
 
     Raises:
@@ -152,30 +154,26 @@ def stream_shots(
     source, done = iter(parts), 0
     for shot in shots:
         yield from (frame for frame, _, _ in _take(source, done, shot.start))
-        yield from _stream_shot(run, shot, source)
+        yield from _stream_shot(run, shot, size, source)
         done = shot.stop
     yield from (frame for frame, _, _ in _take(source, done, num_frames))
 
 
-def _stream_shot(
-    run: Callable[[int, tuple[int, int], Iterable[Part]], Generator[np.ndarray, None, None]],
-    shot: Shot,
-    source: Iterator[Part],
-) -> Iterator[np.ndarray]:
+def _stream_shot(run: FrameStream, shot: Shot, size: tuple[int, int], source: Iterator[Part]) -> Iterator[np.ndarray]:
     waiting: deque[np.ndarray] = deque()
-    where, count = (shot.rows, shot.columns), shot.stop - shot.start
+    where, count, is_cropped = (shot.rows, shot.columns), shot.stop - shot.start, shot.size != tuple(size)
 
     def cropped() -> Iterator[Part]:
         for frame, mask, flow_mask in _take(source, shot.start, shot.stop):
-            waiting.append(frame)
+            if is_cropped:
+                waiting.append(frame)
             part = frame[where], mask[where], None if flow_mask is None else flow_mask[where]
             yield from [part] * (2 if count == 1 else 1)
 
     with closing(run(max(2, count), shot.size, cropped())) as images:
         for image in islice(images, count):
-            frame = waiting.popleft()
-            if image.shape != frame.shape:
-                pasted = frame.copy()
+            if is_cropped:
+                pasted = waiting.popleft().copy()
                 pasted[where] = image
                 image = pasted
             yield image

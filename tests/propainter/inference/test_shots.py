@@ -145,7 +145,7 @@ def test_streamed_shots_are_the_same(narrow, region):
     shots = pipeline.plan_shots(video, holes, video.shape[1:3], has_flow_masks=False)
     assert [shot[:2] for shot in shots] == [(1, 2), (2, 5), (5, 7)]
     run = partial(Streaming({}).frames, pipeline)
-    frames = list(stream_shots(run, shots, 9, zip(video, masks, [None] * 9, strict=True)))
+    frames = list(stream_shots(run, shots, 9, (144, 160), zip(video, masks, [None] * 9, strict=True)))
     assert np.array_equal(frames, expected)
 
 
@@ -159,4 +159,4 @@ def test_too_few_streamed_parts_are_refused(there):
     parts = zip(video[:there], masks, [None] * there, strict=False)
     shots = [Shot(2, 3, slice(0, 128), slice(0, 136))]
     with pytest.raises(InputError, match=f"ends after {there} frames"):
-        list(stream_shots(same, shots, 6, parts))
+        list(stream_shots(same, shots, 6, (128, 136), parts))
