@@ -121,7 +121,8 @@ def _with_file(text: str) -> tuple[str, ...]:
     """Return `scenes=file scenes.path=FILE` for `scenes=FILE`; any other override as it is."""
     key, _, value = text.partition("=")
     is_file = key == "scenes" and re.fullmatch(r"[^,${}()]*[./\\][^,${}()]*", value)
-    return ("scenes=file", f"scenes.path={value}") if is_file else (text,)
+    quoted = value if value[:1] in ("'", '"') else f"'{value}'"  # Hydra's grammar has no `~` outside quotes
+    return ("scenes=file", f"scenes.path={quoted}") if is_file else (text,)
 
 
 def _with_info(arguments: Sequence[str]) -> list[str]:

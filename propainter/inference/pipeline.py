@@ -73,6 +73,7 @@ class Pipeline:
         scene_detector: finds the scene cuts. Each shot is inpainted by itself. None takes the video for one shot.
         region: chooses the rectangle around the hole that is inpainted in each shot; the rest of the picture stays the
             input's. None for the whole picture. See `propainter.inference.shots` of both.
+        first_frame: number in the video of the first frame that the stages are run on.
     """
 
     networks: Networks
@@ -95,6 +96,7 @@ class Pipeline:
     flow_predictor: FlowPredictor = predict_flow
     scene_detector: SceneDetector | None = None
     region: Region | None = None
+    first_frame: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if self.flow_estimator is None:
@@ -124,11 +126,19 @@ class Pipeline:
             return frames.copy()
         if flow_masks is not None:
             flow_masks = check_clip(frames, flow_masks)
-        clip, inpaint = Clip(frames, masks, flow_masks), partial(self.clip_splitter, self.run)
+        clip = Clip(frames, masks, flow_masks)
         if not self.splits_shots:
-            return inpaint(clip)
+            return self.clip_splitter(self.run, clip)
         holes = [hole_of(mask) for mask in masks]
-        return inpaint_shots(inpaint, clip, self.plan_shots(frames, holes, frames.shape[1:3], flow_masks is not None))
+        shots = self.plan_shots(frames, holes, frames.shape[1:3], flow_masks is not None)
+        return inpaint_shots(self._inpaint_shot, clip, shots)
+
+    def _inpaint_shot(self, shot: Shot, clip: Clip) -> np.ndarray:
+        self.first_frame = shot.start
+        try:
+            return self.clip_splitter(self.run, clip)
+        finally:
+            self.first_frame = 0
 
     @property
     def splits_shots(self) -> bool:

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from support.reusing import clip
 
+from experiments.quality.temporal_consistency import seams_of
 from propainter import InputError, Pipeline, Schedule
+from variants.chunking import fixed
+from variants.fallback import ladder
 from variants.scenes import auto, cuts_of, from_file, read_cuts
 
 QUICK = Schedule(raft_iterations=1, neighbor_length=4, ref_stride=3)
@@ -119,3 +122,15 @@ def test_cuts_after_the_end_are_named(tmp_path, narrow, caplog):
     assert pipeline.effective["scenes"] == {"kind": "file", "path": str(path), "cuts": [2]}
     assert "1 cuts of" in caplog.text
     assert np.array_equal(result[2:], Pipeline(narrow, QUICK)(video[2:], masks[2:]))
+
+
+def test_chunks_of_all_shots_are_reported_by_their_place_in_the_video(narrow, tmp_path):
+    path = tmp_path / "cuts.txt"
+    path.write_text("3\n5\n")
+    pipeline = ladder(from_file(fixed(Pipeline(narrow, QUICK), size=2, overlap=0), path))
+    video, masks = clip(9, hole=range(2, 9))
+    masks[3:5] = 0
+    for _ in range(2):
+        pipeline(video, masks)
+        assert pipeline.effective["chunking"]["chunks"] == [[0, 2], [1, 3], [5, 7], [7, 9]]
+    assert seams_of(pipeline.effective) == [0, 1, 6]
