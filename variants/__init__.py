@@ -27,6 +27,8 @@ GROUPS = {
     "cuda_graphs": "none",
     "chunking": "none",
     "fallback": "none",
+    "scenes": "none",
+    "region": "frame",
 }
 """The config groups in the order in which they are applied, each with the option that is the published behaviour.
 

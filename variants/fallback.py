@@ -18,7 +18,7 @@ from propainter.models.raft import Flows
 from propainter.renamed import module_getattr
 from propainter.validation import check_number
 from variants import claims_published
-from variants.chunking import check_sizes, in_chunks_of
+from variants.chunking import check_sizes, forget_chunks, in_chunks_of
 from variants.cuda_graphs import stop_graphs
 from variants.raft_scale import ScaledFlow, scale_by_pixels
 
@@ -113,7 +113,7 @@ class Ladder:
                 longest = max(longest, len(part.frames))
                 return inpaint(part)
 
-            self.pipeline.effective.pop("chunking", None)  # of the attempt before
+            forget_chunks(self.pipeline)  # of the attempt before
             try:
                 if not on_cpu:
                     return clip_splitter(watched, clip)

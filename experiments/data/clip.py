@@ -12,6 +12,7 @@ import numpy as np
 
 from propainter.errors import InputError
 from propainter.inference.preparation import MIN_SIDE
+from propainter.inference.shots import Hole, hole_of
 from propainter.io.video_format import VideoInfo
 
 log = logging.getLogger(__name__)
@@ -125,11 +126,13 @@ class Survey:
     Attributes:
         hole_fraction, read_s: as in `LoadedClip`.
         first_hole: the first mask with a hole, uint8 {0, 1} [H, W]; None without any.
+        rectangles: around the hole of each frame; None where a frame has none.
     """
 
     hole_fraction: float
     first_hole: np.ndarray | None
     read_s: float
+    rectangles: list[Hole | None]
 
 
 def survey(clip: Clip) -> Survey:
@@ -137,13 +140,15 @@ def survey(clip: Clip) -> Survey:
     start = time.perf_counter()
     check_size(clip)
     holes, size, first = 0, 0, None
+    rectangles = []
     for mask in clip.masks():
         count = int(np.count_nonzero(mask))
         if count and first is None:
             first = mask.copy()
+        rectangles.append(hole_of(mask) if count else None)
         holes, size = holes + count, size + mask.size
     _check_holes(clip, holes, size)
-    return Survey(holes / size, first, time.perf_counter() - start)
+    return Survey(holes / size, first, time.perf_counter() - start, rectangles)
 
 
 def check_size(clip: Clip) -> None:

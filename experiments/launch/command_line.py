@@ -1,5 +1,6 @@
 """The command line, parsed once: Hydra's flags and the overrides, in any order."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +43,8 @@ class CommandLine:
             options["config_path"] = str(Path(path).absolute())  # Hydra would start from this file's folder
         names = {name: f"--{name.replace('_', '-')}" for name in options}
         flags = [names[name] if value is True else f"{names[name]}={value}" for name, value in options.items() if value]
-        return cls(tuple(flags), tuple(map(parse_override, overrides)))
+        spelled_out = [item for text in overrides for item in _with_file(text)]
+        return cls(tuple(flags), tuple(map(parse_override, spelled_out)))
 
     def arguments(self) -> list[str]:
         """Return the arguments in the order that Hydra's parser takes: flags, then overrides."""
@@ -113,6 +115,14 @@ def parse_override(text: str) -> Override:
             f"quotes, one for the shell and one for Hydra: '{key}=\"{value}\"'"
         )
         raise OverrideParseException(override=text, message=message) from None
+
+
+def _with_file(text: str) -> tuple[str, ...]:
+    """Return `scenes=file scenes.path=FILE` for `scenes=FILE`; any other override as it is."""
+    key, _, value = text.partition("=")
+    is_file = key == "scenes" and re.fullmatch(r"[^,${}()]*[./\\][^,${}()]*", value)
+    quoted = value if value[:1] in ("'", '"') else f"'{value}'"  # Hydra's grammar has no `~` outside quotes
+    return ("scenes=file", f"scenes.path={quoted}") if is_file else (text,)
 
 
 def _with_info(arguments: Sequence[str]) -> list[str]:

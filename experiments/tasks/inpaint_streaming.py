@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from experiments.record.sections import describe_cost
 from experiments.record.types import Cost, Data, Video
 from propainter import Clip as Inputs
 from propainter import Pipeline, Schedule
+from propainter.inference.shots import Shot, stream_shots
 from propainter.inference.streaming import Part, Streaming
 from propainter.io.fragmented_writer import partial_path
 from variants import build_pipeline
@@ -119,13 +121,15 @@ def stream(
         NonFiniteError: naming the first stage whose output is not finite.
     """
     fingerprint = Fingerprint((clip.num_frames, clip.height, clip.width, 3))
-    whole_s = known.read_s
+    start = time.perf_counter()
+    shots = plan_shots(clip, known, pipeline)
+    whole_s = known.read_s + time.perf_counter() - start
     video: Video
 
     def work() -> tuple[float, np.ndarray]:
         nonlocal whole_s, video
         start = time.perf_counter()
-        seconds, video = _run(clip, fingerprint, pipeline, streaming, folder, output)
+        seconds, video = _run(clip, fingerprint, pipeline, streaming, shots, folder, output)
         whole_s += time.perf_counter() - start
         return seconds, np.empty((0, clip.height, clip.width, 3), np.uint8)
 
@@ -141,11 +145,31 @@ def stream(
     return describe_data(clip, known.hole_fraction, _with_masks(fingerprint, clip)), video, cost
 
 
+def plan_shots(clip: Clip, known: Survey, pipeline: Pipeline) -> list[Shot] | None:
+    """Return the parts that are inpainted by themselves; None for the whole video in one.
+
+    A scene detector reads all frames once before the run.
+    """
+    if not pipeline.splits_shots:
+        return None
+    size = clip.height, clip.width
+    return pipeline.plan_shots(clip.frames(), known.rectangles, size, clip.flow_masks() is not None)
+
+
 def _run(
-    clip: Clip, fingerprint: Fingerprint, pipeline: Pipeline, streaming: Streaming, folder: Path, output: DictConfig
+    clip: Clip,
+    fingerprint: Fingerprint,
+    pipeline: Pipeline,
+    streaming: Streaming,
+    shots: list[Shot] | None,
+    folder: Path,
+    output: DictConfig,
 ) -> tuple[float, Video]:
     """Return the seconds until the last frame was inpainted, and the record's `video`; all is written by then."""
     size = clip.height, clip.width
+    inpaint = partial(streaming.frames, pipeline)
+    if shots is not None:
+        inpaint = partial(stream_shots, inpaint, shots)
     sections: list[Video] = []
 
     def write(images: Iterator[np.ndarray]) -> None:
@@ -155,7 +179,7 @@ def _run(
     with (
         ReadAhead(_parts(clip, fingerprint), QUEUED_FRAMES, "decode") as parts,
         WriteBehind(write, QUEUED_FRAMES, "encode") as written,
-        closing(streaming.frames(pipeline, clip.num_frames, size, parts)) as images,
+        closing(inpaint(clip.num_frames, size, parts)) as images,
     ):
         for image in images:
             written(image)

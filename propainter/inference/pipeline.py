@@ -1,7 +1,7 @@
 """The published inference, one stage after the other, and its replaceable parts (docs/model.md, section 4)."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from propainter.errors import InputError
 from propainter.inference.compositing import Compositor
 from propainter.inference.interfaces import (
     Clip,
@@ -39,6 +40,7 @@ from propainter.inference.preparation import (
     resize_back,
 )
 from propainter.inference.propagation import propagate_pixels
+from propainter.inference.shots import Hole, Region, SceneDetector, Shot, hole_of, inpaint_shots, plan_shots
 from propainter.inference.storage import DeviceStorage
 from propainter.models.attention import PUBLISHED_ATTENTION, WindowAttention
 from propainter.models.flow_completion import complete_flow, predict_flow
@@ -68,6 +70,10 @@ class Pipeline:
         effective: report of each variant about its own run, by group. The pipeline does not read it.
         compiled_components: names of the networks' parts that are compiled. Hooks inside them are not called.
         caches_flow: whether a run may read flow that an earlier run has estimated.
+        scene_detector: finds the scene cuts. Each shot is inpainted by itself. None takes the video for one shot.
+        region: chooses the rectangle around the hole that is inpainted in each shot; the rest of the picture stays the
+            input's. None for the whole picture. See `propainter.inference.shots` of both.
+        first_frame: number in the video of the first frame that the stages are run on.
     """
 
     networks: Networks
@@ -88,6 +94,9 @@ class Pipeline:
     compiled_components: set[str] = field(default_factory=set)
     caches_flow: bool = False
     flow_predictor: FlowPredictor = predict_flow
+    scene_detector: SceneDetector | None = None
+    region: Region | None = None
+    first_frame: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if self.flow_estimator is None:
@@ -108,7 +117,8 @@ class Pipeline:
             an exception: the whole frame is resized to the process size and back (docs/model.md, section 4.1).
 
         Raises:
-            InputError: frames or masks have a wrong type, size or number, or the hole leaves nothing to see.
+            InputError: frames or masks have a wrong type, size or number, the hole leaves nothing to see, or there are
+                both flow masks and a `region`.
         """
         masks = check_clip(frames, masks)
         if not masks.any():
@@ -116,7 +126,47 @@ class Pipeline:
             return frames.copy()
         if flow_masks is not None:
             flow_masks = check_clip(frames, flow_masks)
-        return self.clip_splitter(self.run, Clip(frames, masks, flow_masks))
+        clip = Clip(frames, masks, flow_masks)
+        if not self.splits_shots:
+            return self.clip_splitter(self.run, clip)
+        holes = [hole_of(mask) for mask in masks]
+        shots = self.plan_shots(frames, holes, frames.shape[1:3], flow_masks is not None)
+        return inpaint_shots(self._inpaint_shot, clip, shots)
+
+    def _inpaint_shot(self, shot: Shot, clip: Clip) -> np.ndarray:
+        self.first_frame = shot.start
+        try:
+            return self.clip_splitter(self.run, clip)
+        finally:
+            self.first_frame = 0
+
+    @property
+    def splits_shots(self) -> bool:
+        """Whether parts of the video are inpainted by themselves, in time or in the picture."""
+        return self.scene_detector is not None or self.region is not None
+
+    def plan_shots(
+        self, frames: Iterable[np.ndarray], holes: Sequence[Hole | None], size: tuple[int, int], has_flow_masks: bool
+    ) -> list[Shot]:
+        """Return the parts of a video that are inpainted by themselves.
+
+        Args:
+            frames: uint8 [H, W, 3], read once by a scene detector, and not at all without one.
+            holes: by frame, of the masks as given.
+            size: H and W.
+            has_flow_masks: whether the masks are not to be dilated (outpainting).
+
+        Raises:
+            InputError: there are both flow masks and a `region`.
+        """
+        if self.region is not None and has_flow_masks:
+            raise InputError(
+                "outpainting has its hole all around the picture, so that the region around the hole is the frame; "
+                "give region=frame"
+            )
+        cuts = () if self.scene_detector is None else self.scene_detector(frames, len(holes))
+        dilation = 0 if has_flow_masks else self.schedule.mask_dilation
+        return plan_shots(holes, size, dilation, cuts, self.region)
 
     def run(self, clip: Clip) -> np.ndarray:
         """Take a checked clip through all stages; `clip_splitter` calls this. Return uint8 [T, H, W, 3]."""

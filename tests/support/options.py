@@ -46,9 +46,10 @@ OF_OPTIONS = {
     "chunking=fixed": ["chunking.size=2", "chunking.overlap=1"],
     "chunking=long": ["chunking.size=2", "chunking.overlap=1", "chunking.above=2"],
     "chunking=auto": ["chunking.overlap=0", "chunking.probe=[2,3]"],
+    "region=hole": ["region.margin=0", "region.share=0"],
     "compile=default": ["compile.components=[transformer]"],
 }
-"""So that three frames are more than a chunk, and a probe is one; and little is traced."""
+"""So that three frames are more than a chunk, and a probe is one; the region is not the frame; and little is traced."""
 
 SAME = {
     "raft_scale": {"auto": "full", "quarter": "half", "eighth": "half"},
@@ -73,6 +74,8 @@ class Bench:
 
     def __init__(self, networks, flows, conf: Path = CONF, size: tuple[int, int] = (136, 144)) -> None:
         self.networks, self.flows, self.conf = networks, flows, conf
+        self.cuts = flows.with_name("cuts.txt")
+        self.cuts.write_text("2\n")
         self.claims = marked(claims_published, conf)
         self.video, self.masks = clip(3, *size)
         self._expected: dict[str, np.ndarray] = {}
@@ -82,6 +85,8 @@ class Bench:
         more = [item for option in chosen for item in OF_OPTIONS.get(option, [])]
         if row["flow_cache"] == "disk":
             more.append(f"flow_cache.folder={self.flows}")
+        if row["scenes"] == "file":
+            more.append(f"scenes.path={self.cuts}")
         cfg = composed(*chosen, *more, *SETTINGS, conf=self.conf)
         pipeline = Pipeline(copy.deepcopy(self.networks), instantiate(cfg.schedule))
         return apply(pipeline, {group: instantiate(cfg[group]) for group in GROUPS})

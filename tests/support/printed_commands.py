@@ -51,6 +51,8 @@ class UsersFiles:
         mask = np.zeros((128, 128), np.uint8)
         mask[40:60, 50:80] = 255
         Image.fromarray(mask).save(self.mask)
+        self.cuts = folder / "cuts.txt"
+        self.cuts.write_text("1\n")
 
     def places(self) -> dict[str, str]:
         """Return what stands in for a setting that names a file, by its key."""
@@ -59,6 +61,7 @@ class UsersFiles:
             "data.frames": str(self.frames),
             "data.masks": str(self.mask),
             "weights.dir": str(self.weights),
+            "scenes.path": str(self.cuts),
         }
 
 

@@ -44,7 +44,7 @@ def long(pipeline: Pipeline, size: int = 50, overlap: int = 2, above: int = 50) 
         count = len(clip.frames)
         if count > above:
             return chunked(inpaint, clip)
-        pipeline.effective["chunking"] = {"chunks": [[0, count]], "size": size, "overlap": overlap}
+        _report(pipeline, [(0, count)], {"size": size, "overlap": overlap})
         return inpaint(clip)
 
     pipeline.clip_splitter = clip_splitter
@@ -120,11 +120,26 @@ def in_chunks_of(pipeline: Pipeline, size: int, overlap: int, more: dict[str, An
 
     def clip_splitter(inpaint: Inpaint, clip: Clip) -> np.ndarray:
         chunks = plan_chunks(len(clip.frames), size, overlap)
-        stats = {"chunks": [list(chunk) for chunk in chunks], "size": size, "overlap": overlap}
-        pipeline.effective["chunking"] = stats | (more or {})
+        _report(pipeline, chunks, {"size": size, "overlap": overlap, **(more or {})})
         return inpaint_chunks(partial(inpaint_with_room, inpaint), clip, chunks)
 
     return clip_splitter
+
+
+def _report(pipeline: Pipeline, chunks: Chunks, about: dict[str, Any]) -> None:
+    """Write `effective["chunking"]`: chunks by their numbers in the video, after those of the shots before."""
+    start = pipeline.first_frame
+    chunks = [(start + begin, start + end) for begin, end in chunks]
+    forget_chunks(pipeline)
+    before = pipeline.effective.get("chunking", {}).get("chunks", [])
+    pipeline.effective["chunking"] = {"chunks": [*before, *map(list, chunks)], **about}
+
+
+def forget_chunks(pipeline: Pipeline) -> None:
+    """Remove from `effective["chunking"]` the chunks of the present shot and of later ones, left by another run."""
+    stats = pipeline.effective.pop("chunking", {"chunks": []})
+    if before := [chunk for chunk in stats["chunks"] if chunk[1] <= pipeline.first_frame]:
+        pipeline.effective["chunking"] = {**stats, "chunks": before}
 
 
 def plan_chunks(num_frames: int, size: int, overlap: int) -> Chunks:

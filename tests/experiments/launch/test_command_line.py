@@ -88,3 +88,16 @@ def test_preset_fast_is_not_swept_over_devices(given):
 )
 def test_whether_preset_fast_can_come_in(arguments, possible):
     assert CommandLine.parse(arguments).may_hold_preset_fast() is possible
+
+
+@pytest.mark.parametrize("file", ["cuts.txt", "~/cuts", "/data/my-cuts.csv", "'cuts 1.txt'"])
+def test_a_file_of_scenes_is_short_for_two_settings(file):
+    line = CommandLine.parse([f"scenes={file}", "measure=none"])
+    name = file.strip("'")
+    assert line.arguments() == ["scenes=file", f"scenes.path='{name}'", "measure=none"]
+    assert line.value("scenes.path") == name
+
+
+@pytest.mark.parametrize("scenes", ["scenes=auto", "scenes=none,auto", "scenes=auto,cuts.txt", "scenes.path=cuts.txt"])
+def test_other_settings_of_scenes_are_as_given(scenes):
+    assert CommandLine.parse([scenes]).arguments() == [scenes]
