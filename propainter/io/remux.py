@@ -393,7 +393,7 @@ def _start_s(stream: Any) -> Fraction:
     return Fraction((stream.start_time or 0) * stream.time_base)
 
 
-def _moved(packet: Any, target: Stream, by_s: Fraction) -> av.Packet:
+def _moved(packet: Any, target: Stream, by_s: Fraction) -> Any:
     ticks = round(by_s / packet.time_base)
     packet.pts = None if packet.pts is None else packet.pts + ticks
     packet.dts = None if packet.dts is None else packet.dts + ticks

@@ -38,7 +38,8 @@ MATRICES = {
 """The matrices that swscale converts RGB by. A frame without a tag is converted by that of BT.601, as on reading."""
 
 _RANGES = {"tv": ColorRange.MPEG, "pc": ColorRange.JPEG}
-_EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP | Interpolation.BITEXACT
+# Averages of two columns and lines as colours; of swscale's ways nearest to what was read, by a comparison of all.
+_EXACT = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP | Interpolation.BITEXACT
 
 Complete = Callable[[Path, Path], object]
 """Make the final file, the second path, of a file with the video alone, the first."""
@@ -135,6 +136,8 @@ class VideoWriter:
         stream.pix_fmt = self.format.pix_fmt
         stream.time_base = stream.codec_context.time_base = self.time_base
         stream.thread_count = THREADS
+        if self._ticks is not None:
+            stream.max_b_frames = 0  # with them MP4 gives the last frame the length of another one
         stream.sample_aspect_ratio = self.format.sample_aspect_ratio
         quality = {"crf": "12"} if self.codec == "libx264" else {"flags": "+qscale", "global_quality": str(2 * 118)}
         stream.options = {**quality, **_tags(self.format.color)}
