@@ -27,19 +27,20 @@ ENCODERS = ("libx264", "mpeg4")
 THREADS = 4
 """Of the encoder: H.264's bits depend on their number, and a video must not depend on the machine."""
 
-MATRICES = {
+MATRICES: dict[str, int] = {
     "bt709": Colorspace.ITU709,
     "fcc": Colorspace.FCC,
     "bt470bg": Colorspace.ITU601,
     "smpte170m": Colorspace.ITU601,
     "smpte240m": Colorspace.SMPTE240M,
-    "bt2020nc": Colorspace.BT2020,
+    "bt2020nc": 9,  # Colorspace.BT2020, which PyAV 17 has no name for
 }
 """The matrices that swscale converts RGB by. A frame without a tag is converted by that of BT.601, as on reading."""
 
 _RANGES = {"tv": ColorRange.MPEG, "pc": ColorRange.JPEG}
 # Averages of two columns and lines as colours; of swscale's ways nearest to what was read, by a comparison of all.
-_EXACT = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP | Interpolation.BITEXACT
+_ACCURATE_RND, _FULL_CHR_H_INP, _BITEXACT = 0x40000, 0x4000, 0x80000  # libswscale's, which PyAV 17 has no names for
+_EXACT = int(Interpolation.AREA) | _ACCURATE_RND | _FULL_CHR_H_INP | _BITEXACT
 
 Complete = Callable[[Path, Path], object]
 """Make the final file, the second path, of a file with the video alone, the first."""
@@ -109,10 +110,13 @@ class VideoWriter:
                 with self._written(temporary):
                     yield
             else:
-                with atomic_write(temporary.with_name(f"{temporary.stem}.video.mp4")) as video:
+                video = temporary.with_name(f"{temporary.stem}.video.mp4")
+                try:
                     with self._written(video):
                         yield
                     self._complete(video, temporary)
+                finally:
+                    video.unlink(missing_ok=True)
 
     @contextmanager
     def _written(self, path: Path) -> Iterator[None]:
@@ -157,10 +161,13 @@ class VideoWriter:
         if any(self.padded):
             frame = np.pad(frame, ((0, self.padded[0]), (0, self.padded[1]), (0, 0)), mode="edge")
         rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        matrix = MATRICES[self.format.matrix or self.format.color.matrix or "smpte170m"]
+        if matrix == MATRICES["bt2020nc"]:
+            rgb.colorspace = matrix
         picture = self._reformatter.reformat(
             rgb,
             format=self.format.pix_fmt,
-            dst_colorspace=MATRICES[self.format.matrix or self.format.color.matrix or "smpte170m"],
+            dst_colorspace=matrix,
             src_color_range=ColorRange.JPEG,
             dst_color_range=_RANGES[self.format.color.range or "tv"],
             interpolation=_EXACT,

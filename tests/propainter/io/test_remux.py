@@ -1,0 +1,244 @@
+"""The other streams of the input: what is kept, how, and when it is heard."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from propainter.io.fragmented_writer import FragmentedVideoWriter
+from propainter.io.remux import Tracks, stream_names
+from propainter.io.video_format import VideoFormat
+from propainter.io.video_writer import VideoWriter
+
+WRITERS = (VideoWriter, FragmentedVideoWriter)
+SRT = "1\n00:00:00,200 --> 00:00:00,900\nHello <i>you</i>\n\n2\n00:00:01,000 --> 00:00:01,800\nBye \u00fc\n"
+RATE = 48_000
+
+
+def make_source(path, audio=("aac",), *, seconds=2.0, starts_s=(0.0, 0.0), subtitles=False, layout="mono", **extra):
+    """Write a video of 25 frames a second with tones of 440, 880, ... Hz, and text; `starts_s` of video and audio."""
+    with av.open(str(path), "w") as out:
+        video = out.add_stream("libx264" if path.suffix != ".webm" else "libvpx-vp9", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        tracks = []
+        for number, codec in enumerate(audio):
+            track = out.add_stream(codec, rate=RATE)
+            track.layout = layout
+            track.metadata["language"] = ("eng", "deu", "fra")[number]
+            tracks.append(track)
+        text = None
+        if subtitles:
+            path.with_suffix(".srt").write_text(SRT, encoding="utf-8")
+            given = av.open(str(path.with_suffix(".srt")))
+            text = out.add_stream_from_template(given.streams.subtitles[0])
+            text.metadata["language"] = "ita"
+        out.metadata.update(extra.get("metadata", {}))
+        if "chapters" in extra:
+            out.set_chapters(extra["chapters"])
+        for number in range(round(seconds * 25)):
+            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number * 4, np.uint8), format="rgb24")
+            picture.pts, picture.time_base = number + round(starts_s[0] * 25), Fraction(1, 25)
+            out.mux(video.encode(picture))
+        out.mux(video.encode(None))
+        for number, track in enumerate(tracks):
+            time = np.arange(round(seconds * RATE)) / RATE
+            tone = 0.3 * np.sin(2 * np.pi * 440 * (number + 1) * time)
+            channels = len(track.layout.channels)
+            wave = np.repeat((tone * 32767).astype(np.int16)[None], channels, axis=0)
+            for start in range(0, wave.shape[1], 960):
+                part = np.ascontiguousarray(wave[:, start : start + 960].T.reshape(1, -1))
+                frame = av.AudioFrame.from_ndarray(part, format="s16", layout=layout)
+                frame.sample_rate, frame.pts = RATE, start + round(starts_s[1] * RATE)
+                frame.time_base = Fraction(1, RATE)
+                out.mux(track.encode(frame))
+            out.mux(track.encode(None))
+        if text is not None:
+            for packet in given.demux():
+                if packet.size:
+                    packet.stream = text
+                    out.mux(packet)
+            given.close()
+    return path
+
+
+def written(folder, source, frames=50, writer=VideoWriter, start_s=None):
+    tracks = Tracks(source, start_s)
+    path = folder / "out.mp4"
+    with writer(path, VideoFormat(Fraction(25), 48, 64), None, tracks.add_to) as video:
+        for number in range(frames):
+            video.write(np.full((48, 64, 3), number * 4, np.uint8))
+    return path, tracks.kept
+
+
+def packets(path, kind, index=0):
+    with av.open(str(path)) as container:
+        stream = container.streams.get(**{kind: index})[0]
+        return [bytes(packet) for packet in container.demux(stream) if packet.size]
+
+
+def heard(path, index=0):
+    """Return the samples of an audio track, and when the first is heard, in seconds."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(audio=index))
+    return np.concatenate([frame.to_ndarray().reshape(-1) for frame in frames]), float(
+        frames[0].pts * frames[0].time_base
+    )
+
+
+def pitch_hz(samples):
+    return np.abs(np.fft.rfft(samples)).argmax() * RATE / len(samples)
+
+
+def starts_and_end(path):
+    with av.open(str(path)) as container:
+        starts = [float(stream.start_time * stream.time_base) for stream in container.streams]
+        return starts, container.duration / 1e6
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [(".mp4", "aac"), (".mkv", "libmp3lame"), (".webm", "libopus"), (".mkv", "ac3"), (".mkv", "flac")],
+)
+def test_audio_is_copied_packet_by_packet(tmp_path, suffix, codec, writer):
+    source = make_source(tmp_path / f"in{suffix}", [codec])
+    path, kept = written(tmp_path, source, writer=writer)
+    assert kept.audio[0].endswith(": copied") and kept.dropped == []
+    assert packets(path, "audio") == packets(source, "audio")
+    assert len(packets(path, "video")) == 50
+    assert sorted(item.name for item in tmp_path.iterdir()) == [source.name, "out.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(".mov", "pcm_s16le"), (".avi", "pcm_s16le"), (".wmv", "wmav2"), (".mkv", "pcm_f32le")]
+)
+def test_what_mp4_does_not_play_becomes_aac(tmp_path, suffix, codec):
+    source = make_source(tmp_path / f"in{suffix}", [codec])
+    path, kept = written(tmp_path, source)
+    assert "encoded again as AAC" in kept.audio[0]
+    samples, start_s = heard(path)
+    assert pitch_hz(samples) == pytest.approx(440, abs=2)
+    assert abs(start_s - heard(source)[1]) < 0.03
+    with av.open(str(path)) as container:
+        assert container.streams.audio[0].codec_context.name == "aac"
+        assert container.streams.audio[0].layout.name == "mono"
+
+
+@pytest.mark.parametrize(("layout", "expected"), [("5.1", 6), ("hexadecagonal", 2)])
+def test_layouts_that_aac_does_not_have_are_mixed(tmp_path, layout, expected):
+    source = make_source(tmp_path / "in.mkv", ["pcm_s16le"], layout=layout, seconds=0.4)
+    path, kept = written(tmp_path, source, 10)
+    with av.open(str(path)) as container:
+        assert container.streams.audio[0].channels == expected
+    assert ("mixed to stereo" in kept.audio[0]) == (expected == 2)
+
+
+def test_all_tracks_text_chapters_and_metadata(tmp_path, caplog):
+    chapters = [
+        {"id": 1, "start": 0, "end": 1000, "time_base": Fraction(1, 1000), "metadata": {"title": "One"}},
+        {"id": 2, "start": 1000, "end": 2000, "time_base": Fraction(1, 1000), "metadata": {"title": "Two"}},
+    ]
+    metadata = {"title": "My film", "creation_time": "2020-01-02T03:04:05.000000Z"}
+    source = make_source(tmp_path / "in.mkv", ["aac", "aac"], subtitles=True, chapters=chapters, metadata=metadata)
+    path, kept = written(tmp_path, source)
+    assert (len(kept.audio), len(kept.subtitles), kept.chapters, kept.dropped) == (2, 1, 2, [])
+    with av.open(str(path)) as container:
+        assert [stream.language for stream in container.streams.audio] == ["eng", "deu"]
+        assert container.streams.subtitles[0].language == "ita"
+        assert container.streams.subtitles[0].codec_context.name == "mov_text"
+        assert [chapter["metadata"]["title"] for chapter in container.chapters()] == ["One", "Two"]
+        assert container.metadata.items() >= metadata.items()
+    assert [pitch_hz(heard(path, index)[0]) for index in (0, 1)] == pytest.approx([440, 880], abs=2)
+    with av.open(str(path)) as container:
+        shown = {
+            float(packet.pts * packet.time_base): bytes(packet)[2:].split(b"\x00")[0].decode()
+            for packet in container.demux(subtitles=0)
+            if packet.size > 2
+        }
+    zero_s = float(starts_and_end(path)[0][0]) - float(starts_and_end(source)[0][0])
+    assert list(shown.values()) == ["Hello you", "Bye \u00fc"]
+    assert [*shown] == pytest.approx([0.2 + zero_s, 1.0 + zero_s], abs=0.002)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("codec", ["aac", "pcm_s16le"])
+def test_tracks_end_with_the_last_frame(tmp_path, codec, writer):
+    chapters = [
+        {"id": n, "start": n * 1000, "end": n * 1000 + 1000, "time_base": Fraction(1, 1000), "metadata": {}}
+        for n in (0, 1)
+    ]
+    source = make_source(tmp_path / "in.mkv", [codec], subtitles=True, chapters=chapters)
+    path, kept = written(tmp_path, source, frames=20, writer=writer)
+    starts, end_s = starts_and_end(path)
+    assert end_s == pytest.approx(0.8 + starts[0], abs=0.002)
+    assert len(heard(path)[0]) / RATE == pytest.approx(0.8, abs=0.05)
+    assert kept.chapters == 1
+    assert len([packet for packet in packets(path, "subtitles") if len(packet) > 2]) == 1
+
+
+def test_a_track_that_goes_on_after_the_last_picture_of_the_file_is_kept_whole(tmp_path):
+    source = make_source(tmp_path / "in.mkv", ["libmp3lame"])
+    shorter = make_source(tmp_path / "short.mkv", [], seconds=1)
+    with av.open(str(tmp_path / "both.mkv"), "w") as out, av.open(str(shorter)) as video, av.open(str(source)) as audio:
+        pairs = [
+            (item, out.add_stream_from_template(item)) for item in (video.streams.video[0], audio.streams.audio[0])
+        ]
+        for given, target in pairs:
+            for packet in given.container.demux(given):
+                if packet.size:
+                    packet.stream = target
+                    out.mux(packet)
+    path, _ = written(tmp_path, tmp_path / "both.mkv", 25)
+    assert packets(path, "audio") == packets(source, "audio")
+
+
+@pytest.mark.parametrize("codec", ["aac", "pcm_s16le"])
+@pytest.mark.parametrize(("video_s", "audio_s"), [(0.4, 0.0), (0.0, 0.4), (1.4, 1.6)])
+def test_streams_keep_their_distance_in_time(tmp_path, codec, video_s, audio_s):
+    source = make_source(tmp_path / "in.mkv", [codec], starts_s=(video_s, audio_s))
+    path, _ = written(tmp_path, source)
+    (before_video, before_audio), _ = starts_and_end(source)
+    (video, audio), _ = starts_and_end(path)
+    assert audio - video == pytest.approx(before_audio - before_video, abs=0.023 if codec == "aac" else 0.002)
+    assert min(video, audio) == pytest.approx(0, abs=0.03)
+
+
+def test_the_first_frame_s_time_can_be_given(tmp_path):
+    source = make_source(tmp_path / "in.mkv", ["libmp3lame"], starts_s=(0, 0))
+    path, _ = written(tmp_path, source, 10, start_s=Fraction(1, 2))
+    assert starts_and_end(path)[0][0] == pytest.approx(0.5, abs=0.01)
+
+
+def test_what_cannot_be_kept_is_said_once(tmp_path, caplog):
+    source = make_source(tmp_path / "in.mkv", ["aac"])
+    with av.open(str(tmp_path / "with.mkv"), "w") as out, av.open(str(source)) as given:
+        targets = {item.index: out.add_stream_from_template(item) for item in given.streams}
+        out.add_attachment("font.ttf", "application/x-truetype-font", b"letters")
+        picture = out.add_stream("dvdsub")
+        picture.width, picture.height = 64, 48
+        for packet in given.demux():
+            if packet.size:
+                packet.stream = targets[packet.stream.index]
+                out.mux(packet)
+    path, kept = written(tmp_path, tmp_path / "with.mkv")
+    assert len(kept.audio) == 1
+    assert any("font.ttf" in sentence for sentence in kept.dropped)
+    assert any("dvd_subtitle" in sentence and "pictures" in sentence for sentence in kept.dropped)
+    assert caplog.text.count("WARNING") == 1
+    assert len(packets(path, "audio")) > 50
+    assert len(stream_names(tmp_path / "with.mkv")) == 4
+
+
+def test_a_damaged_track_does_not_cost_the_picture(tmp_path, caplog, monkeypatch):
+    source = make_source(tmp_path / "in.mkv", ["pcm_s16le", "libmp3lame"])
+    content = bytearray(source.read_bytes())
+    for packet in packets(source, "audio", 0)[3:]:
+        place = content.find(packet)
+        content[place : place + len(packet)] = bytes(len(packet))
+    source.write_bytes(content)
+    path, kept = written(tmp_path, source)
+    assert len(packets(path, "video")) == 50
+    assert any("libmp3lame" in item or "mp3" in item for item in kept.audio)
+    assert len(kept.audio) + len(kept.dropped) == 2
