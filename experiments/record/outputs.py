@@ -68,6 +68,7 @@ def write_result(
         writer = FragmentedVideoWriter(folder / VIDEO, video_format, times, complete, keep_frames=keep_frames)
     else:
         writer = VideoWriter(folder / VIDEO, video_format, times, complete)
+    number = keep_frames - 1
     with writer as video:
         for number, image in enumerate(images, start=keep_frames):
             video.write(image)

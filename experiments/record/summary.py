@@ -17,7 +17,7 @@ def summary(record: dict[str, Any]) -> str:
         f"{data['name']}: {data['frames']} frames, {data['width']}x{data['height']}, hole {data['hole_fraction']:.1%}",
     ]
     if record["latency"] is None:
-        return "\n".join([*lines, record["reason"]])
+        return "\n".join([*lines, record["reason"], *_video(record.get("video"))])
     latency, memory = record["latency"], record["memory"]
     lines += ["", f"{'stage':<12}{'time [s]':>10}{'95% interval':>20}{'peak [MiB]':>13}"]
     rows = [(stage, record["stages"][stage]) for stage in STAGES] + [("whole", {**memory, **latency})]
@@ -33,11 +33,25 @@ def summary(record: dict[str, Any]) -> str:
         "",
         f"against the fp32 reference: {_quality(record['quality']) if record['quality'] else record['quality_reason']}",
         f"weights: {record['weights']['source']}",
+        *_video(record.get("video")),
         *_attention(record["effective"].get("attention", {}).get("backend")),
         *fell_back(record["effective"]),
         *(f"DISTURBED, so these times are doubtful: {sentence}" for sentence in record["disturbed"]),
     ]
     return "\n".join(lines)
+
+
+def _video(video: dict[str, Any] | None) -> list[str]:
+    """Return a line for each way in which the written video is not as the one that was read."""
+    if video is None:
+        return []
+    given, made = video["input"], video["output"]
+    padded = " and ".join(["the last line"] * made["padded_bottom"] + ["the last column"] * made["padded_right"])
+    return [
+        *([f"{made['file']} has {padded} twice"] if padded else []),
+        *([f"{given['hdr']} HDR became SDR"] if given and given["hdr"] else []),
+        *(f"not kept: {sentence}" for sentence in made["dropped"]),
+    ]
 
 
 def _pool(memory: dict[str, Any]) -> str:

@@ -4,16 +4,16 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 from typing import IO
 
 import av
-from av.container import InputContainer, OutputContainer
+from av.container import OutputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from propainter.io.atomic import atomic_write
+from propainter.io.packets import copy_packets, copy_video, video_packets
 from propainter.io.video_format import VideoFormat
 from propainter.io.video_writer import Complete, VideoWriter, libav_as_oserror
 
@@ -117,9 +117,9 @@ class FragmentedVideoWriter(VideoWriter):
         """Replace the partial file by its first `keep_frames` frames, and count them as written."""
         if not self.partial.exists():
             raise ValueError(f"{self.partial} does not exist, and {self.keep_frames} frames of it were to be kept")
-        with atomic_write(self.partial) as temporary, open_video(self.partial) as earlier:
+        with atomic_write(self.partial) as temporary, av.open(str(self.partial)) as earlier:
             with av.open(str(temporary), "w", format="mp4", options=_FRAGMENTED) as kept:
-                count = _copy(earlier, kept, self.keep_frames)
+                count = copy_packets(earlier, kept, self.keep_frames)
             if count < self.keep_frames:
                 raise ValueError(f"{self.partial} has {count} frames, and {self.keep_frames} of them were to be kept")
         self._count = self.keep_frames
@@ -142,37 +142,5 @@ def partial_path(path: Path) -> Path:
 
 def count_frames(partial: Path) -> int:
     """Return how many frames are complete in a partial file."""
-    with open_video(partial) as container:
-        return sum(1 for _ in _packets(container))
-
-
-def copy_video(source: Path, target: Path) -> None:
-    """Copy a video's packets into a plain mp4 with its index at the front."""
-    with (
-        open_video(source) as fragments,
-        av.open(str(target), "w", format="mp4", options={"movflags": "+faststart+write_colr"}) as whole,
-    ):
-        _copy(fragments, whole)
-
-
-def open_video(path: Path) -> InputContainer:
-    """Open a file of ours to read its packets."""
-    return av.open(str(path))
-
-
-def _copy(source: InputContainer, target: OutputContainer, at_most: int | None = None) -> int:
-    """Copy the video's packets, the first ones where `at_most` is given; return how many."""
-    given = source.streams.video[0]
-    stream = target.add_stream_from_template(given)
-    count = 0
-    for packet in islice(_packets(source), at_most):
-        packet.stream = stream
-        target.mux(packet)
-        count += 1
-    return count
-
-
-def _packets(container: InputContainer) -> Iterator[av.Packet]:
-    for packet in container.demux(video=0):
-        if packet.dts is not None and not packet.is_corrupt:  # without dts: the end
-            yield packet
+    with av.open(str(partial)) as container:
+        return sum(1 for _ in video_packets(container))

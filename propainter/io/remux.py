@@ -15,9 +15,9 @@ from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
 from av.stream import Disposition, Stream
 
-log = logging.getLogger(__name__)
+from propainter.io.packets import PLAIN_MP4, copy_video, video_packets
 
-FASTSTART = {"movflags": "+faststart+write_colr"}
+log = logging.getLogger(__name__)
 
 NOT_PLAYED = ("pcm_", "vorbis")
 """How the names of audio codecs begin that MP4 takes and browsers and phones don't play in it."""
@@ -95,11 +95,17 @@ class Tracks:
         while True:
             kept = Kept()
             try:
-                with av.open(str(video)) as pictures, av.open(str(self.source)) as source:
+                with av.open(str(video)) as pictures, _opened(self.source) as source:
                     _Pass(pictures, source, target, self.start_s, without, kept).run()
                 break
             except TrackError as error:
                 without[error.index] = error.reason
+            except FFmpegError as error:
+                if error.errno in _FULL:
+                    raise
+                kept = Kept(dropped=[f"anything but the pictures ({error.strerror})"])
+                copy_video(video, target)
+                break
         for name in ("audio", "subtitles", "chapters", "dropped"):
             setattr(self.kept, name, getattr(kept, name))
         if kept.dropped:
@@ -125,7 +131,7 @@ class _Pass:
         self.tracks: dict[int, _Track] = {}
 
     def run(self) -> None:
-        with av.open(str(self.target), "w", format="mp4", options=FASTSTART) as whole:
+        with av.open(str(self.target), "w", format="mp4", options=PLAIN_MP4) as whole:
             shown = self.pictures.streams.video[0]
             video = whole.add_stream_from_template(shown)
             if self.video is not None:
@@ -149,16 +155,14 @@ class _Pass:
         name = _name(stream)
         if stream.index in self.without:
             self.kept.dropped.append(f"{name} ({self.without[stream.index]})")
-        elif stream.type == "audio" and stream.codec_context is not None:
+        elif (stream.type == "audio" and stream.codec_context is not None) or _is_text(stream):
+            said = self.kept.audio if stream.type == "audio" else self.kept.subtitles
             try:
-                track = _copied(whole, stream) if _mp4_takes(stream) else _encoded(whole, stream)
+                track = _track(whole, stream)
             except (FFmpegError, ValueError) as error:
-                raise TrackError(stream.index, f"it cannot be encoded as AAC: {error}") from error
-            self.kept.audio.append(f"{name}: {track.how}")
+                raise TrackError(stream.index, f"it can be neither copied nor converted: {error}") from error
+            said.append(f"{name}: {track.how}")
             self.tracks[stream.index] = track
-        elif stream.type == "subtitle" and _is_text(stream):
-            self.tracks[stream.index] = _as_mov_text(whole, stream)
-            self.kept.subtitles.append(f"{name}: {self.tracks[stream.index].how}")
         elif not (stream.type == "data" and self.source.chapters() and stream.name == "bin_data"):  # MP4's chapters
             self.kept.dropped.append(f"{name} ({_why_not(stream)})")
 
@@ -179,17 +183,14 @@ class _Pass:
 
     def _pictures(self, video: Any) -> Iterator[Timed]:
         shift_s = self.start_s - self.zero_s
-        packets: Iterator[Any] = self.pictures.demux(video=0)
-        for packet in packets:
-            if packet.dts is not None:
-                moved = _moved(packet, video, shift_s)
-                yield moved.dts * moved.time_base, -1, moved
+        for packet in video_packets(self.pictures):
+            moved = _moved(packet, video, shift_s)
+            yield moved.dts * moved.time_base, -1, moved
 
     def _others(self) -> Iterator[Timed]:
         if not self.tracks:
             return
-        packets: Iterator[Any] = self.source.demux([track.source for track in self.tracks.values()])
-        for packet in packets:
+        for packet in self._given():
             index = packet.stream.index  # stream_index is 0 of the packet that says that a stream ends
             track = self.tracks[index]
             time = packet.dts if packet.pts is None else packet.pts
@@ -204,6 +205,22 @@ class _Pass:
                     yield (moved.dts or 0) * moved.time_base, index, moved
             except (FFmpegError, ValueError) as error:
                 raise TrackError(index, f"it is damaged: {error}") from error
+
+    def _given(self) -> Iterator[Any]:
+        """Yield the packets of the tracks, as far as the source can be read, and then one without a size for each."""
+        packets: Iterator[Any] = self.source.demux([track.source for track in self.tracks.values()])
+        ended = set()
+        try:
+            for packet in packets:
+                if not packet.size:
+                    ended.add(packet.stream.index)
+                yield packet
+        except FFmpegError as error:
+            self.kept.dropped.append(f"what follows a damaged place in the file ({error.strerror})")
+        for index in self.tracks.keys() - ended:
+            end = av.Packet()
+            end.stream = self.tracks[index].source
+            yield end
 
     def _cut(self, packet: Any) -> None:
         """Let nothing last longer than the pictures that it goes with."""
@@ -267,8 +284,13 @@ class _TextTrack(_Track):
 
 def stream_names(path: Path) -> list[str]:
     """Return kind, codec and language of each stream of a file."""
-    with av.open(str(path)) as container:
+    with _opened(path) as container:
         return [_name(stream) for stream in container.streams]
+
+
+def _opened(path: Path) -> InputContainer:
+    """Open a file whose metadata may be in any encoding."""
+    return av.open(str(path), metadata_errors="replace")
 
 
 def main_video(container: InputContainer) -> Any:
@@ -279,7 +301,7 @@ def main_video(container: InputContainer) -> Any:
 
 def _goes_on(source: Path, end_s: Fraction) -> bool:
     """Return whether the source has pictures after this time."""
-    with av.open(str(source)) as container:
+    with _opened(source) as container:
         video = main_video(container)
         if video is None:
             return False
@@ -289,6 +311,12 @@ def _goes_on(source: Path, end_s: Fraction) -> bool:
         except FFmpegError:
             return True
         return any(seconds > end_s - Fraction(1, 1000) for seconds in times)
+
+
+def _track(whole: OutputContainer, stream: Stream) -> _Track:
+    if stream.type == "subtitle":
+        return _as_mov_text(whole, stream)
+    return _copied(whole, stream) if _mp4_takes(stream) else _encoded(whole, stream)
 
 
 def _copied(whole: OutputContainer, stream: Stream) -> _Track:
@@ -371,7 +399,7 @@ def _mp4_takes(stream: Any) -> bool:
 
 def _is_text(stream: Any) -> bool:
     context = stream.codec_context
-    return context is not None and context.codec.text_sub
+    return stream.type == "subtitle" and context is not None and context.codec.text_sub
 
 
 def _why_not(stream: Stream) -> str:

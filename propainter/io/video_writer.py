@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 
 from propainter.errors import InputError
 from propainter.io.atomic import atomic_write
+from propainter.io.packets import PLAIN_MP4
 from propainter.io.video_format import ColorTags, VideoFormat
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class VideoWriter:
 
     @contextmanager
     def _written(self, path: Path) -> Iterator[None]:
-        container = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart+write_colr"})
+        container = av.open(str(path), "w", format="mp4", options=PLAIN_MP4)
         try:
             self._container, self._stream, self._count = container, self._add_stream(container), 0
             yield
