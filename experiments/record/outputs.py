@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from experiments.data import Clip, LoadedClip
 from experiments.record import types
+from experiments.record.stream_state import STATE
 from experiments.record.video_format import written_format
 from experiments.record.video_section import describe_video
 from propainter.io.fragmented_writer import FragmentedVideoWriter, partial_path
@@ -31,7 +32,7 @@ _LABEL_HEIGHT = 14
 
 def clear_outputs(folder: Path) -> None:
     """Remove an earlier run's files from the folder: none may be taken for the new run's."""
-    for name in ("record.json", VIDEO, partial_path(Path(VIDEO)).name, "preview.png"):
+    for name in ("record.json", VIDEO, partial_path(Path(VIDEO)).name, STATE, "preview.png"):
         (folder / name).unlink(missing_ok=True)
     for image in [*folder.glob("preview/*.png"), *folder.glob("frames/*.png")]:
         image.unlink()
@@ -97,7 +98,12 @@ def write_timed(
 
 def write_frame(folder: Path, number: int, image: np.ndarray) -> None:
     """Write `frames/NNNNN.png`."""
-    write_png(folder / "frames" / f"{number:05d}.png", image)
+    write_png(frame_path(folder, number), image)
+
+
+def frame_path(folder: Path, number: int) -> Path:
+    """Return the path of one frame's picture."""
+    return folder / "frames" / f"{number:05d}.png"
 
 
 def write_preview(
