@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
@@ -116,11 +115,6 @@ def stored_overrides(folder: Path) -> list[str] | None:
     return list(_read(folder)[0]["overrides"]) if (folder / STATE).exists() else None
 
 
-def own_overrides() -> list[str]:
-    """Return the overrides of the present Hydra job that a run which goes on needs."""
-    return [item for item in HydraConfig.get().overrides.task if item.split("=", 1)[0] not in ("isolate", "resume")]
-
-
 def shaping_settings(cfg: DictConfig) -> dict[str, Any]:
     """Return all settings that shape the result, by their dotted names."""
     found: dict[str, Any] = {}
@@ -170,6 +164,7 @@ class PartKeeper:
         cfg: of the run.
         environment: the record's.
         weights: their fingerprint.
+        overrides: of the run; `isolate` and `resume` are not kept.
 
     Attributes:
         stopped: state of the run that goes on; None for a new one.
@@ -180,8 +175,16 @@ class PartKeeper:
         InputError: the run can't go on where it was stopped.
     """
 
-    def __init__(self, folder: Path, cfg: DictConfig, environment: Mapping[str, Any], weights: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        cfg: DictConfig,
+        environment: Mapping[str, Any],
+        weights: str,
+        overrides: Sequence[str],
+    ) -> None:
         self._folder = folder
+        self._overrides = [item for item in overrides if item.split("=", 1)[0] not in ("isolate", "resume")]
         self._settings, self._made_by = shaping_settings(cfg), made_by(environment, weights)
         self.ends: dict[int, Checkpoint] = {}
         self.stopped = StreamState.load(folder) if goes_on(cfg, folder) else None
@@ -226,11 +229,8 @@ class PartKeeper:
             inputs = self._hashes.pop(number)
             if checkpoint is not None:
                 _to_disk(file)
-                overrides = own_overrides()
-                state = StreamState(
-                    number, checkpoint, overrides, self._settings, self._made_by, inputs, resumed_from=self.resumed_from
-                )
-                state.save(self._folder)
+                facts = self._overrides, self._settings, self._made_by, inputs, self.resumed_from
+                StreamState(number, checkpoint, *facts).save(self._folder)
 
     def done(self) -> None:
         """Remove the state: the run is complete."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.data import Clip, Fingerprint, Survey, load, survey
@@ -73,7 +74,8 @@ def inpaint_once(
     pipeline = build_pipeline(networks.to(device), schedule, cfg)
     record.quality_reason = NO_REFERENCE
     assert record.environment is not None and record.run is not None
-    keeper = PartKeeper(folder, cfg, record.environment, weights.fingerprint)
+    overrides = HydraConfig.get().overrides.task
+    keeper = PartKeeper(folder, cfg, record.environment, weights.fingerprint, overrides)
     streaming, why_not = frame_by_frame(pipeline)
     if streaming is not None:
         if keeper.stopped is not None:

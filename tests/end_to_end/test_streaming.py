@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 from support.command_line import CHEAP, ROOT
 from support.fake_stages import SHORT, features_of_everything, pair_flow, predict_from_everything
@@ -16,6 +17,8 @@ from support.videos import decoded
 
 from experiments.data import Fingerprint, load, sample_clip, survey
 from experiments.record.outputs import write_result
+from experiments.record.stream_state import PartKeeper
+from experiments.system.environment import describe
 from experiments.tasks import inpaint_streaming as stream_module
 from experiments.tasks.inpaint_streaming import stream
 from propainter import InputError, Pipeline
@@ -56,9 +59,11 @@ def pipeline(networks, monkeypatch) -> Pipeline:
 class TestJob:
     clip = sample_clip(20, 128, 128)
 
-    def run(self, pipeline, folder, clip=clip, **options):
+    def run(self, pipeline, folder, clip=clip, resume=None, **options):
         options = {"output": OUTPUT, "limit_bytes": None, **options}
-        data, video, cost = stream(clip, survey(clip), pipeline, Streaming({}), folder, **options)
+        environment = describe(torch.device("cpu"))
+        keeper = PartKeeper(folder, OmegaConf.create({"resume": resume}), environment, "seeded", [])
+        data, video, cost = stream(clip, survey(clip), pipeline, Streaming({}), folder, keeper=keeper, **options)
         return {"data": data, "video": video, **cost}
 
     @pytest.mark.slow
@@ -104,8 +109,8 @@ class TestJob:
     def test_a_frame_that_cannot_be_read(self, pipeline, tmp_path, monkeypatch):
         parts = stream_module._parts
 
-        def torn(clip, fingerprint: Fingerprint):
-            for number, part in enumerate(parts(clip, fingerprint)):
+        def torn(clip, fingerprint: Fingerprint, keeper: PartKeeper):
+            for number, part in enumerate(parts(clip, fingerprint, keeper)):
                 if number == 15:
                     raise InputError("the file is cut off")
                 yield part
