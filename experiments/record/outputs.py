@@ -69,14 +69,16 @@ def write_result(
         writer = FragmentedVideoWriter(folder / VIDEO, video_format, times, complete, keep_frames=keep_frames)
     else:
         writer = VideoWriter(folder / VIDEO, video_format, times, complete)
+    count = keep_frames
     with writer as video:
-        for number, image in enumerate(images, start=keep_frames):
+        for image in images:
             video.write(image)
             if output.frames:
-                write_frame(folder, number, image)
-            if isinstance(video, FragmentedVideoWriter) and number + 1 in part_ends:
+                write_frame(folder, count, image)
+            count += 1
+            if isinstance(video, FragmentedVideoWriter) and count in part_ends:
                 video.end_part()
-    return describe_video(clip, writer, number + 1, None if tracks is None else tracks.kept)
+    return describe_video(clip, writer, count, None if tracks is None else tracks.kept)
 
 
 def _tracks(clip: Clip, output: DictConfig) -> Tracks | None:

@@ -5,6 +5,7 @@ Frames are then decoded, inpainted and encoded as they come, and the video is ne
 
 import logging
 import time
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from functools import partial
@@ -229,6 +230,7 @@ def _run(
             written(image)
         wait_for(pipeline.networks.device)
         seconds = time.perf_counter() - start
+        deque(parts, maxlen=0)  # a run that was stopped after the last frame has read too few for the fingerprint
     return seconds, sections[0]
 
 

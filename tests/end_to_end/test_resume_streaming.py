@@ -17,9 +17,9 @@ from experiments.launch.resume import CompleteError, resumed
 from experiments.record.stream_state import STATE
 
 RUN = [
-    *("residency=streaming", "measure=none", "weights=seeded", "output.frames=true", "data.num_frames=24"),
-    *("data.height=128", "data.width=132", "schedule.raft_iterations=1", "schedule.neighbor_length=6"),
-    *("schedule.subvideo_length=6", "schedule.ref_stride=6"),
+    *("residency=streaming", "measure=none", "weights=seeded", "output.frames=true", "data.num_frames=20"),
+    *("data.height=128", "data.width=132", "schedule.raft_iterations=1", "schedule.neighbor_length=4"),
+    *("schedule.subvideo_length=5", "schedule.ref_stride=4"),
 ]
 
 

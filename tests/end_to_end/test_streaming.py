@@ -144,6 +144,26 @@ class TestJob:
         assert sections["latency"]["first_s"] is None
         assert not (tmp_path / "parts" / STATE).exists()
 
+    @pytest.mark.slow
+    def test_goes_on_after_its_last_frame(self, pipeline, tmp_path, monkeypatch):
+        """What is left is the final file."""
+        expected = self.run(pipeline, tmp_path / "whole")
+
+        def full(*given):
+            raise OSError("no space left")
+
+        folder = tmp_path / "parts"
+        with monkeypatch.context() as patch:
+            patch.setattr("propainter.io.fragmented_writer.copy_video", full)
+            patch.setattr("experiments.record.outputs._tracks", lambda *given: None)
+            with pytest.raises(OSError, match="no space left"):
+                self.run(pipeline, folder)
+        assert (folder / STATE).exists()
+        sections = self.run(pipeline, folder, resume=True)
+        assert sections["data"] == expected["data"]
+        assert sections["video"] == expected["video"]
+        assert (folder / "inpainted.mp4").read_bytes() == (tmp_path / "whole" / "inpainted.mp4").read_bytes()
+
     @pytest.fixture
     def stopped(self, pipeline, tmp_path):
         self.interrupt(pipeline, 8)
