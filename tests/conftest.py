@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 from support.command_line import CHEAP, ROOT, Finished
+from support.narrow import narrow_networks
 
 from propainter import Networks, build_networks
-from propainter.models.networks import NETWORKS, fill_seeded
 from propainter.weights import load_seeded
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -36,16 +36,7 @@ def networks() -> Networks:
 @pytest.fixture(scope="session")
 def narrow() -> Networks:
     """Networks of the published form and few channels, with seeded weights; tests must not change them."""
-    networks = build_networks(
-        raft=dict(encoder_layers=(16, 16, 24, 32, 64), hidden_size=32, corr_layers=(32, 24), flow_layers=(16, 8)),
-        flow_completion=dict(channels=16),
-        generator=dict(channels=32, hidden=64, depth=3, heads=2, mlp_hidden=98),
-    )
-    for name in NETWORKS:
-        for key, weight in getattr(networks, name).state_dict().items():
-            if weight.is_floating_point():
-                fill_seeded(weight, key, "narrow")
-    return networks
+    return narrow_networks()
 
 
 class Golden:

@@ -19,11 +19,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.launch.command_line import CommandLine
 from experiments.launch.isolation import describe, run_child, save_record, should_isolate
-from experiments.launch.process import STACKS, die_with_parent, fast_exit
-from experiments.launch.resume import resumed
+from experiments.launch.process import STACKS, die_with_parent, fast_exit, is_child
+from experiments.launch.resume import CompleteError, resumed
 from experiments.launch.sweep import Sweep, finish
 from experiments.paths import CONF
 from experiments.record.record import empty_record
+from experiments.record.stream_state import STATE, goes_on, resume_command
 from experiments.system.openmp import set_openmp_defaults
 from propainter.errors import InputError
 from variants.presets.by_device import compose_for
@@ -56,6 +57,8 @@ def run(arguments: Sequence[str]) -> int:
     jobs = Jobs()
     code = _run_guarded(arguments, jobs)
     if jobs.sweep is None:
+        if jobs.folder is not None and (jobs.folder / STATE).exists() and not is_child():
+            print(f"{resume_command(jobs.folder)} does the rest", file=sys.stderr)
         return code or exit_code(jobs.statuses, sweep=False)
     try:
         return _end(jobs.sweep, code)
@@ -68,32 +71,36 @@ class Jobs:
 
     Attributes:
         statuses: of the single run, once it is done.
+        folder: of the single run.
         sweep: where the jobs are a sweep's.
     """
 
     def __init__(self) -> None:
         self.statuses: list[str] = []
+        self.folder: Path | None = None
         self.sweep: Sweep | None = None
 
     def run(self, cfg: DictConfig) -> None:
         """Run the present Hydra job."""
         if HydraConfig.get().mode != RunMode.MULTIRUN:
-            self.statuses.append(_run_alone(cfg))
+            self.folder = Path(HydraConfig.get().runtime.output_dir)
+            self.statuses.append(_run_alone(cfg, self.folder))
             return
         if self.sweep is None:
             self.sweep = Sweep.of_job(cfg)
         self.sweep.run(cfg)
 
 
-def _run_alone(cfg: DictConfig) -> str:
-    folder = Path(HydraConfig.get().runtime.output_dir)
+def _run_alone(cfg: DictConfig, folder: Path) -> str:
     try:
         if cfg.resume is not None and Path(cfg.resume).expanduser().absolute() != folder:
             raise InputError(f"resume is {cfg.resume}, but this is no sweep; add -m, or leave resume out")
         if should_isolate(cfg, sweep=False):
             overrides = list(HydraConfig.get().overrides.task)
             known = describe(cfg)
-            return run_child(overrides, folder, run_seconds=cfg.limits.run_seconds, echo=True, known=known)["status"]
+            seconds, resume = cfg.limits.run_seconds, goes_on(cfg, folder)
+            record = run_child(overrides, folder, run_seconds=seconds, echo=True, known=known, resume=resume)
+            return record["status"]
     except InputError as error:
         log.error("failed: %s", error)
         record = {**empty_record(), **describe(cfg), "reason": str(error)}
@@ -139,6 +146,9 @@ def _run_guarded(arguments: Sequence[str], jobs: Jobs) -> int:
         if jobs.sweep is None:
             print("interrupted: this run left no record", file=sys.stderr)
         return INTERRUPTED
+    except CompleteError as error:
+        print(error)
+        return OK
     except InputError as error:
         print(error, file=sys.stderr)
         return FAILED

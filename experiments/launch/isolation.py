@@ -65,6 +65,7 @@ def run_child(
     hydra: Sequence[str] | None = None,
     known: Mapping[str, Any] | None = None,
     tick: Callable[[], object] | None = None,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Run once in a process of its own, in `folder`, and return the record.
 
@@ -80,6 +81,7 @@ def run_child(
             present job, if there is one.
         known: `variant` and `run` for a record that is written here; by default composed where needed.
         tick: called about once a second.
+        resume: whether it goes on where a run was stopped in this folder; `output.log` is then appended to.
 
     Raises:
         OSError: the folder or `output.log` can't be written, or no process can be started.
@@ -89,9 +91,8 @@ def run_child(
     path = folder / "record.json"
     path.unlink(missing_ok=True)
     hydra = inherited_overrides() if hydra is None else list(hydra)
-    ended = run_command(
-        command(overrides, folder, hydra), folder / "output.log", seconds=run_seconds, echo=echo, tick=tick
-    )
+    line = command(overrides, folder, hydra, resume=resume)
+    ended = run_command(line, folder / "output.log", seconds=run_seconds, echo=echo, tick=tick, append=resume)
     record = read_record(path)
     left_one = record is not None
     if record is None:
@@ -104,14 +105,16 @@ def run_child(
     return save_record(path, record, left_one)
 
 
-def command(overrides: Sequence[str], folder: Path, hydra: Sequence[str]) -> list[str]:
-    """Return the command that runs these overrides in that folder."""
+def command(overrides: Sequence[str], folder: Path, hydra: Sequence[str], *, resume: bool = False) -> list[str]:
+    """Return the command that runs these overrides in that folder, or goes on there."""
     flags = [item for item in hydra if item.startswith("-")]
     own = [item for item in hydra if not item.startswith("-")]
     task = [item for item in overrides if key_of(item) not in _NOT_THE_CHILDS]
-    where = f"hydra.run.dir={QuotedString(str(folder), Quote.single).with_quotes()}"
+    quoted = QuotedString(str(folder), Quote.single).with_quotes()
+    where = f"hydra.run.dir={quoted}"
+    again = f"resume={quoted if resume else 'null'}"
     program = [sys.executable, "-u", str(ROOT / "experiments")]
-    return [*program, *flags, *task, *own, "hydra.mode=RUN", where, "isolate=false", "resume=null"]
+    return [*program, *flags, *task, *own, "hydra.mode=RUN", where, "isolate=false", again]
 
 
 def inherited_overrides() -> list[str]:

@@ -51,6 +51,7 @@ def run_command(
     seconds: float | None = None,
     echo: bool = False,
     tick: Callable[[], object] | None = None,
+    append: bool = False,
 ) -> ProcessResult:
     """Run a command until it ends, then kill what it left running in its session, even if an error is raised here.
 
@@ -59,12 +60,13 @@ def run_command(
         seconds: time limit: SIGTERM after these, SIGKILL `GRACE_S` later.
         echo: whether its output goes to this process's stdout and stderr too.
         tick: called about once a second.
+        append: whether what `output` holds already is kept.
 
     Raises:
         OSError: `output` can't be written, or the command can't be started.
     """
     start = time.monotonic()
-    with output.open("w", errors="replace") as log_file:
+    with output.open("a" if append else "w", errors="replace") as log_file:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -1,6 +1,9 @@
-"""`resume=FOLDER`: go on with what the folder holds, a sweep or a suite, and run only what came to no result there."""
+"""`resume=FOLDER`: go on with what the folder holds, and run only what came to no result there.
 
-from collections.abc import Callable
+A sweep or a suite goes on run by run, a streaming run that was stopped part by part.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from yaml import YAMLError
 from experiments.launch.command_line import CommandLine, parse_override
 from experiments.launch.isolation import read_record
 from experiments.record.record import task_of
+from experiments.record.stream_state import STATE, stored_overrides
 from propainter.errors import InputError
 
 RESULTS = ("ok", "unsupported", "out_of_memory", "non_finite")
@@ -53,6 +57,10 @@ class PreviousSweep:
         return self.folder / str(number)
 
 
+class CompleteError(Exception):
+    """There is nothing left to do in the folder; the message says so."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of folder that a command line can go on in.
@@ -73,12 +81,14 @@ def resumed(line: CommandLine) -> CommandLine:
 
     Raises:
         InputError: nothing can go on there, or another folder is given too.
+        CompleteError: a single run there is complete.
     """
     folder = line.value("resume")
     if folder is None:
         return line
     path = Path(folder).expanduser().absolute()
-    names = " or ".join(f"a {kind.name}" for kind in KINDS)
+    *others, last = (f"a {kind.name}" for kind in KINDS)
+    names = f"{', '.join(others)} or {last}"
     if not path.is_dir():
         what = "a file" if path.exists() else "not there"
         raise InputError(f"resume is {folder}, which is {what}; give the folder of {names}")
@@ -113,11 +123,40 @@ def _stored(folder: Path, name: str) -> Any:
 
 
 def _suite_line(line: CommandLine, folder: Path) -> CommandLine:
-    """Return what the suite was started with, replaced by what is typed now."""
+    return _as_started(line, folder, "suite", _stored(folder, "overrides.yaml") or [])
+
+
+def _is_streaming_run(folder: Path) -> bool:
+    if (folder / STATE).exists():
+        return True
+    config = _stored(folder, "config.yaml")
+    if config is None or task_of(str(OmegaConf.select(config, "task._target_")))[0] != "inpaint":
+        return False
+    measure = OmegaConf.select(config, "measure")
+    alone = measure is not None and not measure.get("max_samples") and not measure.get("reference")
+    return alone and OmegaConf.select(config, "residency._target_") == "variants.residency.streaming"
+
+
+def _streaming_line(line: CommandLine, folder: Path) -> CommandLine:
+    """Return what the run was started with, replaced by what is typed now.
+
+    Raises:
+        CompleteError: the run has its result.
+    """
+    if (read_record(folder / "record.json") or {}).get("status") == "ok":
+        raise CompleteError(f"the run in {folder} is complete; nothing to do")
+    overrides = stored_overrides(folder)
+    if overrides is None:  # no part of it is whole: it begins anew
+        overrides = [str(item) for item in _stored(folder, "overrides.yaml") or []]
+    return _as_started(line, folder, "streaming run", overrides)
+
+
+def _as_started(line: CommandLine, folder: Path, name: str, overrides: Sequence[object]) -> CommandLine:
     if "--multirun" in line.flags:
-        raise InputError(f"resume={folder} is the folder of a suite; leave out -m")
-    before = [parse_override(str(item)) for item in _stored(folder, "overrides.yaml") or []]
-    kept = [item for item in before if line.override(item.key_or_group) is None]
+        raise InputError(f"resume={folder} is the folder of a {name}; leave out -m")
+    before = [parse_override(str(item)) for item in overrides]
+    # A run in a process of its own was told so by the one that started it.
+    kept = [item for item in before if line.override(item.key_or_group) is None and item.key_or_group != "isolate"]
     line = replace(line, overrides=(*kept, *line.overrides))
     return _in_folder(line, "hydra.run.dir", folder)
 
@@ -139,5 +178,9 @@ def _in_folder(line: CommandLine, key: str, folder: Path) -> CommandLine:
     return line.without(key).extended(f"{key}={QuotedString(str(folder), Quote.single).with_quotes()}")
 
 
-KINDS = (Kind("suite", _is_suite, _suite_line), Kind("sweep", _is_sweep, _sweep_line))
+KINDS = (
+    Kind("suite", _is_suite, _suite_line),
+    Kind("sweep", _is_sweep, _sweep_line),
+    Kind("streaming run", _is_streaming_run, _streaming_line),
+)
 """What can go on, the first that fits: a suite's folder has records in folders as a sweep's does."""

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from experiments.data import Clip, LoadedClip
 from experiments.record import types
+from experiments.record.stream_state import STATE
 from experiments.record.video_format import written_format
 from experiments.record.video_section import describe_video
 from propainter.io.fragmented_writer import FragmentedVideoWriter, partial_path
@@ -31,7 +32,7 @@ _LABEL_HEIGHT = 14
 
 def clear_outputs(folder: Path) -> None:
     """Remove an earlier run's files from the folder: none may be taken for the new run's."""
-    for name in ("record.json", VIDEO, partial_path(Path(VIDEO)).name, "preview.png"):
+    for name in ("record.json", VIDEO, partial_path(Path(VIDEO)).name, STATE, "preview.png"):
         (folder / name).unlink(missing_ok=True)
     for image in [*folder.glob("preview/*.png"), *folder.glob("frames/*.png")]:
         image.unlink()
@@ -68,15 +69,16 @@ def write_result(
         writer = FragmentedVideoWriter(folder / VIDEO, video_format, times, complete, keep_frames=keep_frames)
     else:
         writer = VideoWriter(folder / VIDEO, video_format, times, complete)
-    number = keep_frames - 1
+    count = keep_frames
     with writer as video:
-        for number, image in enumerate(images, start=keep_frames):
+        for image in images:
             video.write(image)
             if output.frames:
-                write_frame(folder, number, image)
-            if isinstance(video, FragmentedVideoWriter) and number + 1 in part_ends:
+                write_frame(folder, count, image)
+            count += 1
+            if isinstance(video, FragmentedVideoWriter) and count in part_ends:
                 video.end_part()
-    return describe_video(clip, writer, number + 1, None if tracks is None else tracks.kept)
+    return describe_video(clip, writer, count, None if tracks is None else tracks.kept)
 
 
 def _tracks(clip: Clip, output: DictConfig) -> Tracks | None:
@@ -98,7 +100,12 @@ def write_timed(
 
 def write_frame(folder: Path, number: int, image: np.ndarray) -> None:
     """Write `frames/NNNNN.png`."""
-    write_png(folder / "frames" / f"{number:05d}.png", image)
+    write_png(frame_path(folder, number), image)
+
+
+def frame_path(folder: Path, number: int) -> Path:
+    """Return the path of one frame's picture."""
+    return folder / "frames" / f"{number:05d}.png"
 
 
 def write_preview(

@@ -64,6 +64,8 @@ def _attention(backend: str | None) -> list[str]:
 
 
 def _how_timed(latency: dict[str, Any]) -> str:
+    if latency["median_s"] is None and latency["first_s"] is None:
+        return "nothing was timed, since the run was stopped and resumed"
     if latency["median_s"] is None:
         return f"nothing was timed; the one run took {latency['first_s']:.3f} s"
     target = "the target" if latency["stopped_by"] == "target_relative_ci" else latency["stopped_by"]

@@ -25,6 +25,7 @@ class Run(TypedDict, total=False):
     isolated: bool
     pid: int
     wall_s: float
+    resumed_from: list[int]
 
 
 class Data(TypedDict):
@@ -114,12 +115,12 @@ class Latency(TypedDict, total=False):
     outliers: int
     stopped_by: str | None
     warmup_s: list[float]
-    first_s: float
+    first_s: float | None
     compile_s: float | None
     frames_per_s: float | None
     harness_s: float | None
     stage_gap: float | None
-    end_to_end_s: float
+    end_to_end_s: float | None
 
 
 class Speedup(TypedDict):

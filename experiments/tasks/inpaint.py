@@ -24,13 +24,14 @@ from experiments.quality.temporal_consistency import seams_of
 from experiments.record.outputs import clear_outputs, write_preview, write_result, write_timed
 from experiments.record.record import Record, describe_data, describe_weights, run_section, variant, write_json
 from experiments.record.sections import describe_cost
+from experiments.record.stream_state import goes_on
 from experiments.record.summary import summary
 from experiments.record.validation import check_settings
 from experiments.system.environment import choose_device, describe
 from experiments.system.machine_state import cpu_counters
 from experiments.system.memory_limits import apply_limits
 from experiments.tasks.inpaint_streaming import NO_HOLE, NO_REFERENCE, inpaint_once, is_inpaint_only
-from propainter import Pipeline
+from propainter import InputError, Pipeline
 from propainter.errors import is_out_of_memory
 from variants import build_pipeline
 
@@ -47,7 +48,8 @@ def run(cfg: DictConfig) -> str:
     folder = Path(HydraConfig.get().runtime.output_dir)
     record, start = Record(), time.perf_counter()
     try:
-        clear_outputs(folder)
+        if not goes_on(cfg, folder):
+            clear_outputs(folder)
         _inpaint(record, cfg, folder)
         record.status = "ok"
     except Exception as error:
@@ -76,6 +78,8 @@ def _inpaint(record: Record, cfg: DictConfig, folder: Path) -> None:
     check_settings(cfg)
     limit_bytes = apply_limits(cfg, device)
     schedule, source = instantiate(cfg.schedule), instantiate(cfg.data)
+    if goes_on(cfg, folder) and not is_inpaint_only(cfg.measure):
+        raise InputError("a run that was stopped goes on with measure=none; leave out the other one")
     if is_inpaint_only(cfg.measure):
         inpaint_once(record, cfg, folder, source, device, schedule, limit_bytes)
         return

@@ -5,14 +5,17 @@ Frames are then decoded, inpainted and encoded as they come, and the video is ne
 
 import logging
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.data import Clip, Fingerprint, Survey, load, survey
@@ -20,15 +23,16 @@ from experiments.data.background_io import ReadAhead, WriteBehind
 from experiments.data.weights import load_networks
 from experiments.measure.first_run import first_run, watched_run
 from experiments.measure.timing import wait_for
-from experiments.record.outputs import VIDEO, write_result, write_timed
+from experiments.record.outputs import VIDEO, frame_path, write_result, write_timed
 from experiments.record.record import Record, describe_data, describe_weights
 from experiments.record.sections import describe_cost
+from experiments.record.stream_state import PartKeeper, goes_on
 from experiments.record.types import Cost, Data, Video
 from propainter import Clip as Inputs
-from propainter import Pipeline, Schedule
-from propainter.inference.shots import Shot, stream_shots
-from propainter.inference.streaming import Part, Streaming
-from propainter.io.fragmented_writer import partial_path
+from propainter import InputError, Pipeline, Schedule
+from propainter.inference.shots import FrameStream, Shot, stream_shots
+from propainter.inference.streaming import Checkpoint, Part, Streaming
+from propainter.io.fragmented_writer import count_frames, partial_path
 from variants import build_pipeline
 from variants.residency import frame_by_frame
 
@@ -59,6 +63,10 @@ def inpaint_once(
     known = survey(source)
     record.data = describe_data(source, known.hole_fraction)
     if known.first_hole is None:
+        if goes_on(cfg, folder):
+            raise InputError(
+                "the masks have no hole, and those of the run that was stopped have one; give the same masks"
+            )
         record.data["fingerprint"], record.video = copy_frames(source, folder, cfg.output)
         record.reason = NO_HOLE
         return
@@ -66,10 +74,16 @@ def inpaint_once(
     record.weights = describe_weights(weights)
     pipeline = build_pipeline(networks.to(device), schedule, cfg)
     record.quality_reason = NO_REFERENCE
+    assert record.environment is not None and record.run is not None
+    overrides = HydraConfig.get().overrides.task
+    keeper = PartKeeper(folder, cfg, record.environment, weights.fingerprint, overrides)
     streaming, why_not = frame_by_frame(pipeline)
     if streaming is not None:
+        if keeper.stopped is not None:
+            record.run["resumed_from"] = list(keeper.resumed_from)
+            log.info("the run goes on from frame %d of %d", keeper.first, source.num_frames)
         record.data, record.video, cost = stream(
-            source, known, pipeline, streaming, folder, cfg.output, limit_bytes=limit_bytes
+            source, known, pipeline, streaming, folder, cfg.output, keeper, limit_bytes=limit_bytes
         )
         record.add_cost(cost)
         return
@@ -104,14 +118,18 @@ def stream(
     streaming: Streaming,
     folder: Path,
     output: DictConfig,
+    keeper: PartKeeper,
     *,
     limit_bytes: int | None,
 ) -> tuple[Data, Video, Cost]:
     """Inpaint a clip frame by frame into `folder`; an error leaves the frames so far in `inpainted.partial.mp4`.
 
+    Times of a run that goes on are unknown: it was stopped in between.
+
     Args:
         known: of its masks.
         output: the config's `output`.
+        keeper: knows where the run goes on, and saves where it could.
         limit_bytes: the memory that the run is held to.
 
     Returns:
@@ -119,7 +137,10 @@ def stream(
 
     Raises:
         NonFiniteError: naming the first stage whose output is not finite.
+        InputError: the input is not that of the run that goes on, or its files are gone.
     """
+    if keeper.first:
+        _check_written(folder, keeper.first, frames=output.frames)
     fingerprint = Fingerprint((clip.num_frames, clip.height, clip.width, 3))
     start = time.perf_counter()
     shots = plan_shots(clip, known, pipeline)
@@ -129,7 +150,7 @@ def stream(
     def work() -> tuple[float, np.ndarray]:
         nonlocal whole_s, video
         start = time.perf_counter()
-        seconds, video = _run(clip, fingerprint, pipeline, streaming, shots, folder, output)
+        seconds, video = _run(clip, fingerprint, pipeline, streaming, shots, folder, output, keeper)
         whole_s += time.perf_counter() - start
         return seconds, np.empty((0, clip.height, clip.width, 3), np.uint8)
 
@@ -142,6 +163,12 @@ def stream(
         raise
     cost = describe_cost(first, clip.num_frames, limit_bytes=limit_bytes)
     cost["latency"]["end_to_end_s"] = whole_s
+    if keeper.first:
+        latency = cost["latency"]
+        latency["first_s"] = latency["compile_s"] = latency["end_to_end_s"] = None
+        for stage in cost["stages"].values():
+            stage["median_s"] = None
+    keeper.done()
     return describe_data(clip, known.hole_fraction, _with_masks(fingerprint, clip)), video, cost
 
 
@@ -156,6 +183,22 @@ def plan_shots(clip: Clip, known: Survey, pipeline: Pipeline) -> list[Shot] | No
     return pipeline.plan_shots(clip.frames(), known.rectangles, size, clip.flow_masks() is not None)
 
 
+def _check_written(folder: Path, count: int, *, frames: bool) -> None:
+    """Check that an earlier run's first frames are there.
+
+    Raises:
+        InputError: some are not.
+    """
+    video = partial_path(folder / VIDEO)
+    there = count_frames(video) if video.exists() else 0
+    if there < count:
+        raise InputError(f"{video} has {there} of the {count} frames that were finished; run it anew without resume")
+    for number in range(count if frames else 0):
+        picture = frame_path(folder, number)
+        if not picture.exists() or not picture.stat().st_size:
+            raise InputError(f"{picture} is gone or empty; run it anew without resume")
+
+
 def _run(
     clip: Clip,
     fingerprint: Fingerprint,
@@ -164,20 +207,22 @@ def _run(
     shots: list[Shot] | None,
     folder: Path,
     output: DictConfig,
+    keeper: PartKeeper,
 ) -> tuple[float, Video]:
     """Return the seconds until the last frame was inpainted, and the record's `video`; all is written by then."""
     size = clip.height, clip.width
-    inpaint = partial(streaming.frames, pipeline)
-    if shots is not None:
-        inpaint = partial(stream_shots, inpaint, shots)
+    inpaint = _from_where_it_goes_on(pipeline, streaming, shots, keeper)
     sections: list[Video] = []
 
     def write(images: Iterator[np.ndarray]) -> None:
-        sections.append(write_result(folder, clip, images, output, growing=True))
+        watched = keeper.watched(images, partial_path(folder / VIDEO))
+        kept, ends = keeper.first, keeper.ends
+        section = write_result(folder, clip, watched, output, growing=True, keep_frames=kept, part_ends=ends)
+        sections.append(section)
 
     start = time.perf_counter()
     with (
-        ReadAhead(_parts(clip, fingerprint), QUEUED_FRAMES, "decode") as parts,
+        ReadAhead(_parts(clip, fingerprint, keeper), QUEUED_FRAMES, "decode") as parts,
         WriteBehind(write, QUEUED_FRAMES, "encode") as written,
         closing(inpaint(clip.num_frames, size, parts)) as images,
     ):
@@ -185,14 +230,44 @@ def _run(
             written(image)
         wait_for(pipeline.networks.device)
         seconds = time.perf_counter() - start
+        deque(parts, maxlen=0)  # a run that was stopped after the last frame has read too few for the fingerprint
     return seconds, sections[0]
 
 
-def _parts(clip: Clip, fingerprint: Fingerprint) -> Iterator[Part]:
+def _from_where_it_goes_on(
+    pipeline: Pipeline, streaming: Streaming, shots: list[Shot] | None, keeper: PartKeeper
+) -> FrameStream:
+    """Return what inpaints the clip, or its shots, from the keeper's first frame on."""
+
+    def run(start: int, stop: int, size: tuple[int, int], parts: Iterable[Part]) -> Generator[np.ndarray, None, None]:
+        def keep(checkpoint: Checkpoint) -> None:
+            keeper.add(min(start + checkpoint.finished, stop), checkpoint)
+
+        # A shot of one frame is given twice.
+        num_frames, after = max(2, stop - start), keeper.checkpoint if start < keeper.first else None
+        return streaming.frames(pipeline, num_frames, size, parts, after=after, on_checkpoint=keep)
+
+    if shots is None:
+        return lambda num_frames, *video: run(0, num_frames, *video)
+    left = iter([shot for shot in shots if shot.stop > keeper.first])
+
+    def run_next(num_frames: int, *video: Any) -> Generator[np.ndarray, None, None]:
+        shot = next(left)
+        return run(shot.start, shot.stop, *video)
+
+    return partial(stream_shots, run_next, shots, skip=keeper.first)
+
+
+def _parts(clip: Clip, fingerprint: Fingerprint, keeper: PartKeeper) -> Iterator[Part]:
+    holes = Fingerprint((clip.num_frames, clip.height, clip.width))
     flow_masks = clip.flow_masks()
     everything = zip(clip.frames(), clip.masks(), repeat(None) if flow_masks is None else flow_masks)  # noqa: B905
-    for frame, mask, flow_mask in everything:
+    for count, (frame, mask, flow_mask) in enumerate(everything, 1):
         fingerprint.add(frame)
+        for hole in (mask, flow_mask):
+            if hole is not None:
+                holes.add(hole)
+        keeper.add_inputs(count, f"{fingerprint} {holes}")
         yield frame, mask, flow_mask
 
 

@@ -135,7 +135,12 @@ def inpaint_shots(inpaint: Callable[[Shot, Clip], np.ndarray], clip: Clip, shots
 
 
 def stream_shots(
-    run: FrameStream, shots: Sequence[Shot], num_frames: int, size: tuple[int, int], parts: Iterable[Part]
+    run: FrameStream,
+    shots: Sequence[Shot],
+    num_frames: int,
+    size: tuple[int, int],
+    parts: Iterable[Part],
+    skip: int = 0,
 ) -> Generator[np.ndarray, None, None]:
     """Yield what `inpaint_shots` gives, frame by frame, as the parts of the video come.
 
@@ -147,36 +152,49 @@ def stream_shots(
         num_frames: length of the video.
         size: H and W of its frames.
         parts: of every frame of the video.
+        skip: number of frames that are left out at the video's beginning. Shots among them are not run. The run of the
+            first other shot is expected to leave them out by itself.
 
     Raises:
         InputError: there are fewer parts than `num_frames`.
     """
     source, done = iter(parts), 0
     for shot in shots:
-        yield from (frame for frame, _, _ in _take(source, done, shot.start))
-        yield from _stream_shot(run, shot, size, source)
+        stop = shot.start if shot.stop > skip else shot.stop
+        yield from _take_frames(source, done, stop, skip)
+        if shot.stop > skip:
+            yield from _stream_shot(run, shot, size, source, max(0, skip - shot.start))
         done = shot.stop
-    yield from (frame for frame, _, _ in _take(source, done, num_frames))
+    yield from _take_frames(source, done, num_frames, skip)
 
 
-def _stream_shot(run: FrameStream, shot: Shot, size: tuple[int, int], source: Iterator[Part]) -> Iterator[np.ndarray]:
+def _stream_shot(
+    run: FrameStream, shot: Shot, size: tuple[int, int], source: Iterator[Part], skip: int
+) -> Iterator[np.ndarray]:
     waiting: deque[np.ndarray] = deque()
     where, count, is_cropped = (shot.rows, shot.columns), shot.stop - shot.start, shot.size != tuple(size)
 
     def cropped() -> Iterator[Part]:
-        for frame, mask, flow_mask in _take(source, shot.start, shot.stop):
-            if is_cropped:
+        for number, (frame, mask, flow_mask) in enumerate(_take(source, shot.start, shot.stop)):
+            if is_cropped and number >= skip:
                 waiting.append(frame)
             part = frame[where], mask[where], None if flow_mask is None else flow_mask[where]
             yield from [part] * (2 if count == 1 else 1)
 
     with closing(run(max(2, count), shot.size, cropped())) as images:
-        for image in islice(images, count):
+        for image in islice(images, count - skip):
             if is_cropped:
                 pasted = waiting.popleft().copy()
                 pasted[where] = image
                 image = pasted
             yield image
+
+
+def _take_frames(source: Iterator[Part], start: int, stop: int, skip: int) -> Iterator[np.ndarray]:
+    """Yield the frames `start` to `stop` but for the first `skip` of the video."""
+    for number, (frame, _, _) in enumerate(_take(source, start, stop), start):
+        if number >= skip:
+            yield frame
 
 
 def _take(source: Iterator[Part], start: int, stop: int) -> Iterator[Part]:

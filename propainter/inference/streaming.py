@@ -47,13 +47,14 @@ None is the mask dilated by the schedule."""
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Hold what a run needs, besides the video, to go on after a group of windows.
+    """Hold what a run needs to go on after a group of windows, besides the video itself from its beginning.
 
     Attributes:
         windows: number of predicted windows.
         needed: frames that these windows needed, counted from the video's first.
         finished: number of finished frames.
-        unfinished: composites at the process size, uint8 [n, h, w, 3], of the next frames, which a later window fills.
+        unfinished: predictions at the process size, uint8 [n, h, w, 3], of the next frames, which a later window fills;
+            0 outside the hole.
     """
 
     windows: int
@@ -91,14 +92,25 @@ class Streaming:
         return result
 
     def frames(
-        self, pipeline: "Pipeline", num_frames: int | None, size: tuple[int, int], parts: Iterable[Part]
+        self,
+        pipeline: "Pipeline",
+        num_frames: int | None,
+        size: tuple[int, int],
+        parts: Iterable[Part],
+        *,
+        after: Checkpoint | None = None,
+        on_checkpoint: Callable[[Checkpoint], object] = lambda checkpoint: None,
     ) -> Generator[np.ndarray, None, None]:
         """Yield the finished frames in order, uint8 [H, W, 3], each as soon as no later window fills it.
 
-        Arguments and errors are those of `groups`.
+        Other arguments and errors are those of `groups`.
+
+        Args:
+            on_checkpoint: called with each checkpoint, before the first of the frames that complete it is yielded.
         """
-        with closing(self.groups(pipeline, num_frames, size, parts)) as groups:
-            for images, _ in groups:
+        with closing(self.groups(pipeline, num_frames, size, parts, after)) as groups:
+            for images, checkpoint in groups:
+                on_checkpoint(checkpoint)
                 yield from images
 
     @torch.inference_mode()
@@ -117,7 +129,9 @@ class Streaming:
             num_frames: length of the video, at least 2; None where it is unknown: the video is then as long as `parts`.
             size: H and W, of at least 128.
             parts: `num_frames` parts, read one by one as the stages need them.
-            after: of an earlier run with the same pipeline and video: the first group is the one after it.
+            after: of an earlier run with the same pipeline and video, of known length: the first group is the one after
+                it. The result is bit-equal, but where a variant keeps features over groups (`reuse`): these are encoded
+                again, in other batches.
 
         Raises:
             InputError: there are fewer parts, or a frame has another size.
@@ -213,8 +227,8 @@ class _Run:
             for done in pipeline.window_loop(scene.windows, predict, _OffsetSink(compositor, begin - first)):
                 pipeline.observer.progress("generation", self.predicted + done, total)
             images = compositor.result()
-            self.unfinished = images[finished:].copy()
-            images = resize_back(images[:finished], self.size)
+            self.unfinished = images[finished:] * holes[finished:, ..., None]
+            images = resize_back(images[:finished], self.size) if finished else np.empty((0, *self.size, 3), np.uint8)
         self.predicted += len(windows)
         self._drop_unread()
         return images

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 from support.command_line import CHEAP, ROOT
 from support.fake_stages import SHORT, features_of_everything, pair_flow, predict_from_everything
@@ -16,6 +17,8 @@ from support.videos import decoded
 
 from experiments.data import Fingerprint, load, sample_clip, survey
 from experiments.record.outputs import write_result
+from experiments.record.stream_state import STATE, PartKeeper
+from experiments.system.environment import describe
 from experiments.tasks import inpaint_streaming as stream_module
 from experiments.tasks.inpaint_streaming import stream
 from propainter import InputError, Pipeline
@@ -56,9 +59,11 @@ def pipeline(networks, monkeypatch) -> Pipeline:
 class TestJob:
     clip = sample_clip(20, 128, 128)
 
-    def run(self, pipeline, folder, clip=clip, **options):
+    def run(self, pipeline, folder, clip=clip, resume=None, cfg=None, weights="seeded", **options):
         options = {"output": OUTPUT, "limit_bytes": None, **options}
-        data, video, cost = stream(clip, survey(clip), pipeline, Streaming({}), folder, **options)
+        environment = describe(torch.device("cpu"))
+        keeper = PartKeeper(folder, OmegaConf.create({"resume": resume, **(cfg or {})}), environment, weights, [])
+        data, video, cost = stream(clip, survey(clip), pipeline, Streaming({}), folder, keeper=keeper, **options)
         return {"data": data, "video": video, **cost}
 
     @pytest.mark.slow
@@ -101,11 +106,118 @@ class TestJob:
         assert len(decoded(tmp_path / "inpainted.partial.mp4")) == finished
         assert "inpainted.partial.mp4" in caplog.text
 
+    def interrupt(self, pipeline, window: int):
+        """Let the pipeline be interrupted at this window of its run."""
+        calls = []
+
+        def predictor(*given):
+            predict = predict_from_everything(*given)
+
+            def counted(window_):
+                calls.append(window_)
+                if len(calls) == window:
+                    raise KeyboardInterrupt
+                return predict(window_)
+
+            return counted
+
+        pipeline.predictor = predictor
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("cuts", [None, (1, 9, 10)])
+    def test_goes_on_after_every_interruption(self, pipeline, tmp_path, cuts):
+        """Also within a shot and between shots; a shot of one frame is among them."""
+        if cuts is not None:
+            pipeline.scene_detector = lambda frames, count: cuts
+        expected = self.run(pipeline, tmp_path / "whole")
+        for resume in (None, *[True] * 30):
+            self.interrupt(pipeline, 4)
+            try:
+                sections = self.run(pipeline, tmp_path / "parts", resume=resume)
+                break
+            except KeyboardInterrupt:
+                assert (tmp_path / "parts" / STATE).exists() or resume is None
+        assert resume
+        for path in (tmp_path / "whole").rglob("*.*"):
+            assert (tmp_path / "parts" / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes()
+        assert sections["data"] == expected["data"]
+        assert sections["latency"]["first_s"] is None
+        assert not (tmp_path / "parts" / STATE).exists()
+
+    @pytest.mark.slow
+    def test_goes_on_after_its_last_frame(self, pipeline, tmp_path, monkeypatch):
+        """What is left is the final file."""
+        expected = self.run(pipeline, tmp_path / "whole")
+
+        def full(*given):
+            raise OSError("no space left")
+
+        folder = tmp_path / "parts"
+        with monkeypatch.context() as patch:
+            patch.setattr("propainter.io.fragmented_writer.copy_video", full)
+            patch.setattr("experiments.record.outputs._tracks", lambda *given: None)
+            with pytest.raises(OSError, match="no space left"):
+                self.run(pipeline, folder)
+        assert (folder / STATE).exists()
+        sections = self.run(pipeline, folder, resume=True)
+        assert sections["data"] == expected["data"]
+        assert sections["video"] == expected["video"]
+        assert (folder / "inpainted.mp4").read_bytes() == (tmp_path / "whole" / "inpainted.mp4").read_bytes()
+
+    @pytest.fixture
+    def stopped(self, pipeline, tmp_path):
+        self.interrupt(pipeline, 8)
+        with pytest.raises(KeyboardInterrupt):
+            self.run(pipeline, tmp_path)
+        pipeline.predictor = predict_from_everything
+        return tmp_path
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("changes", "named"),
+        [
+            (
+                {"clip": sample_clip(20, 128, 128, seed=1)},
+                "the first .* frames or their masks are not those of the run",
+            ),
+            (
+                {"cfg": {"schedule": {"ref_stride": 3}}},
+                "schedule.ref_stride is 3 now, and the run .* has None; leave it",
+            ),
+            ({"weights": "pretrained"}, "the weights' fingerprint is pretrained now, and the run .* has seeded"),
+        ],
+    )
+    def test_goes_on_with_nothing_else(self, pipeline, stopped, changes, named):
+        before = {path: path.read_bytes() for path in stopped.rglob("*.*")}
+        with pytest.raises(InputError, match=named):
+            self.run(pipeline, stopped, resume=True, **changes)
+        after = {path: path.read_bytes() for path in stopped.rglob("*.*")}
+        assert {path for path in before if path not in after} == set()
+        assert after[stopped / STATE] == before[stopped / STATE]
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("lost", ["inpainted.partial.mp4", "frames/00001.png"])
+    def test_does_not_go_on_without_its_files(self, pipeline, stopped, lost):
+        (stopped / lost).unlink()
+        with pytest.raises(InputError, match="run it anew without resume"):
+            self.run(pipeline, stopped, resume=True)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("content", [b"", b"PK"])
+    def test_a_damaged_state_is_named(self, pipeline, stopped, content):
+        (stopped / STATE).write_bytes(content)
+        with pytest.raises(InputError, match=rf"{STATE} can't be read \(.*remove it"):
+            self.run(pipeline, stopped, resume=True)
+
+    @pytest.mark.slow
+    def test_the_state_is_small(self, pipeline, stopped):
+        assert (stopped / STATE).stat().st_size < 60_000
+
     def test_a_frame_that_cannot_be_read(self, pipeline, tmp_path, monkeypatch):
         parts = stream_module._parts
 
-        def torn(clip, fingerprint: Fingerprint):
-            for number, part in enumerate(parts(clip, fingerprint)):
+        def torn(clip, fingerprint: Fingerprint, keeper: PartKeeper):
+            for number, part in enumerate(parts(clip, fingerprint, keeper)):
                 if number == 15:
                     raise InputError("the file is cut off")
                 yield part

@@ -69,7 +69,7 @@ def test_a_damaged_file_of_the_suite_is_named(suite, name, content):
 @pytest.mark.parametrize(
     ("name", "more", "named"),
     [
-        ("nowhere", [], "which is not there; give the folder of a suite or a sweep"),
+        ("nowhere", [], "which is not there; give the folder of a suite, a sweep or a streaming run"),
         ("file", [], "which is a file"),
         ("empty", [], "which holds nothing that can go on"),
         ("single", [], "the folder of a single run, which can't go on; run its command again"),
@@ -84,6 +84,43 @@ def test_what_cannot_go_on(folder, suite, tmp_path, name, more, named):
     (tmp_path / "single" / "record.json").touch()
     with pytest.raises(InputError, match=named):
         resume(f"resume='{tmp_path}/{name}'", *more)
+
+
+@pytest.fixture
+def streamed(tmp_path):
+    """A streaming run's folder, before a part of it was whole."""
+    folder = tmp_path / "streamed"
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "config.yaml").write_text(
+        "task: {_target_: experiments.tasks.inpaint.run}\nresidency: {_target_: variants.residency.streaming}\n"
+        "measure: {max_samples: 0, reference: false}\n"
+    )
+    (folder / ".hydra" / "overrides.yaml").write_text("- residency=streaming\n- isolate=false\n- weights=seeded\n")
+    return folder
+
+
+def test_a_streaming_run_goes_on_as_it_was_started_but_for_what_is_typed(streamed):
+    where = f"hydra.run.dir='{streamed}'"
+    told = ["residency=streaming", f"resume={streamed}", "weights=auto", where]
+    assert resume(f"resume={streamed}", "weights=auto") == told
+    with pytest.raises(InputError, match="leave out -m"):
+        resume("-m", f"resume={streamed}")
+
+
+def test_a_complete_streaming_run_has_nothing_to_do(streamed, bench):
+    (streamed / "record.json").write_text('{"status": "ok"}')
+    done = bench(f"resume={streamed}", f"hydra.run.dir={streamed}")
+    assert done.code == 0
+    assert done.out == f"the run in {streamed} is complete; nothing to do\n"
+    (streamed / "record.json").write_text('{"status": "failed"}')
+    assert resume(f"resume={streamed}")
+
+
+def test_a_run_that_was_measured_does_not_go_on(streamed):
+    config = streamed / ".hydra" / "config.yaml"
+    config.write_text(config.read_text().replace("max_samples: 0", "max_samples: 3"))
+    with pytest.raises(InputError, match="the folder of a single run, which can't go on"):
+        resume(f"resume={streamed}")
 
 
 def test_is_for_sweeps(bench, folder):
