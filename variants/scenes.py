@@ -145,6 +145,8 @@ def read_cuts(path: Path) -> list[int]:
 
 
 def _report(pipeline: Pipeline, about: dict[str, str], cuts: list[int]) -> list[int]:
-    pipeline.effective["scenes"] = {**about, "cuts": cuts}
-    log.info("scene cuts at frames: %s", ", ".join(map(str, cuts)) or "none")
+    before, found = pipeline.effective.get("scenes"), {**about, "cuts": cuts}
+    if found != before:  # said once, not in each timed run
+        log.info("scene cuts at frames: %s", ", ".join(map(str, cuts)) or "none")
+    pipeline.effective["scenes"] = found
     return cuts
