@@ -111,7 +111,9 @@ def _is_cut(near: Sequence[np.ndarray], position: int, threshold: float, contras
 
 def _thumbnail(frame: np.ndarray) -> np.ndarray:
     """Return float32 [18, 32, 3], 0 to 100, on a scale that raises differences in the dark."""
-    small = np.asarray(Image.fromarray(frame).resize(THUMBNAIL, Image.Resampling.BOX), np.float32)
+    step = max(1, min(frame.shape[0] // 144, frame.shape[1] // 256))  # some pixels of a large frame are enough
+    sampled = np.ascontiguousarray(frame[::step, ::step])
+    small = np.asarray(Image.fromarray(sampled).resize(THUMBNAIL, Image.Resampling.BOX), np.float32)
     return 100 * (np.sqrt(small + 16) - 4) / (np.sqrt(255 + 16) - 4)
 
 

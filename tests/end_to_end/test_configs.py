@@ -57,6 +57,7 @@ def test_defaults_are_the_published():
     assert dict(composed("preset=published").hydra.runtime.choices) | {"preset": None} == choices | {"preset": None}
 
 
+@pytest.mark.slow
 def test_shots_are_found_where_nothing_is_measured_unless_asked_otherwise():
     chosen = {
         overrides: composed(*overrides).hydra.runtime.choices["scenes"]

@@ -79,6 +79,7 @@ class TestJob:
         assert sections["memory"]["peak_bytes"] > 0
         assert set(sections["effective"]["tf32"]) == {"flow", "completion", "propagation", "generation"}
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("with_region", [False, True])
     def test_shots_are_the_same_as_in_memory(self, pipeline, tmp_path, with_region):
         (tmp_path / "cuts.txt").write_text("1\n9\n")
