@@ -60,7 +60,6 @@ class HoleRegion:
                 margins += [part.start - around.start] * (around.start > 0)
                 margins += [around.stop - part.stop] * (around.stop < side)
         computed = sum((shot.stop - shot.start) * shot.size[0] * shot.size[1] for shot in chosen)
-        self._warned = False
         self._effective["region"] = {
             "kind": "hole",
             "rectangles": [

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -51,22 +52,25 @@ def auto(pipeline: Pipeline, threshold: float = 5, contrast: float = 2.5, min_fr
 
 
 def from_file(pipeline: Pipeline, path: str | Path | None = None) -> Pipeline:
-    """Read cuts from a file; see `read_cuts`. `effective["scenes"]` is as in `auto`, with `path` for `detector`.
+    """Read cuts from a file; see `read_cuts`.
 
-    Cuts after the end of the clip are left out, with a warning.
+    `effective["scenes"]` is as in `auto`, with `path` for `detector`, and with `after_end`, the number of cuts that are
+    left out since they are after the end of the clip. They are a warning.
 
     Raises:
         InputError: the file is missing or has something else.
     """
     if path is None:
         raise InputError("scenes=file needs a file of cuts; give scenes.path=cuts.txt")
-    known = read_cuts(Path(path).expanduser())
+    known, warned = read_cuts(Path(path).expanduser()), set()
 
     def detect(frames: Iterable[np.ndarray], count: int) -> list[int]:
         cuts = [cut for cut in known if cut < count]
-        if len(cuts) < len(known):
-            log.warning("%d cuts of %s are after the last of %d frames", len(known) - len(cuts), path, count)
-        return _report(pipeline, {"kind": "file", "path": str(path)}, cuts)
+        after_end = len(known) - len(cuts)
+        if after_end and count not in warned:  # once, not in each timed run
+            warned.add(count)
+            log.warning("%d of the %d cuts in %s are after the last of %d frames", after_end, len(known), path, count)
+        return _report(pipeline, {"kind": "file", "path": str(path), "after_end": after_end}, cuts)
 
     pipeline.scene_detector = detect
     return pipeline
@@ -111,7 +115,9 @@ def _is_cut(near: Sequence[np.ndarray], position: int, threshold: float, contras
 
 def _thumbnail(frame: np.ndarray) -> np.ndarray:
     """Return float32 [18, 32, 3], 0 to 100, on a scale that raises differences in the dark."""
-    small = np.asarray(Image.fromarray(frame).resize(THUMBNAIL, Image.Resampling.BOX), np.float32)
+    step = max(1, min(frame.shape[0] // 144, frame.shape[1] // 256))  # some pixels of a large frame are enough
+    sampled = np.ascontiguousarray(frame[::step, ::step])
+    small = np.asarray(Image.fromarray(sampled).resize(THUMBNAIL, Image.Resampling.BOX), np.float32)
     return 100 * (np.sqrt(small + 16) - 4) / (np.sqrt(255 + 16) - 4)
 
 
@@ -144,7 +150,9 @@ def read_cuts(path: Path) -> list[int]:
     return sorted(cut for cut in cuts if cut > 0)
 
 
-def _report(pipeline: Pipeline, about: dict[str, str], cuts: list[int]) -> list[int]:
-    pipeline.effective["scenes"] = {**about, "cuts": cuts}
-    log.info("scene cuts at frames: %s", ", ".join(map(str, cuts)) or "none")
+def _report(pipeline: Pipeline, about: dict[str, Any], cuts: list[int]) -> list[int]:
+    before, found = pipeline.effective.get("scenes"), {**about, "cuts": cuts}
+    if found != before:  # said once, not in each timed run
+        log.info("scene cuts at frames: %s", ", ".join(map(str, cuts)) or "none")
+    pipeline.effective["scenes"] = found
     return cuts

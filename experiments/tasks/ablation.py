@@ -3,6 +3,7 @@
 import logging
 import math
 import statistics
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ def run(cfg: DictConfig, pairs: int, settings: dict[str, Any], groups: list[str]
 
     Args:
         pairs: runs of each side that are timed, after one that is not.
-        settings: option -> settings that differ from its YAML here (`compile.default` -> {components: [decoder]}).
+        settings: option -> settings that differ from its YAML here (`compile.default` -> {components: [decoder]}); None
+            leaves the option out.
         groups: some of `variants.GROUPS`; None for all.
     """
     return run_task("matrix", lambda: _findings(cfg, pairs, groups or list(GROUPS), settings))
@@ -45,11 +47,16 @@ def _findings(cfg: DictConfig, pairs: int, groups: list[str], settings: dict[str
     return Findings(document, table(rows), "ok" if runs else "failed")
 
 
-def _rows(setup: Setup, pairs: int, groups: list[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
+def options_of(groups: Iterable[str], settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the options of these groups that are to run, each with its group."""
     options = [(g, path.stem) for g in groups for path in sorted((CONF / g).glob("*.yaml"))]
+    return [(g, option) for g, option in options if settings.get(f"{g}.{option}", {}) is not None]
+
+
+def _rows(setup: Setup, pairs: int, groups: list[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
     published = setup.pipeline()
     rows = []
-    for group, option in tqdm(options, desc="options", disable=None):
+    for group, option in tqdm(options_of(groups, settings), desc="options", disable=None):
         node = OmegaConf.merge(OmegaConf.load(CONF / group / f"{option}.yaml"), settings.get(f"{group}.{option}", {}))
         row: dict[str, Any] = {"group": group, "option": option, "status": "ok", "reason": None}
         try:

@@ -57,6 +57,21 @@ def test_defaults_are_the_published():
     assert dict(composed("preset=published").hydra.runtime.choices) | {"preset": None} == choices | {"preset": None}
 
 
+@pytest.mark.slow
+def test_shots_are_found_where_nothing_is_measured_unless_asked_otherwise():
+    chosen = {
+        overrides: composed(*overrides).hydra.runtime.choices["scenes"]
+        for overrides in [
+            ("measure=none",),
+            ("measure=none", "preset=fast_plan"),
+            ("measure=none", "preset=published"),
+            ("measure=none", "scenes=none"),
+            ("measure=standard",),
+        ]
+    }
+    assert list(chosen.values()) == ["auto", "auto", "none", "none", "none"]
+
+
 @pytest.mark.parametrize("group", CONF_GROUPS)
 def test_options_page_has_every_option_with_its_sentence_and_every_key(group):
     page = (ROOT / "docs" / "options.md").read_text()

@@ -24,6 +24,8 @@ from experiments.tasks.inpaint_streaming import stream
 from propainter import InputError, Pipeline
 from propainter.inference.streaming import Streaming
 from propainter.io.images import read_image
+from variants.region import hole
+from variants.scenes import from_file
 
 OUTPUT = OmegaConf.create({"frames": True, "pix_fmt": "yuv420p", "audio": "copy"})
 
@@ -81,6 +83,22 @@ class TestJob:
         assert latency["median_s"] is None
         assert sections["memory"]["peak_bytes"] > 0
         assert set(sections["effective"]["tf32"]) == {"flow", "completion", "propagation", "generation"}
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("with_region", [False, True])
+    def test_shots_are_the_same_as_in_memory(self, pipeline, tmp_path, with_region):
+        (tmp_path / "cuts.txt").write_text("1\n9\n")
+        pipeline = from_file(pipeline, tmp_path / "cuts.txt")
+        clip = sample_clip(12, 136, 160)
+        if with_region:
+            pipeline = hole(pipeline, margin=8, share=0)
+        sections = self.run(pipeline, tmp_path, clip)
+        loaded = load(clip)
+        pictures = [read_image(tmp_path / "frames" / f"{number:05d}.png") for number in range(12)]
+        assert np.array_equal(pictures, pipeline(loaded.frames, loaded.masks))
+        assert sections["data"]["fingerprint"] == loaded.fingerprint
+        assert sections["effective"]["scenes"]["cuts"] == [1, 9]
+        assert ("region" in sections["effective"]) == with_region
 
     def test_interrupted(self, pipeline, tmp_path, caplog):
         """The frames that were finished by then, and no others."""

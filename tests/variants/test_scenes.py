@@ -119,8 +119,9 @@ def test_cuts_after_the_end_are_named(tmp_path, narrow, caplog):
     pipeline = from_file(Pipeline(narrow, QUICK), path)
     video, masks = clip(4)
     result = pipeline(video, masks)
-    assert pipeline.effective["scenes"] == {"kind": "file", "path": str(path), "cuts": [2]}
-    assert "1 cuts of" in caplog.text
+    assert pipeline.effective["scenes"] == {"kind": "file", "path": str(path), "after_end": 1, "cuts": [2]}
+    pipeline(video, masks)
+    assert caplog.text.count("1 of the 2 cuts in") == 1
     assert np.array_equal(result[2:], Pipeline(narrow, QUICK)(video[2:], masks[2:]))
 
 

@@ -85,6 +85,7 @@ def test_a_shot_that_is_all_hole_joins_its_neighbour(caplog):
     assert [shot[:2] for shot in plan_shots(holes[2:], (128, 128), 4, [1, 2])] == [(0, 4)]
 
 
+@pytest.mark.slow
 def test_each_shot_is_inpainted_by_itself(narrow):
     video, masks = clip(6)
     cut = Pipeline(narrow, QUICK, scene_detector=cuts_at(2, 5, 6))(video, masks)
@@ -108,12 +109,14 @@ def test_a_shot_without_a_hole_is_not_inpainted(narrow):
     assert np.array_equal(result[3:], video[3:])
 
 
+@pytest.mark.slow
 def test_a_region_of_the_whole_frame_is_the_published_output(narrow):
     video, masks = clip(4)
     expected = Pipeline(narrow, QUICK)(video, masks)
     assert np.array_equal(Pipeline(narrow, QUICK, region=around_the_hole(500))(video, masks), expected)
 
 
+@pytest.mark.slow
 def test_a_region_is_inpainted_as_a_clip_of_its_own(narrow):
     video, masks = clip(4, 150, 300)
     result = Pipeline(narrow, QUICK, region=around_the_hole(8))(video, masks)
@@ -136,6 +139,7 @@ def test_flow_masks_are_cut_too(narrow):
     assert np.array_equal(result[3:], Pipeline(narrow, QUICK)(video[3:], masks[3:], flow_masks[3:]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("region", [None, around_the_hole(8)])
 def test_streamed_shots_are_the_same(narrow, region):
     video, masks = clip(9, 144, 160, hole=range(1, 7))
