@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice, pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,10 +13,10 @@ from propainter.errors import InputError
 from propainter.inference.interfaces import Clip
 from propainter.inference.preparation import MIN_SIDE
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from propainter.inference.streaming import Part
 
-Part = tuple[np.ndarray, np.ndarray, np.ndarray | None]
-"""A frame, its mask and its flow mask; see `propainter.inference.streaming.Part`."""
+log = logging.getLogger(__name__)
 
 
 class Hole(NamedTuple):
@@ -53,7 +53,7 @@ Region = Callable[[Sequence[Shot], tuple[int, int]], Sequence[Shot]]
 """Choose rectangles: (shots with the rectangles of their dilated holes, H and W) -> the same shots with rectangles that
 contain these. Each side is at least `MIN_SIDE`."""
 
-FrameStream = Callable[[int, tuple[int, int], Iterable[Part]], Generator[np.ndarray, None, None]]
+FrameStream = Callable[[int, tuple[int, int], Iterable["Part"]], Generator[np.ndarray, None, None]]
 """Inpaint a video frame by frame: (number of frames, H and W, parts) -> the frames, uint8 [H, W, 3]."""
 
 
@@ -139,7 +139,7 @@ def stream_shots(
     shots: Sequence[Shot],
     num_frames: int,
     size: tuple[int, int],
-    parts: Iterable[Part],
+    parts: Iterable["Part"],
     skip: int = 0,
 ) -> Generator[np.ndarray, None, None]:
     """Yield what `inpaint_shots` gives, frame by frame, as the parts of the video come.
@@ -169,12 +169,12 @@ def stream_shots(
 
 
 def _stream_shot(
-    run: FrameStream, shot: Shot, size: tuple[int, int], source: Iterator[Part], skip: int
+    run: FrameStream, shot: Shot, size: tuple[int, int], source: Iterator["Part"], skip: int
 ) -> Iterator[np.ndarray]:
     waiting: deque[np.ndarray] = deque()
     where, count, is_cropped = (shot.rows, shot.columns), shot.stop - shot.start, shot.size != tuple(size)
 
-    def cropped() -> Iterator[Part]:
+    def cropped() -> Iterator["Part"]:
         for number, (frame, mask, flow_mask) in enumerate(_take(source, shot.start, shot.stop)):
             if is_cropped and number >= skip:
                 waiting.append(frame)
@@ -190,14 +190,14 @@ def _stream_shot(
             yield image
 
 
-def _take_frames(source: Iterator[Part], start: int, stop: int, skip: int) -> Iterator[np.ndarray]:
+def _take_frames(source: Iterator["Part"], start: int, stop: int, skip: int) -> Iterator[np.ndarray]:
     """Yield the frames `start` to `stop` but for the first `skip` of the video."""
     for number, (frame, _, _) in enumerate(_take(source, start, stop), start):
         if number >= skip:
             yield frame
 
 
-def _take(source: Iterator[Part], start: int, stop: int) -> Iterator[Part]:
+def _take(source: Iterator["Part"], start: int, stop: int) -> Iterator["Part"]:
     """Yield the parts of frames `start` to `stop`."""
     for number in range(start, stop):
         part = next(source, None)

@@ -1,6 +1,7 @@
 """`propainter.inference.shots`: which parts are inpainted by themselves, and that they are."""
 
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -151,6 +152,27 @@ def test_streamed_shots_are_the_same(narrow, region):
     run = partial(Streaming({}).frames, pipeline)
     frames = list(stream_shots(run, shots, 9, (144, 160), zip(video, masks, [None] * 9, strict=True)))
     assert np.array_equal(frames, expected)
+
+
+def test_streamed_shots_leave_out_what_is_finished():
+    video, masks = clip(9, 128, 160)
+    shots = [Shot(*frames, slice(0, 128), slice(8, 136)) for frames in [(1, 2), (2, 5), (6, 8)]]
+
+    def streamed(skip: int) -> list[np.ndarray]:
+        left = iter([shot for shot in shots if shot.stop > skip])
+
+        def inverted(count, size, parts):
+            for frame, _, _ in islice(parts, max(0, skip - next(left).start), None):
+                yield 255 - frame
+
+        return list(stream_shots(inverted, shots, 9, (128, 160), zip(video, masks, [None] * 9, strict=True), skip))
+
+    expected = video.copy()
+    for shot in shots:
+        where = slice(shot.start, shot.stop), shot.rows, shot.columns
+        expected[where] = 255 - expected[where]
+    for skip in range(10):
+        assert np.array_equal(np.reshape(streamed(skip), (-1, *video.shape[1:])), expected[skip:])
 
 
 @settings(max_examples=20)
