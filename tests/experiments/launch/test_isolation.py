@@ -57,6 +57,8 @@ class TestWhatIsTyped:
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         assert OverridesParser.create().parse_override(typed[-3]).value() == str(folder)
+        again = command(["attention=sdpa"], folder, hydra, resume=True)[-1]
+        assert OverridesParser.create().parse_override(again).value() == str(folder)
 
     @pytest.mark.parametrize(
         ("isolate", "seconds", "sweep", "expected"),
