@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 def main(given: Sequence[str] | None = None) -> int:
     """Run a command; its exit code, or 2 with one sentence where it was given what can't be used."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    arguments = parser().parse_args(given)
+    arguments = parser().parse_args([_with_home(text) for text in (sys.argv[1:] if given is None else given)])
     try:
         return arguments.main(arguments)
     except InputError as error:
@@ -56,6 +56,12 @@ def main(given: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"{error}; check that the file or folder can be written to and has space left.", file=sys.stderr)
         return FAILED
+
+
+def _with_home(text: str) -> str:
+    """Return an argument with `~` as the home, after `--option=` too, where no shell expands it."""
+    option, equals, value = text.partition("=") if text.startswith("-") else ("", "", text)
+    return option + equals + os.path.expanduser(value)
 
 
 def _report(arguments: argparse.Namespace) -> int:

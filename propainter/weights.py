@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from propainter.errors import InputError
 from propainter.io.atomic import atomic_write
+from propainter.io.paths import expand_home
 from propainter.models.networks import (
     NETWORKS,
     Networks,
@@ -73,7 +74,7 @@ def empty_networks() -> Networks:
 def search_folders(directory: str | Path | None = None) -> list[Path]:
     """Return the folders to search, in order: the given one, $PROPAINTER_WEIGHTS, ./weights, torch's hub cache."""
     named = [directory, os.environ.get("PROPAINTER_WEIGHTS"), "weights"]
-    return [Path(folder).expanduser() for folder in named if folder] + [hub_folder()]
+    return [expand_home(folder) for folder in named if folder] + [hub_folder()]
 
 
 def hub_folder() -> Path:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from propainter.errors import InputError
 from propainter.inference.pipeline import Pipeline
+from propainter.io.paths import expand_home
 from propainter.validation import above_0, check_number, check_whole
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def from_file(pipeline: Pipeline, path: str | Path | None = None) -> Pipeline:
     """
     if path is None:
         raise InputError("scenes=file needs a file of cuts; give scenes.path=cuts.txt")
-    known, warned = read_cuts(Path(path).expanduser()), set()
+    known, warned = read_cuts(expand_home(path)), set()
 
     def detect(frames: Iterable[np.ndarray], count: int) -> list[int]:
         cuts = [cut for cut in known if cut < count]

@@ -9,10 +9,12 @@ import numpy as np
 from PIL import Image
 
 from experiments.data.clip import Clip
+from experiments.data.masks import LOSSLESS, MIXED, HoleReader, check_threshold, common_storage
 from experiments.data.outpaint import outpaint_clip, outpaint_scales
 from propainter.errors import InputError
-from propainter.io.images import IMAGE_SUFFIXES, list_images, read_mask
-from propainter.io.video import iterate_video, probe_video
+from propainter.io.images import IMAGE_SUFFIXES, LOSSLESS_THRESHOLD, LOSSY_THRESHOLD, is_lossless, list_images
+from propainter.io.paths import expand_home
+from propainter.io.video import is_lossless_video, iterate_video, probe_video
 from propainter.validation import above_0, check_number, check_whole
 
 ASPECT_TOLERANCE = 0.01
@@ -56,25 +58,30 @@ class VideoFile:
         return (self.convert(frame) for frame in iterate_video(self.path, at_most))
 
 
-def mask_files(path: str | Path) -> ImageFiles | VideoFile:
-    """Find masks in a folder of images, in one image for all frames, or in a video.
-
-    In an image every value but zero is hole. In a video only values above 127 (of 255, in any channel) are hole:
-    compression leaves small values where there was black.
+def mask_files(path: str | Path, threshold: int | None = None) -> ImageFiles | VideoFile:
+    """Find masks in a folder of images, in one image for all frames, or in a video; see `HoleReader` of `threshold`.
 
     Raises:
         InputError: `path` does not exist.
     """
-    path = Path(path)
+    path, reader = expand_home(path), HoleReader(threshold)
     if not path.exists():
         raise InputError(
             f"{path} does not exist, where masks (a folder, an image or a video) were expected: check data.masks."
         )
     if path.is_dir():
-        return ImageFiles(list_images(path), read_mask)
+        return ImageFiles(list_images(path), reader.picture)
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return ImageFiles([path], read_mask)
-    return VideoFile(path, convert=lambda frame: (frame.max(axis=2) > 127).astype(np.uint8))
+        return ImageFiles([path], reader.picture)
+    lossless = is_lossless_video(path)
+    return VideoFile(path, convert=lambda frame: reader.hole(frame.max(axis=2), lossless, str(path)))
+
+
+def stored_as(masks: ImageFiles | VideoFile) -> str:
+    """Return how masks are stored: "lossless", "lossy" or "mixed"."""
+    if isinstance(masks, VideoFile):
+        return common_storage([is_lossless_video(masks.path)])
+    return common_storage(map(is_lossless, masks.paths))
 
 
 def file_clip(
@@ -88,18 +95,20 @@ def file_clip(
     resize_ratio: float = 1.0,
     max_frames: int | None = None,
     outpaint: Mapping[str, float | None] | None = None,
+    mask_threshold: int | None = None,
 ) -> Clip:
     """Match frames with masks and resize both, frames bicubically, masks by nearest neighbour.
 
     Args:
-        masks: a folder of images or a video with one mask per frame, or one image for all frames. In images every value
-            but zero is hole, in videos values above 127. Masks of another size are resized where their aspect ratio
-            agrees within 1%.
+        masks: a folder of images or a video with one mask per frame, or one image for all frames. Masks of another
+            size are resized where their aspect ratio, or that of the frames as shown, agrees within 1%.
         fps: frames per second of the video that is written.
         height, width: the size to work at, in pixels; one alone keeps the aspect ratio.
         resize_ratio: multiplies that size.
         max_frames: takes the first frames only.
         outpaint: {"scale_h": 1.0, "scale_w": 1.2} to extend the picture, without masks.
+        mask_threshold: 0 to 254; values above it are hole. None for 0 in lossless masks, as published, and 127 in
+            JPEG and others whose compression leaves small values where there was black.
 
     Raises:
         InputError: an option is missing or out of range, or frames and masks do not match.
@@ -119,8 +128,9 @@ def file_clip(
             check_whole(f"data.{option}", value, least=1)
     check_number("data.resize_ratio", resize_ratio, above_0, "a number above 0")
     check_number("data.fps", fps, above_0, "a number of frames per second above 0")
+    check_threshold(mask_threshold)
 
-    mask_source = None if masks is None else mask_files(masks)
+    mask_source = None if masks is None else mask_files(masks, mask_threshold)
     mask_count = 1 if mask_source is None else mask_source.count()
     total = frames.count(max_frames if mask_count == 1 else None)
     if mask_count not in (1, total):
@@ -132,6 +142,9 @@ def file_clip(
         raise InputError(f"{name} has no frame: give a clip of at least two frames.")
     source_size = (first.shape[0], first.shape[1])
     clip_height, clip_width = _target_size(source_size, height, width, resize_ratio)
+    storage = None if mask_source is None else stored_as(mask_source)
+    if mask_threshold is None and storage not in (None, MIXED):
+        mask_threshold = LOSSLESS_THRESHOLD if storage == LOSSLESS else LOSSY_THRESHOLD
     clip = FileClip(
         name=name,
         num_frames=total if max_frames is None else min(total, max_frames),
@@ -142,6 +155,8 @@ def file_clip(
         source_size=source_size,
         mask_source=mask_source,
         one_mask=mask_count == 1,
+        mask_storage=storage,
+        mask_threshold=mask_threshold,
     )
     return clip if scales is None else outpaint_clip(clip, *scales)
 
@@ -154,12 +169,16 @@ class FileClip(Clip):
         source_size: height and width of the frames before resizing.
         mask_source: None for empty masks.
         one_mask: whether its first mask is that of every frame.
+        mask_storage: "lossless", "lossy" or "mixed"; None without masks.
+        mask_threshold: values above it are hole; None where each file's storage decides, or without masks.
     """
 
     source: ImageFiles | VideoFile
     source_size: tuple[int, int]
     mask_source: ImageFiles | VideoFile | None
     one_mask: bool
+    mask_storage: str | None = None
+    mask_threshold: int | None = None
 
     def frames(self) -> Iterator[np.ndarray]:
         for index, frame in enumerate(self.source.read(self.num_frames)):
@@ -183,8 +202,10 @@ class FileClip(Clip):
 
     def _fitted(self, mask: np.ndarray, name: str) -> np.ndarray:
         if mask.shape != (self.height, self.width):
-            aspects = [size[1] / size[0] for size in (mask.shape, self.source_size)]
-            if abs(aspects[0] / aspects[1] - 1) > ASPECT_TOLERANCE:
+            stored = self.source_size[1] / self.source_size[0]
+            aspect, original = mask.shape[1] / mask.shape[0], self.original()
+            shown = stored if original is None else stored * float(original.sample_aspect_ratio)
+            if all(abs(aspect / frames - 1) > ASPECT_TOLERANCE for frames in (stored, shown)):
                 raise InputError(
                     f"{name} is {_text(mask.shape)} and the frames are "
                     f"{_text(self.source_size)}: give masks of the frames' shape."

@@ -7,6 +7,7 @@ from experiments.data.clip import Clip
 from experiments.data.file_clip import ImageFiles, file_clip
 from propainter.errors import InputError
 from propainter.io.images import IMAGE_SUFFIXES, list_images, read_image
+from propainter.io.paths import expand_home
 
 
 def folder_clip(frames: str | Path | None, masks: str | Path | None, fps: float = 24, **options: Any) -> Clip:
@@ -17,7 +18,7 @@ def folder_clip(frames: str | Path | None, masks: str | Path | None, fps: float 
     """
     if frames is None:
         raise InputError("data.frames is missing: give the folder of the frames, data.frames=FOLDER.")
-    folder = Path(frames)
+    folder = expand_home(frames)
     if folder.is_file() and folder.suffix.lower() not in IMAGE_SUFFIXES:
         raise InputError(
             f"{folder} is a file, where a folder of images was expected: for a video use data=video data.video=FILE."

@@ -6,6 +6,7 @@ from typing import Any
 from experiments.data.clip import Clip
 from experiments.data.file_clip import VideoFile, file_clip
 from propainter.errors import InputError
+from propainter.io.paths import expand_home
 from propainter.io.video import probe_video
 
 
@@ -18,7 +19,7 @@ def video_clip(video: str | Path | None, masks: str | Path | None, **options: An
     """
     if video is None:
         raise InputError("data.video is missing: give the video's file, data.video=FILE.")
-    path = Path(video)
+    path = expand_home(video)
     if path.is_dir():
         raise InputError(
             f"{path} is a folder, where a video file was expected: for images use data=folder data.frames=FOLDER."

@@ -27,6 +27,7 @@ from experiments.record.record import empty_record
 from experiments.record.stream_state import STATE, goes_on, resume_command
 from experiments.system.openmp import set_openmp_defaults
 from propainter.errors import InputError
+from propainter.io.paths import expand_home
 from variants.presets.by_device import compose_for
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class Jobs:
 
 def _run_alone(cfg: DictConfig, folder: Path) -> str:
     try:
-        if cfg.resume is not None and Path(cfg.resume).expanduser().absolute() != folder:
+        if cfg.resume is not None and expand_home(cfg.resume).absolute() != folder:
             raise InputError(f"resume is {cfg.resume}, but this is no sweep; add -m, or leave resume out")
         if should_isolate(cfg, sweep=False):
             overrides = list(HydraConfig.get().overrides.task)

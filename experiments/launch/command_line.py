@@ -1,16 +1,20 @@
 """The command line, parsed once: Hydra's flags and the overrides, in any order."""
 
+import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 from hydra.main import get_args_parser
 
+from propainter.io.paths import expand_home
+
 _BRINGS_PRESETS = ("preset", "experiment", "hydra.searchpath")
+_STRUCTURE = re.compile(r"[\[\]{}()'\"=]")
 _INFO = ("-i", "--info")
 
 
@@ -40,7 +44,9 @@ class CommandLine:
         overrides = options.pop("overrides")
         path = options["config_path"]
         if path is not None and "://" not in path:
-            options["config_path"] = str(Path(path).absolute())  # Hydra would start from this file's folder
+            options["config_path"] = str(expand_home(path).absolute())  # Hydra would start from this file's folder
+        if options["config_dir"] is not None:
+            options["config_dir"] = str(expand_home(options["config_dir"]))
         names = {name: f"--{name.replace('_', '-')}" for name in options}
         flags = [names[name] if value is True else f"{names[name]}={value}" for name, value in options.items() if value]
         spelled_out = [item for text in overrides for item in _with_file(text)]
@@ -99,29 +105,65 @@ class CommandLine:
 
 
 def parse_override(text: str) -> Override:
-    """Parse one override.
+    """Parse one override. A path that Hydra's grammar can't read as it is typed is taken as text, `~` as the home.
 
     Raises:
         OverrideParseException: Hydra's grammar can't read it; the message says how to quote its value.
     """
+    spelled = _with_quotes(text)
     try:
-        return OverridesParser.create().parse_override(text)
+        return OverridesParser.create().parse_override(spelled)
     except HydraException:
         key, equals, value = text.partition("=")
         if not equals:
             raise
         message = (
-            f"can't read {text}: a value with spaces, '=', brackets or other special characters needs two pairs of "
-            f"quotes, one for the shell and one for Hydra: '{key}=\"{value}\"'"
+            f"can't read {text}: a value with '=', brackets, quotes or other special characters needs two pairs of "
+            f"quotes, one for the shell and one for Hydra: {shlex.quote(f'{key}={_quoted(value, Quote.double)}')}"
         )
         raise OverrideParseException(override=text, message=message) from None
+
+
+def _with_quotes(text: str) -> str:
+    """Return an override with quotes around its value, `~` expanded, where that is plainly one string for Hydra.
+
+    So is a value with characters outside Hydra's grammar that give it no structure (`~`, `#`, letters outside ASCII),
+    and the name of an existing file or folder that would be read as a list, or not at all.
+    """
+    key, equals, value = text.partition("=")
+    parsed = _parsed(text) if equals and value else None
+    if parsed is not None and not parsed.is_sweep_override():
+        content = parsed.value()
+        if isinstance(content, str) and content.startswith("~"):
+            return f"{key}={_quoted(content)}"
+        if not isinstance(content, (list, dict)):
+            return text
+    if not equals or not value:
+        return text
+    if os.path.exists(os.path.expanduser(value)):
+        return f"{key}={_quoted(value)}"
+    if parsed is not None or _STRUCTURE.search(value):
+        return text
+    parts = [part if _parsed(f"{key}={part}") else _quoted(part) for part in value.split(",")]
+    return f"{key}={','.join(parts)}"
+
+
+def _parsed(text: str) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException:
+        return None
+
+
+def _quoted(text: str, quote: Quote = Quote.single) -> str:
+    return QuotedString(text=os.path.expanduser(text), quote=quote).with_quotes()
 
 
 def _with_file(text: str) -> tuple[str, ...]:
     """Return `scenes=file scenes.path=FILE` for `scenes=FILE`; any other override as it is."""
     key, _, value = text.partition("=")
     is_file = key == "scenes" and re.fullmatch(r"[^,${}()]*[./\\][^,${}()]*", value)
-    quoted = value if value[:1] in ("'", '"') else f"'{value}'"  # Hydra's grammar has no `~` outside quotes
+    quoted = value if value[:1] in ("'", '"') else _quoted(value)
     return ("scenes=file", f"scenes.path={quoted}") if is_file else (text,)
 
 

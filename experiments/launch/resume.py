@@ -17,6 +17,7 @@ from experiments.launch.isolation import read_record
 from experiments.record.record import task_of
 from experiments.record.stream_state import STATE, stored_overrides
 from propainter.errors import InputError
+from propainter.io.paths import expand_home
 
 RESULTS = ("ok", "unsupported", "out_of_memory", "non_finite")
 """Statuses that stand: a run that has one is not made again. One that failed or timed out is."""
@@ -86,7 +87,7 @@ def resumed(line: CommandLine) -> CommandLine:
     folder = line.value("resume")
     if folder is None:
         return line
-    path = Path(folder).expanduser().absolute()
+    path = expand_home(folder).absolute()
     *others, last = (f"a {kind.name}" for kind in KINDS)
     names = f"{', '.join(others)} or {last}"
     if not path.is_dir():
@@ -173,7 +174,7 @@ def _sweep_line(line: CommandLine, folder: Path) -> CommandLine:
 
 def _in_folder(line: CommandLine, key: str, folder: Path) -> CommandLine:
     other = line.value(key)
-    if other is not None and Path(other).expanduser().absolute() != folder:
+    if other is not None and expand_home(other).absolute() != folder:
         raise InputError(f"resume={folder} and {key}={other} are two folders; leave out {key}")
     return line.without(key).extended(f"{key}={QuotedString(str(folder), Quote.single).with_quotes()}")
 

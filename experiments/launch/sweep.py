@@ -25,6 +25,7 @@ from experiments.paths import ROOT
 from experiments.record.fallbacks import fell_back
 from experiments.record.record import empty_record
 from propainter.errors import InputError
+from propainter.io.paths import expand_home
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class Sweep:
             SystemExit: `resume` was not given on the command line.
         """
         folder = Path(HydraConfig.get().sweep.dir).absolute()
-        if cfg.resume is not None and Path(cfg.resume).expanduser().absolute() != folder:
+        if cfg.resume is not None and expand_home(cfg.resume).absolute() != folder:
             sys.exit(f"resume is {cfg.resume}; give it on the command line, not in a config file")
         return cls(folder, Plan.runs, resumed=cfg.resume is not None)
 

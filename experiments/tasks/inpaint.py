@@ -33,6 +33,7 @@ from experiments.system.memory_limits import apply_limits
 from experiments.tasks.inpaint_streaming import NO_HOLE, NO_REFERENCE, inpaint_once, is_inpaint_only
 from propainter import InputError, Pipeline
 from propainter.errors import is_out_of_memory
+from propainter.io.paths import expand_home
 from variants import build_pipeline
 
 log = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ def _measure(
         variant_id,
         flops=cfg.measure.flops,
         artifacts=cfg.measure.artifacts,
-        cache=Path(cfg.cache.dir).expanduser(),
+        cache=expand_home(cfg.cache.dir),
         folder=folder,
     )
     baseline = None

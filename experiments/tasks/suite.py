@@ -22,6 +22,7 @@ from experiments.record.record import command
 from experiments.system.git import commit
 from experiments.tasks.packing import pack
 from propainter import InputError
+from propainter.io.paths import expand_home
 from propainter.validation import above_0, check_number
 
 log = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ def packed_folder(packed: str) -> Path:
     Raises:
         InputError: it can't be written.
     """
-    folder = Path(str(packed)).expanduser().absolute()
+    folder = expand_home(str(packed)).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

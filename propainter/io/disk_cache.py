@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from propainter.io.atomic import atomic_write
+from propainter.io.paths import expand_home
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class DiskLRUCache:
     """
 
     def __init__(self, folder: str | Path, max_bytes: int, suffix: str) -> None:
-        self.folder = Path(folder).expanduser()
+        self.folder = expand_home(folder)
         self.max_bytes = max_bytes
         self.suffix = suffix
 

@@ -61,6 +61,14 @@ def iterate_video(path: Path, max_frames: int | None = None) -> Iterator[np.ndar
             raise InputError(_cut_off(path, f"it announces {duration_s:.2f} s and its frames end at {end_s:.2f} s"))
 
 
+def is_lossless_video(path: Path) -> bool:
+    """Return whether a video's codec always keeps values exactly, as FFV1 does. Raise InputError as `probe_video`."""
+    kinds = av.codec.Properties
+    with _open_video(path) as (_, stream):
+        properties = int(stream.codec_context.codec.properties)
+    return bool(properties & kinds.LOSSLESS.value) and not properties & kinds.LOSSY.value
+
+
 def _cut_off(path: Path, reason: str) -> str:
     return f"{path} is cut off or damaged ({reason}): give a complete video file, or read fewer frames of it."
 

@@ -8,7 +8,7 @@ from support.command_line import ROOT
 from support.records_fixture import write_sweep
 from support.sweeps import SWEEP
 
-from analysis.__main__ import main
+from analysis.__main__ import _with_home, main
 
 
 def analysis_process(*arguments):
@@ -49,7 +49,7 @@ class TestCommandLine:
         write_sweep(tmp_path, SWEEP)
         code = f"""
 import sys
-from analysis.__main__ import main
+from analysis.__main__ import _with_home, main
 for command in ("table", "claims", "recommend"):
     main([command, {str(tmp_path)!r}])
 print([name for name in ("torch", "hydra", "propainter", "experiments", "variants") if name in sys.modules])
@@ -63,3 +63,10 @@ print([name for name in ("torch", "hydra", "propainter", "experiments", "variant
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
         assert done.stdout == "[]\n"
+
+
+def test_the_home_is_found_after_an_option_too(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["table", "~/none"]) == 2 and str(tmp_path / "none") in capsys.readouterr().err
+    assert main(["report", "~/none", "--output=~/page.html"]) == 2
+    assert _with_home("--output=~/page.html") == f"--output={tmp_path}/page.html"

@@ -1,12 +1,17 @@
 """Frames and masks of files: resized, matched, or refused in a sentence."""
 
+from fractions import Fraction
+
+import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 from support.sentences import raises_sentence
 
 from experiments.data import folder_clip, load, sample_clip, video_clip
+from experiments.data.masks import HoleReader
 from propainter import InputError
+from propainter.io.video_format import VideoInfo
 
 
 def test_one_mask_serves_every_frame(files):
@@ -103,3 +108,123 @@ def test_a_missing_option_or_one_of_the_wrong_kind_is_named(files):
 def test_an_option_out_of_range_is_named(files, option, value):
     with pytest.raises(InputError, match=f"data.{option} is {value!r}; give"):
         folder_clip(files.frames(2), files.masks(2), **{option: value})
+
+
+def disc(height=160, width=200):
+    return np.hypot(*(np.mgrid[:height, :width] - np.array([[[height // 2]], [[width // 2]]]))) < 25
+
+
+def mask_video(path, codec, pix_fmt, hole, frames=2):
+    pixels = np.repeat(np.where(hole, 255, 0).astype(np.uint8)[..., None], 3, axis=2)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=24)
+        stream.height, stream.width, stream.pix_fmt = *hole.shape, pix_fmt
+        for _ in range(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt", "storage"),
+    [
+        ("a.mkv", "ffv1", "yuv420p", "lossless"),
+        ("a.mkv", "ffv1", "gray", "lossless"),
+        ("a.mov", "png", "rgb24", "lossless"),
+        ("a.mov", "qtrle", "rgb24", "lossless"),
+        ("a.avi", "huffyuv", "yuv422p", "lossless"),
+        ("a.avi", "rawvideo", "yuv420p", "lossless"),
+        ("a.avi", "mjpeg", "yuvj420p", "lossy"),
+        ("a.mp4", "mpeg4", "yuv420p", "lossy"),
+    ],
+)
+def test_a_mask_video_is_read_by_how_it_is_stored(files, name, codec, pix_fmt, storage):
+    path = mask_video(files.folder / name, codec, pix_fmt, disc())
+    clip = folder_clip(files.frames(2), path)
+    assert (clip.mask_storage, clip.mask_threshold) == (storage, 0 if storage == "lossless" else 127)
+    for mask in clip.masks():
+        assert np.count_nonzero(mask != disc()) <= (0 if storage == "lossless" else 0.03 * disc().sum())
+    assert folder_clip(files.frames(2), path, mask_threshold=7).mask_threshold == 7
+
+
+def test_the_same_mask_is_the_same_hole_as_jpeg_and_as_video(files):
+    picture, path = Image.fromarray(np.where(disc(), 255, 0).astype(np.uint8)), files.folder / "disc.jpg"
+    picture.save(path, quality=75)
+    clip = folder_clip(files.frames(2), path)
+    assert (clip.mask_storage, clip.mask_threshold) == ("lossy", 127)
+    assert load(clip).hole_fraction == pytest.approx(disc().mean(), rel=0.02)
+    folder = files.masks(2)
+    picture.save(folder / "frame_1.jpg")
+    (folder / "frame_1.png").unlink()
+    assert folder_clip(files.frames(2), folder).mask_storage == "mixed"
+
+
+def soft(blurred):
+    return np.asarray(Image.fromarray(blurred).filter(ImageFilter.GaussianBlur(1.5)))
+
+
+def labels():
+    """Several objects in areas, numbered as in DAVIS, with ragged edges."""
+    numbers = np.kron(np.random.default_rng(0).integers(0, 4, (20, 25), np.uint8), np.ones((8, 8), np.uint8))
+    numbers[::9, ::7] = 38
+    return numbers
+
+
+WHITE = np.where(disc(), 255, 0).astype(np.uint8)
+ANTIALIASED = np.asarray(Image.fromarray(np.where(disc(640, 800), 255, 0).astype(np.uint8)).resize((200, 160), 4))
+
+
+@pytest.mark.parametrize(
+    ("values", "suffix", "grey"),
+    [
+        (WHITE, "png", False),
+        (WHITE // 255, "png", False),
+        (WHITE // 255 * 38, "png", False),
+        (labels(), "png", False),
+        (ANTIALIASED, "png", True),
+        (soft(WHITE), "png", True),
+        (soft(WHITE), "jpg", True),
+        (WHITE[48:112, 62:138] * 0, "jpg", False),
+    ],
+)
+def test_a_grey_mask_is_warned_of_once(files, caplog, values, suffix, grey):
+    path = files.folder / f"mask.{suffix}"
+    Image.fromarray(values).save(path)
+    reader = HoleReader()
+    for _ in range(3):
+        reader.picture(path)
+    assert len(caplog.messages) == grey
+    if grey:
+        assert str(path) in caplog.text and "data.mask_threshold" in caplog.text
+        assert f"values above {0 if suffix == 'png' else 127} are hole" in caplog.text
+
+
+def test_the_given_threshold_wins_everywhere(files):
+    frames, path = files.frames(2), files.mask(np.tile(np.arange(200, dtype=np.uint8), (160, 1)))
+    for threshold, hole in [(None, 199), (0, 199), (100, 99), (254, 0)]:
+        clip = folder_clip(frames, path, mask_threshold=threshold)
+        assert np.count_nonzero(next(clip.masks())[0]) == hole
+
+
+@pytest.mark.parametrize("value", [-1, 255, 1.5, "high", True])
+def test_a_threshold_out_of_range_is_named(files, value):
+    with raises_sentence(f"data.mask_threshold is {value!r}", "0 to 254"):
+        folder_clip(files.frames(2), files.masks(2), mask_threshold=value)
+
+
+def test_a_mask_may_have_the_shape_that_is_shown(files, monkeypatch):
+    clip = folder_clip(files.frames(2), files.masks(2, 160, 267))
+    with raises_sentence("267x160"):
+        list(clip.masks())
+    header = VideoInfo(Fraction(24), 160, 200, 2, sample_aspect_ratio=Fraction(4, 3))
+    monkeypatch.setattr(type(clip), "original", lambda self: header)
+    assert all(mask.shape == (160, 200) and mask.any() for mask in clip.masks())
+    assert next(folder_clip(files.frames(2), files.masks(2)).masks()).any()
+
+
+def test_a_home_folder_is_found(files, monkeypatch):
+    monkeypatch.setenv("HOME", str(files.folder))
+    names = [
+        f"~/{path.name}" for path in (files.frames(2), files.masks(2), files.video(sample_clip(2, 160, 200).frames()))
+    ]
+    assert folder_clip(names[0], names[1]).num_frames == video_clip(names[2], names[1]).num_frames == 2

@@ -1,5 +1,8 @@
 """The command line in any order: Hydra's flags and overrides, parsed once."""
 
+import os
+import shlex
+
 import pytest
 from hydra.errors import HydraException
 
@@ -93,7 +96,7 @@ def test_whether_preset_fast_can_come_in(arguments, possible):
 @pytest.mark.parametrize("file", ["cuts.txt", "~/cuts", "/data/my-cuts.csv", "'cuts 1.txt'"])
 def test_a_file_of_scenes_is_short_for_two_settings(file):
     line = CommandLine.parse([f"scenes={file}", "measure=none"])
-    name = file.strip("'")
+    name = os.path.expanduser(file.strip("'"))
     assert line.arguments() == ["scenes=file", f"scenes.path='{name}'", "measure=none"]
     assert line.value("scenes.path") == name
 
@@ -101,3 +104,65 @@ def test_a_file_of_scenes_is_short_for_two_settings(file):
 @pytest.mark.parametrize("scenes", ["scenes=auto", "scenes=none,auto", "scenes=auto,cuts.txt", "scenes.path=cuts.txt"])
 def test_other_settings_of_scenes_are_as_given(scenes):
     assert CommandLine.parse([scenes]).arguments() == [scenes]
+
+
+def values(arguments):
+    """Return the values as Hydra reads the line that it is given."""
+    given = CommandLine.parse(CommandLine.parse(arguments).arguments())
+    return [
+        [getattr(value, "text", value) for value in item.sweep_iterator()] if item.is_sweep_override() else item.value()
+        for item in given.overrides
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["视频.mp4", "ä b.mp4", "a=b.mp4", "[x].mp4", "a (1).mp4", "a,b.mp4", "it's.mp4", 'q".mp4', "a{b}.mp4", "{a}",
+     "[a,b]", "a#b&c;d!.mp4", "100%.mp4", "a~b.mp4", "my clip.mp4", "back\\slash.mp4", "a:b.mp4", "e\u0301.mp4"],
+)  # fmt: skip
+def test_an_existing_path_is_taken_as_it_is_typed(tmp_path, name):
+    (tmp_path / name).touch()
+    assert values([f"data.video={tmp_path / name}", "+data.masks=1"]) == [str(tmp_path / name), 1]
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("hydra.run.dir=结果/新", "结果/新"),
+        ("data.video=~/clip.mp4", "/home/me/clip.mp4"),
+        ("data.video='~/clip.mp4'", "/home/me/clip.mp4"),
+        ("hydra.run.dir=~/my runs", "/home/me/my runs"),
+        ("resume=~", "/home/me"),
+        ("cache.dir=~nobody-of-this-name/x", "~nobody-of-this-name/x"),
+        ("data.video=~/a.mp4,视频.mp4,c.mp4", ["/home/me/a.mp4", "视频.mp4", "c.mp4"]),
+        ("scenes.path=~/cuts.txt", "/home/me/cuts.txt"),
+        ("data.height=240", 240),
+        ("a=null", None),
+        ("a=[1,2]", [1, 2]),
+        ("a=${oc.env:HOME}/x", "${oc.env:HOME}/x"),
+    ],
+)
+def test_home_and_letters_outside_ascii_need_no_quotes(monkeypatch, typed, read):
+    monkeypatch.setenv("HOME", "/home/me")
+    (value,) = values([typed])
+    assert value == read
+
+
+def test_a_number_stays_one_where_a_file_has_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("2", "null", "true", "manual"):
+        (tmp_path / name).touch()
+    assert values(["a=2", "a=null", "a=true", "a=manual"]) == [2, None, True, "manual"]
+
+
+def test_the_advice_on_quotes_can_be_typed_and_knows_no_folder_called_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    with pytest.raises(HydraException) as error:
+        CommandLine.parse(["data.video=~/it's [1].mp4"])
+    (advised,) = shlex.split(str(error.value).partition("one for Hydra: ")[2])
+    assert "~" not in advised and values([advised]) == ["/home/me/it's [1].mp4"]
+
+
+def test_config_folders_in_the_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert CommandLine.parse(["--config-dir=~/mine"]).flags == ("--config-dir=/home/me/mine",)
