@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from PIL import Image, ImageDraw
 
 from experiments.data import Clip, LoadedClip
+from experiments.data.outside import INPUT, RESAMPLED, is_resampled, own_pixels_outside
 from experiments.record import types
 from experiments.record.stream_state import STATE
 from experiments.record.video_format import written_format
@@ -44,6 +45,7 @@ def write_result(
     images: Iterable[np.ndarray],
     output: DictConfig,
     *,
+    dilation: int | None = None,
     growing: bool = False,
     keep_frames: int = 0,
     part_ends: Container[int] = (),
@@ -54,6 +56,8 @@ def write_result(
         clip: what the images come from; the video is written as its video was.
         images: the result, uint8 [H, W, 3] each, made one by one.
         output: the config's `output`.
+        dilation: of the schedule: outside the masks, dilated so often, the clip's own pixels are written, unless
+            `output.outside` is "resampled". None: the images as they are, which are the clip's own frames.
         growing: `inpainted.partial.mp4` can be played meanwhile, and stays with the images so far where an error ends
             this.
         keep_frames: so many frames of an earlier `inpainted.partial.mp4` are kept, and `images` begin after them.
@@ -69,6 +73,10 @@ def write_result(
         writer = FragmentedVideoWriter(folder / VIDEO, video_format, times, complete, keep_frames=keep_frames)
     else:
         writer = VideoWriter(folder / VIDEO, video_format, times, complete)
+    resampled = dilation is not None and is_resampled(clip)
+    if resampled and output.outside == INPUT:
+        assert dilation is not None
+        images, resampled = own_pixels_outside(images, clip, dilation, skip=keep_frames), False
     count = keep_frames
     with writer as video:
         for image in images:
@@ -78,7 +86,8 @@ def write_result(
             count += 1
             if isinstance(video, FragmentedVideoWriter) and count in part_ends:
                 video.end_part()
-    return describe_video(clip, writer, count, None if tracks is None else tracks.kept)
+    kept = None if tracks is None else tracks.kept
+    return describe_video(clip, writer, count, kept, RESAMPLED if resampled else INPUT)
 
 
 def _tracks(clip: Clip, output: DictConfig) -> Tracks | None:
@@ -90,11 +99,11 @@ def _tracks(clip: Clip, output: DictConfig) -> Tracks | None:
 
 
 def write_timed(
-    folder: Path, clip: Clip, images: Iterable[np.ndarray], output: DictConfig
+    folder: Path, clip: Clip, images: Iterable[np.ndarray], output: DictConfig, dilation: int
 ) -> tuple[types.Video, float]:
     """Write as `write_result` does; return the record's `video`, and the seconds that it took."""
     start = time.perf_counter()
-    video = write_result(folder, clip, images, output)
+    video = write_result(folder, clip, images, output, dilation=dilation)
     return video, time.perf_counter() - start
 
 

@@ -193,6 +193,8 @@ def describe_data(clip: "Clip", hole_fraction: float, fingerprint: str | None = 
         "hole_fraction": hole_fraction,
         "fingerprint": fingerprint,
         "truth": clip.truth() is not None,
+        "mask_storage": getattr(clip, "mask_storage", None),
+        "mask_threshold": getattr(clip, "mask_threshold", None),
     }
 
 

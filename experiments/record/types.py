@@ -38,6 +38,8 @@ class Data(TypedDict):
     hole_fraction: float
     fingerprint: str | None
     truth: bool
+    mask_storage: str | None
+    mask_threshold: int | None
 
 
 class Colors(TypedDict):
@@ -88,6 +90,7 @@ class VideoWritten(TypedDict):
     subtitles: list[str]
     chapters: int
     dropped: list[str]
+    outside: str
 
 
 class Video(TypedDict):

@@ -2,6 +2,7 @@
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from experiments.data.outside import CHOICES
 from experiments.measure.profiler import check_artifacts
 from propainter import InputError
 from propainter.io.video_writer import check_pix_fmt
@@ -48,6 +49,8 @@ def check_settings(cfg: DictConfig) -> None:
         raise InputError(f"measure.artifacts is {cfg.measure.artifacts!r}; give a list, as in [trace]")
     check_artifacts(list(cfg.measure.artifacts))
     check_pix_fmt(str(cfg.output.pix_fmt))
+    if cfg.output.outside not in CHOICES:
+        raise InputError(f"output.outside is {cfg.output.outside!r}; give one of {', '.join(CHOICES)}")
     if cfg.output.audio not in AUDIO:
         raise InputError(f"output.audio is {cfg.output.audio!r}; give one of {', '.join(AUDIO)}")
     if cfg.weights.source not in SOURCES:

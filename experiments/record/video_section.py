@@ -11,9 +11,9 @@ from propainter.io.video_format import ColorTags
 from propainter.io.video_writer import VideoWriter
 
 
-def describe_video(clip: Clip, writer: VideoWriter, frames: int, kept: Kept | None) -> types.Video:
-    """Return the section of a result of `frames` frames that `writer` has written."""
-    return {"input": _read(clip), "output": _written(writer, frames, kept or Kept())}
+def describe_video(clip: Clip, writer: VideoWriter, frames: int, kept: Kept | None, outside: str) -> types.Video:
+    """Return the section of a result of `frames` frames that `writer` has written, with what `outside` the hole."""
+    return {"input": _read(clip), "output": _written(writer, frames, kept or Kept(), outside)}
 
 
 def _read(clip: Clip) -> types.VideoRead | None:
@@ -40,7 +40,7 @@ def _read(clip: Clip) -> types.VideoRead | None:
     }
 
 
-def _written(writer: VideoWriter, frames: int, kept: Kept) -> types.VideoWritten:
+def _written(writer: VideoWriter, frames: int, kept: Kept, outside: str) -> types.VideoWritten:
     bottom, right = writer.padded
     given = writer.format
     return {
@@ -60,6 +60,7 @@ def _written(writer: VideoWriter, frames: int, kept: Kept) -> types.VideoWritten
         "subtitles": kept.subtitles,
         "chapters": kept.chapters,
         "dropped": kept.dropped,
+        "outside": outside,
     }
 
 

@@ -108,7 +108,7 @@ def _inpaint(record: Record, cfg: DictConfig, folder: Path) -> None:
     cost = describe_cost(first, len(clip.frames), timings, passes, baseline=baseline, limit_bytes=limit_bytes)
     record.add_cost(cost)
     del pipeline, networks  # the reference needs their memory
-    record.video, written_s = write_timed(folder, source, first.result, cfg.output)
+    record.video, written_s = write_timed(folder, source, first.result, cfg.output, schedule.mask_dilation)
     cost["latency"]["end_to_end_s"] = clip.read_s + (timings.median_s or first.seconds) + written_s
 
     # Compare.

@@ -94,7 +94,7 @@ def inpaint_once(
     first = first_run(pipeline, clip)
     cost = describe_cost(first, len(clip.frames), limit_bytes=limit_bytes)
     record.add_cost(cost)
-    record.video, written_s = write_timed(folder, source, first.result, cfg.output)
+    record.video, written_s = write_timed(folder, source, first.result, cfg.output, schedule.mask_dilation)
     cost["latency"]["end_to_end_s"] = clip.read_s + first.seconds + written_s
 
 
@@ -217,7 +217,16 @@ def _run(
     def write(images: Iterator[np.ndarray]) -> None:
         watched = keeper.watched(images, partial_path(folder / VIDEO))
         kept, ends = keeper.first, keeper.ends
-        section = write_result(folder, clip, watched, output, growing=True, keep_frames=kept, part_ends=ends)
+        section = write_result(
+            folder,
+            clip,
+            watched,
+            output,
+            dilation=pipeline.schedule.mask_dilation,
+            growing=True,
+            keep_frames=kept,
+            part_ends=ends,
+        )
         sections.append(section)
 
     start = time.perf_counter()

@@ -36,3 +36,14 @@ class Compositor:
     def result(self) -> np.ndarray:
         """Return uint8 [T, h, w, 3], once every frame has been added."""
         return np.stack([self._done[number] for number in range(len(self.frames))])
+
+
+def restore_outside(image: np.ndarray, frame: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Return the image inside the hole and the frame outside, uint8 [H, W, 3].
+
+    Args:
+        image: uint8 [H, W, 3], the result at the frame's size.
+        frame: uint8 [H, W, 3].
+        hole: [H, W], nonzero inside.
+    """
+    return np.where(hole[..., None] != 0, image, frame)

@@ -66,7 +66,7 @@ def is_lossless_video(path: Path) -> bool:
     kinds = av.codec.Properties
     with _open_video(path) as (_, stream):
         properties = int(stream.codec_context.codec.properties)
-    return bool(properties & kinds.LOSSLESS.value) and not properties & kinds.LOSSY.value
+    return bool(properties & int(kinds.LOSSLESS)) and not properties & int(kinds.LOSSY)
 
 
 def _cut_off(path: Path, reason: str) -> str:

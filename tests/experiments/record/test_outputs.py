@@ -1,6 +1,6 @@
 """The preview of a run, with and without a reference."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 
 import av
@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
+from scipy.ndimage import binary_dilation
 
 from experiments.data import Clip, LoadedClip, sample_clip
 from experiments.data.outpaint import outpaint_clip
+from experiments.data.outside import own_pixels_outside
 from experiments.record.outputs import write_preview, write_result
 from experiments.record.video_format import written_format
 from propainter.io.video_format import ColorTags, VideoInfo
@@ -54,7 +56,7 @@ def clip(height=128, width=160, clock=None, source=(128, 160), **info):
 
 SD, HD = ColorTags("smpte170m", "tv", "bt709", "bt709"), ColorTags("bt709", "tv", "bt709", "bt709")
 P3 = ColorTags("bt709", "pc", "smpte432", "iec61966-2-1")
-OUTPUT = OmegaConf.create({"frames": True, "pix_fmt": "yuv420p", "audio": "copy"})
+OUTPUT = OmegaConf.create({"frames": True, "outside": "input", "pix_fmt": "yuv420p", "audio": "copy"})
 
 
 class TestFormat:
@@ -152,3 +154,39 @@ class TestResult:
         write_result(tmp_path / "whole", given, frames, OUTPUT, growing=True, part_ends=(2, 4))
         assert (tmp_path / "inpainted.mp4").read_bytes() == (tmp_path / "whole" / "inpainted.mp4").read_bytes()
         assert (video["output"]["frames"], len(video["output"]["audio"])) == (5, 1)
+
+
+@dataclass(frozen=True)
+class Holed(FromFile):
+    """One with a hole that moves."""
+
+    def masks(self):
+        for number in range(self.num_frames):
+            mask = np.zeros((self.height, self.width), np.uint8)
+            mask[40:60, 20 + 9 * number : 50 + 9 * number] = 1
+            yield mask
+
+
+class TestOutsideTheHole:
+    @pytest.mark.parametrize("growing", [False, True])
+    @pytest.mark.parametrize(("height", "outside"), [(131, "input"), (131, "resampled"), (128, "input")])
+    def test_the_inputs_own_pixels_are_written(self, tmp_path, growing, height, outside):
+        width = 160 if height == 128 else 166
+        plain = clip(height, width)
+        given = Holed(**{field.name: getattr(plain, field.name) for field in fields(plain)})
+        results = [np.full((height, width, 3), 200, np.uint8)] * 5
+        output = OmegaConf.merge(OUTPUT, {"outside": outside})
+        video = write_result(tmp_path, given, iter(results), output, dilation=4, growing=growing)
+        assert video["output"]["outside"] == outside
+        for number, (frame, mask) in enumerate(zip(given.frames(), given.masks(), strict=True)):
+            written = np.asarray(Image.open(tmp_path / "frames" / f"{number:05d}.png"))
+            hole = binary_dilation(mask, iterations=4) | (height == 128 or outside == "resampled")
+            assert (written[hole] == 200).all() and np.array_equal(written[~hole], frame[~hole])
+
+    def test_a_run_that_goes_on_is_at_the_right_frame(self):
+        plain = clip(131, 166)
+        given = Holed(**{field.name: getattr(plain, field.name) for field in fields(plain)})
+        results = [np.full((131, 166, 3), level, np.uint8) for level in range(5)]
+        whole = list(own_pixels_outside(results, given, 4))
+        rest = list(own_pixels_outside(results[2:], given, 4, skip=2))
+        assert len(whole) == 5 and all(map(np.array_equal, whole[2:], rest))

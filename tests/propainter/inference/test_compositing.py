@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from propainter.inference.compositing import Compositor
+from propainter.inference.compositing import Compositor, restore_outside
 
 
 def test_compositor_averages_and_truncates():
@@ -14,3 +14,14 @@ def test_compositor_averages_and_truncates():
         compositor.add([0], torch.full((1, 3, 2, 2), value))
     # 127 (of 127.5), then 191 (of 191.25): their mean 159.0; the original outside the hole.
     assert compositor.result()[0, :, :, 0].tolist() == [[159, 100], [100, 159]]
+
+
+def test_outside_the_hole_the_frame_comes_back_bit_equal():
+    rng = np.random.default_rng(0)
+    image, frame = rng.integers(0, 256, (2, 5, 7, 3), np.uint8)
+    hole = rng.integers(0, 2, (5, 7), np.uint8)
+    restored = restore_outside(image, frame, hole)
+    assert restored.dtype == np.uint8
+    assert np.array_equal(restored[hole == 1], image[hole == 1]) and np.array_equal(
+        restored[hole == 0], frame[hole == 0]
+    )
