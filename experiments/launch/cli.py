@@ -35,12 +35,12 @@ log = logging.getLogger(__name__)
 OK, FAILED, USAGE, UNSUPPORTED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
-def main() -> NoReturn:
-    """Run what was typed, and leave the process with its exit code (see run.py)."""
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run arguments, or what was typed, and leave the process with its exit code (see run.py)."""
     die_with_parent()
     set_openmp_defaults()
     leave = fast_exit()
-    leave(run(sys.argv[1:]))
+    leave(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -124,6 +124,13 @@ def parse_override(text: str) -> Override:
         raise OverrideParseException(override=text, message=message) from None
 
 
+def as_override(key: str, value: str) -> str:
+    """Return an override of a key by a text, in quotes where Hydra's grammar would read the text as something else."""
+    parsed = _parsed(f"{key}={value}")
+    plain = parsed is not None and not parsed.is_sweep_override() and parsed.value() == value
+    return f"{key}={value}" if plain else f"{key}={_quoted(value)}"
+
+
 def _with_quotes(text: str) -> str:
     """Return an override with quotes around its value, `~` expanded, where that is plainly one string for Hydra.
 

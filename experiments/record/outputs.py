@@ -1,5 +1,7 @@
 """The pictures of a run: the video, frames on request, and a preview of a few frames."""
 
+import os
+import shutil
 import time
 from collections.abc import Container, Iterable
 from pathlib import Path
@@ -21,6 +23,9 @@ from propainter.io.video_writer import VideoWriter
 
 VIDEO = "inpainted.mp4"
 
+PUBLISHED_VIDEO, PUBLISHED_INPUT = "inpaint_out.mp4", "masked_in.mp4"
+"""What the published script calls the result and the input with its hole tinted."""
+
 AMPLIFY = 10
 """Factor of the difference to the reference in the preview."""
 
@@ -33,7 +38,15 @@ _LABEL_HEIGHT = 14
 
 def clear_outputs(folder: Path) -> None:
     """Remove an earlier run's files from the folder: none may be taken for the new run's."""
-    for name in ("record.json", VIDEO, partial_path(Path(VIDEO)).name, STATE, "preview.png"):
+    for name in (
+        "record.json",
+        VIDEO,
+        PUBLISHED_VIDEO,
+        PUBLISHED_INPUT,
+        partial_path(Path(VIDEO)).name,
+        STATE,
+        "preview.png",
+    ):
         (folder / name).unlink(missing_ok=True)
     for image in [*folder.glob("preview/*.png"), *folder.glob("frames/*.png")]:
         image.unlink()
@@ -86,6 +99,8 @@ def write_result(
             count += 1
             if isinstance(video, FragmentedVideoWriter) and count in part_ends:
                 video.end_part()
+    if output.published_names:
+        write_published_names(folder, clip, output)
     kept = None if tracks is None else tracks.kept
     return describe_video(clip, writer, count, kept, RESAMPLED if resampled else INPUT)
 
@@ -105,6 +120,19 @@ def write_timed(
     start = time.perf_counter()
     video = write_result(folder, clip, images, output, dilation=dilation)
     return video, time.perf_counter() - start
+
+
+def write_published_names(folder: Path, clip: Clip, output: DictConfig) -> None:
+    """Write `masked_in.mp4`, and `inpaint_out.mp4` as a hard link to the result, or a copy where there are none."""
+    with VideoWriter(folder / PUBLISHED_INPUT, written_format(clip, output.pix_fmt), clip.times()) as video:
+        for frame, mask in zip(clip.frames(), clip.masks()):  # noqa: B905
+            video.write(tinted(frame, mask))
+    result, link = folder / VIDEO, folder / PUBLISHED_VIDEO
+    link.unlink(missing_ok=True)
+    try:
+        os.link(result, link)
+    except OSError:
+        shutil.copyfile(result, link)
 
 
 def write_frame(folder: Path, number: int, image: np.ndarray) -> None:
@@ -140,13 +168,16 @@ def preview_images(
     clip: LoadedClip, result: np.ndarray, reference: np.ndarray | None, number: int
 ) -> dict[str, np.ndarray]:
     """Return one frame's input with the hole tinted, result, reference and amplified difference, uint8 [h, w, 3]."""
-    source, hole = clip.frames[number], clip.masks[number][..., None].astype(bool)
-    tinted = np.where(hole, (source * 0.4 + _TINT * 0.6).astype(np.uint8), source)
-    images = {"input": tinted, "result": result[number]}
+    images = {"input": tinted(clip.frames[number], clip.masks[number]), "result": result[number]}
     if reference is not None:
         difference = np.abs(result[number].astype(int) - reference[number].astype(int)) * AMPLIFY
         images |= {"reference": reference[number], "difference": difference.clip(0, 255).astype(np.uint8)}
     return {name: _shrink(image) for name, image in images.items()}
+
+
+def tinted(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return a frame, uint8 [H, W, 3], with the hole of its mask in colour."""
+    return np.where(mask[..., None] != 0, (frame * 0.4 + _TINT * 0.6).astype(np.uint8), frame)
 
 
 def strip(rows: list[tuple[int, dict[str, np.ndarray]]], caption: str) -> np.ndarray:

@@ -21,7 +21,7 @@ _WHOLE = {
 """Whole numbers, and the least that they may be."""
 
 _AT_LEAST_0 = ("measure.max_seconds", "cache.max_gb")
-_TRUE_OR_FALSE = ("measure.flops", "output.frames", "quality.lpips", "measure.reference")
+_TRUE_OR_FALSE = ("measure.flops", "output.frames", "output.published_names", "quality.lpips", "measure.reference")
 
 
 def check_settings(cfg: DictConfig) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -63,10 +64,10 @@ def iterate_video(path: Path, max_frames: int | None = None) -> Iterator[np.ndar
 
 def is_lossless_video(path: Path) -> bool:
     """Return whether a video's codec always keeps values exactly, as FFV1 does. Raise InputError as `probe_video`."""
-    kinds = av.codec.Properties
+    kinds: Any = av.codec.Properties
     with _open_video(path) as (_, stream):
         properties = int(stream.codec_context.codec.properties)
-    return bool(properties & int(kinds.LOSSLESS)) and not properties & int(kinds.LOSSY)
+    return bool(properties & kinds.LOSSLESS.value) and not properties & kinds.LOSSY.value
 
 
 def _cut_off(path: Path, reason: str) -> str:

@@ -56,7 +56,9 @@ def clip(height=128, width=160, clock=None, source=(128, 160), **info):
 
 SD, HD = ColorTags("smpte170m", "tv", "bt709", "bt709"), ColorTags("bt709", "tv", "bt709", "bt709")
 P3 = ColorTags("bt709", "pc", "smpte432", "iec61966-2-1")
-OUTPUT = OmegaConf.create({"frames": True, "outside": "input", "pix_fmt": "yuv420p", "audio": "copy"})
+OUTPUT = OmegaConf.create(
+    {"frames": True, "outside": "input", "published_names": False, "pix_fmt": "yuv420p", "audio": "copy"}
+)
 
 
 class TestFormat:
