@@ -27,7 +27,9 @@ from propainter.io.images import read_image
 from variants.region import hole
 from variants.scenes import from_file
 
-OUTPUT = OmegaConf.create({"frames": True, "pix_fmt": "yuv420p", "audio": "copy"})
+OUTPUT = OmegaConf.create(
+    {"outside": "input", "published_names": False, "frames": True, "pix_fmt": "yuv420p", "audio": "copy"}
+)
 
 
 @pytest.fixture(autouse=True)
