@@ -2,51 +2,52 @@
 
 import csv
 import logging
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from propainter.errors import InputError
 from propainter.inference.pipeline import Pipeline
 from propainter.io.paths import expand_home
-from propainter.validation import above_0, check_number, check_whole
+from propainter.validation import check_whole
+from variants.scene_detectors import DETECTORS
 
 log = logging.getLogger(__name__)
 
-THUMBNAIL = (32, 18)
-"""Width and height in pixels at which frames are compared: what moves by less than a pixel of these changes little."""
 
-REACH = 3
-"""Frames on each side of a cut that are compared with those on the other side."""
-
-
-def auto(pipeline: Pipeline, threshold: float = 5, contrast: float = 2.5, min_frames: int = 1) -> Pipeline:
-    """Find cuts by the change of the picture; see `cuts_of`.
+def auto(
+    pipeline: Pipeline,
+    threshold: float | None = None,
+    contrast: float | None = None,
+    min_frames: int = 1,
+    detector: str = "thumbnails",
+) -> Pipeline:
+    """Find cuts by the change of the picture.
 
     `effective["scenes"]` has `kind`, `detector` and `cuts`, the number of the first frame of each shot but the first.
 
     Args:
-        threshold, contrast: see `cuts_of`.
+        threshold, contrast: see the detector. None is its default.
         min_frames: frames of the shortest shot. A cut that is nearer to the one before is left out.
+        detector: one of `variants.scene_detectors.DETECTORS`.
 
     Raises:
-        InputError: an option is out of range.
+        InputError: an option is out of range, or the detector has no such option.
+        UnsupportedError: the detector's library is missing.
     """
-    check_number("scenes.threshold", threshold, lambda number: 0 < number < 100, "a percentage such as 5")
-    check_number("scenes.contrast", contrast, above_0, "a number above 0, such as 2.5")
+    if detector not in list(DETECTORS):
+        raise InputError(f"scenes.detector is {detector!r}; give one of {', '.join(DETECTORS)}")
     check_whole("scenes.min_frames", min_frames, least=1)
+    chosen = DETECTORS[detector](threshold, contrast)
 
     def detect(frames: Iterable[np.ndarray], count: int) -> list[int]:
         cuts = [0]
-        for cut in cuts_of(frames, threshold, contrast):
+        for cut in chosen.find(frames):
             if cut - cuts[-1] >= min_frames:
                 cuts.append(cut)
-        return _report(pipeline, {"kind": "auto", "detector": "change of thumbnails"}, cuts[1:])
+        return _report(pipeline, {"kind": "auto", "detector": chosen.name}, cuts[1:])
 
     pipeline.scene_detector = detect
     return pipeline
@@ -75,55 +76,6 @@ def from_file(pipeline: Pipeline, path: str | Path | None = None) -> Pipeline:
 
     pipeline.scene_detector = detect
     return pipeline
-
-
-def cuts_of(frames: Iterable[np.ndarray], threshold: float, contrast: float) -> Iterator[int]:
-    """Yield the number of each frame that begins a shot, but for the first frame.
-
-    Frames are compared as thumbnails. There is a cut where none of the 3 frames after it is like any of the 3 frames
-    before it. So a flash of one or two frames is no cut. The frames must differ by `threshold`, and by `contrast` times
-    the change from frame to frame on either side, so that a pan is no cut. A dissolve of more than some frames has no
-    cut.
-
-    Args:
-        frames: uint8 [H, W, 3].
-        threshold: mean absolute difference in percent of the range from black to white. The range is on a scale that is
-            steeper where it is dark.
-        contrast: least ratio of the difference across the cut to the mean of the differences before and after it.
-    """
-    near: deque[np.ndarray] = deque(maxlen=2 * REACH)  # thumbnails of the frames up to REACH after the candidate
-    number = 0
-    for number, frame in enumerate(frames):
-        near.append(_thumbnail(frame))
-        candidate = number - REACH + 1
-        if candidate > 0 and _is_cut(list(near), len(near) - REACH, threshold, contrast):
-            yield candidate
-    for after in range(REACH - 1, 0, -1):  # the last frames have fewer after them
-        if len(near) > after and number - after + 1 > 0:
-            position = len(near) - after
-            if _is_cut(list(near)[max(0, position - REACH) :], min(position, REACH), threshold, contrast):
-                yield number - after + 1
-
-
-def _is_cut(near: Sequence[np.ndarray], position: int, threshold: float, contrast: float) -> bool:
-    """Return whether the thumbnails from `position` on belong to another shot than those before."""
-    before, after = near[:position], near[position:]
-    across = min(_difference(a, b) for a in before for b in after)
-    sides = [min(_difference(a, b) for a, b in pairwise(side)) for side in (before, after) if len(side) > 1]
-    around = sum(sides) / len(sides) if sides else 0.0
-    return across >= threshold and across >= contrast * around
-
-
-def _thumbnail(frame: np.ndarray) -> np.ndarray:
-    """Return float32 [18, 32, 3], 0 to 100, on a scale that raises differences in the dark."""
-    step = max(1, min(frame.shape[0] // 144, frame.shape[1] // 256))  # some pixels of a large frame are enough
-    sampled = np.ascontiguousarray(frame[::step, ::step])
-    small = np.asarray(Image.fromarray(sampled).resize(THUMBNAIL, Image.Resampling.BOX), np.float32)
-    return 100 * (np.sqrt(small + 16) - 4) / (np.sqrt(255 + 16) - 4)
-
-
-def _difference(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.abs(a - b).mean())
 
 
 def read_cuts(path: Path) -> list[int]:
