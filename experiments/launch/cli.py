@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     jobs = Jobs()
     code = _run_guarded(arguments, jobs)
     if jobs.sweep is None:
-        if jobs.folder is not None and (jobs.folder / STATE).exists() and not is_child():
+        if jobs.folder is not None and not is_child() and jobs.can_go_on(interrupted=code == INTERRUPTED):
             print(f"{resume_command(jobs.folder)} does the rest", file=sys.stderr)
         return code or exit_code(jobs.statuses, sweep=False)
     try:
@@ -80,16 +80,27 @@ class Jobs:
         self.statuses: list[str] = []
         self.folder: Path | None = None
         self.sweep: Sweep | None = None
+        self._state_before: int | None = None
 
     def run(self, cfg: DictConfig) -> None:
         """Run the present Hydra job."""
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             self.folder = Path(HydraConfig.get().runtime.output_dir)
+            self._state_before = _version(self.folder / STATE)
             self.statuses.append(_run_alone(cfg, self.folder))
             return
         if self.sweep is None:
             self.sweep = Sweep.of_job(cfg)
         self.sweep.run(cfg)
+
+    def can_go_on(self, interrupted: bool) -> bool:
+        """Return whether the single run left a state to go on from; a refused one left the state as it was."""
+        now = None if self.folder is None else _version(self.folder / STATE)
+        return now is not None and (interrupted or now != self._state_before)
+
+
+def _version(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def _run_alone(cfg: DictConfig, folder: Path) -> str:

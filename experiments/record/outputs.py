@@ -15,7 +15,7 @@ from experiments.data.outside import INPUT, RESAMPLED, is_resampled, own_pixels_
 from experiments.record import types
 from experiments.record.stream_state import STATE
 from experiments.record.video_format import written_format
-from experiments.record.video_section import describe_video
+from experiments.record.video_section import describe_video, streams_of
 from propainter.io.fragmented_writer import FragmentedVideoWriter, partial_path
 from propainter.io.images import write_png
 from propainter.io.remux import Tracks
@@ -61,7 +61,7 @@ def write_result(
     dilation: int | None = None,
     growing: bool = False,
     keep_frames: int = 0,
-    part_ends: Container[int] = (),
+    part_ends: Container[int] | None = None,
 ) -> types.Video:
     """Write `inpainted.mp4` and, where `output.frames` asks for it, every frame as `frames/NNNNN.png`.
 
@@ -74,16 +74,22 @@ def write_result(
         growing: `inpainted.partial.mp4` can be played meanwhile, and stays with the images so far where an error ends
             this.
         keep_frames: so many frames of an earlier `inpainted.partial.mp4` are kept, and `images` begin after them.
-        part_ends: after how many frames, counted from the clip's first, a run can go on that is stopped later.
+        part_ends: after how many frames, counted from the clip's first, a run can go on that is stopped later; the
+            partial file then stays.
 
     Returns:
         The record's `video`.
     """
+    # First of all: the source may be gone by the end.
+    streams = streams_of(clip)
     video_format, times, tracks = written_format(clip, output.pix_fmt), clip.times(), _tracks(clip, output)
     complete = None if tracks is None else tracks.add_to
     writer: VideoWriter
     if growing:
-        writer = FragmentedVideoWriter(folder / VIDEO, video_format, times, complete, keep_frames=keep_frames)
+        keeps = part_ends is not None
+        writer = FragmentedVideoWriter(
+            folder / VIDEO, video_format, times, complete, keep_frames=keep_frames, keep_partial=keeps
+        )
     else:
         writer = VideoWriter(folder / VIDEO, video_format, times, complete)
     resampled = dilation is not None and is_resampled(clip)
@@ -97,12 +103,12 @@ def write_result(
             if output.frames:
                 write_frame(folder, count, image)
             count += 1
-            if isinstance(video, FragmentedVideoWriter) and count in part_ends:
+            if isinstance(video, FragmentedVideoWriter) and part_ends is not None and count in part_ends:
                 video.end_part()
     if output.published_names:
         write_published_names(folder, clip, output)
     kept = None if tracks is None else tracks.kept
-    return describe_video(clip, writer, count, kept, RESAMPLED if resampled else INPUT)
+    return describe_video(clip, streams, writer, count, kept, RESAMPLED if resampled else INPUT)
 
 
 def _tracks(clip: Clip, output: DictConfig) -> Tracks | None:

@@ -161,6 +161,7 @@ class PartKeeper:
 
     Args:
         folder: of the run.
+        partial: its unfinished video.
         cfg: of the run.
         environment: the record's.
         weights: their fingerprint.
@@ -178,12 +179,13 @@ class PartKeeper:
     def __init__(
         self,
         folder: Path,
+        partial: Path,
         cfg: DictConfig,
         environment: Mapping[str, Any],
         weights: str,
         overrides: Sequence[str],
     ) -> None:
-        self._folder = folder
+        self._folder, self._partial = folder, partial
         self._overrides = [item for item in overrides if item.split("=", 1)[0] not in ("isolate", "resume")]
         self._settings, self._made_by = shaping_settings(cfg), made_by(environment, weights)
         self.ends: dict[int, Checkpoint] = {}
@@ -210,7 +212,8 @@ class PartKeeper:
         Raises:
             InputError: the run that was stopped had other ones.
         """
-        self._hashes[count] = inputs
+        if count > self.first:
+            self._hashes[count] = inputs
         if self.stopped is not None and count == self.first and inputs != self.stopped.inputs:
             raise InputError(
                 f"the first {count} frames or their masks are not those of the run that was stopped; give the same "
@@ -221,20 +224,21 @@ class PartKeeper:
         """Expect that so many frames of the video will be finished at a checkpoint."""
         self.ends[finished] = checkpoint
 
-    def watched(self, images: Iterator[np.ndarray], file: Path) -> Iterator[np.ndarray]:
+    def watched(self, images: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Pass images on; who takes the next one after a checkpoint's last has ended a part of the file there."""
         for number, image in enumerate(images, self.first + 1):
             yield image
             checkpoint = self.ends.pop(number, None)
             inputs = self._hashes.pop(number)
             if checkpoint is not None:
-                _to_disk(file)
+                _to_disk(self._partial)
                 facts = self._overrides, self._settings, self._made_by, inputs, self.resumed_from
                 StreamState(number, checkpoint, *facts).save(self._folder)
 
     def done(self) -> None:
-        """Remove the state: the run is complete."""
-        (self._folder / STATE).unlink(missing_ok=True)
+        """Remove the state, and then the partial file: the run is complete."""
+        for path in (self._folder / STATE, self._partial):
+            path.unlink(missing_ok=True)
 
 
 def goes_on(cfg: DictConfig, folder: Path) -> bool:

@@ -11,12 +11,25 @@ from propainter.io.video_format import ColorTags
 from propainter.io.video_writer import VideoWriter
 
 
-def describe_video(clip: Clip, writer: VideoWriter, frames: int, kept: Kept | None, outside: str) -> types.Video:
-    """Return the section of a result of `frames` frames that `writer` has written, with what `outside` the hole."""
-    return {"input": _read(clip), "output": _written(writer, frames, kept or Kept(), outside)}
+def streams_of(clip: Clip) -> list[str]:
+    """Return kind, codec and language of each stream of the clip's file; none where there is no file."""
+    info = clip.original()
+    return [] if info is None or info.path is None else stream_names(info.path)
 
 
-def _read(clip: Clip) -> types.VideoRead | None:
+def describe_video(
+    clip: Clip, streams: list[str], writer: VideoWriter, frames: int, kept: Kept | None, outside: str
+) -> types.Video:
+    """Return the section of a result of `frames` frames that `writer` has written.
+
+    Args:
+        streams: from `streams_of`, before the run.
+        outside: what is outside the hole.
+    """
+    return {"input": _read(clip, streams), "output": _written(writer, frames, kept or Kept(), outside)}
+
+
+def _read(clip: Clip, streams: list[str]) -> types.VideoRead | None:
     info = clip.original()
     if info is None:
         return None
@@ -36,7 +49,7 @@ def _read(clip: Clip) -> types.VideoRead | None:
         "color": _colors(info.color),
         "hdr": info.hdr,
         "interlaced": getattr(info, "interlaced", None),
-        "streams": [] if info.path is None else stream_names(info.path),
+        "streams": streams,
     }
 
 

@@ -76,7 +76,7 @@ def inpaint_once(
     record.quality_reason = NO_REFERENCE
     assert record.environment is not None and record.run is not None
     overrides = HydraConfig.get().overrides.task
-    keeper = PartKeeper(folder, cfg, record.environment, weights.fingerprint, overrides)
+    keeper = PartKeeper(folder, partial_path(folder / VIDEO), cfg, record.environment, weights.fingerprint, overrides)
     streaming, why_not = frame_by_frame(pipeline)
     if streaming is not None:
         if keeper.stopped is not None:
@@ -215,7 +215,7 @@ def _run(
     sections: list[Video] = []
 
     def write(images: Iterator[np.ndarray]) -> None:
-        watched = keeper.watched(images, partial_path(folder / VIDEO))
+        watched = keeper.watched(images)
         kept, ends = keeper.first, keeper.ends
         section = write_result(
             folder,
@@ -250,7 +250,8 @@ def _from_where_it_goes_on(
 
     def run(start: int, stop: int, size: tuple[int, int], parts: Iterable[Part]) -> Generator[np.ndarray, None, None]:
         def keep(checkpoint: Checkpoint) -> None:
-            keeper.add(min(start + checkpoint.finished, stop), checkpoint)
+            if checkpoint.finished:  # else the part would end before the shot, or not, as the writer has come so far
+                keeper.add(min(start + checkpoint.finished, stop), checkpoint)
 
         # A shot of one frame is given twice.
         num_frames, after = max(2, stop - start), keeper.checkpoint if start < keeper.first else None

@@ -36,6 +36,7 @@ class FragmentedVideoWriter(VideoWriter):
         path, video_format, times, complete: as of `VideoWriter`.
         keep_frames: how many frames of an earlier partial file are kept; `write` goes on after them. Where the earlier
             run had called `end_part` after so many frames, the final file is bit-equal to that of a run in one go.
+        keep_partial: leave the partial file beside the final one.
 
     Attributes:
         partial: NAME.partial.mp4 in the folder of NAME.mp4.
@@ -49,10 +50,11 @@ class FragmentedVideoWriter(VideoWriter):
         complete: Complete | None = None,
         *,
         keep_frames: int = 0,
+        keep_partial: bool = False,
     ) -> None:
         super().__init__(path, video_format, times, complete)
         self.partial = partial_path(self.path)
-        self.keep_frames = keep_frames
+        self.keep_frames, self.keep_partial = keep_frames, keep_partial
 
     @contextmanager
     def _open(self) -> Iterator[None]:
@@ -79,7 +81,8 @@ class FragmentedVideoWriter(VideoWriter):
                 raise
             with atomic_write(self.path) as temporary:
                 (self._complete or copy_video)(self.partial, temporary)
-            os.unlink(self.partial)
+            if not self.keep_partial:
+                os.unlink(self.partial)
 
     def _add_stream(self, container: OutputContainer) -> VideoStream:
         stream = super()._add_stream(container)

@@ -1,7 +1,6 @@
 """Give a video the other streams of the file that it was made from: audio, text subtitles, chapters, metadata."""
 
 import errno
-import io
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,28 +15,12 @@ from av.error import FFmpegError
 from av.stream import Disposition, Stream
 
 from propainter.io.packets import PLAIN_MP4, copy_video, video_packets
+from propainter.io.tracks import EncodedTrack, Track, copy_description, new_track
 
 log = logging.getLogger(__name__)
 
-NOT_PLAYED = ("pcm_", "vorbis")
-"""How the names of audio codecs begin that MP4 takes and browsers and phones don't play in it."""
-
-BITS_PER_CHANNEL_AND_S = 96_000
-"""Of audio that is encoded again."""
-
-_USUAL_LAYOUTS = {
-    "1 channels": "mono",
-    "2 channels": "stereo",
-    "3 channels": "3.0",
-    "4 channels": "4.0",
-    "5 channels": "5.0(side)",
-    "6 channels": "5.1(side)",
-    "8 channels": "7.1",
-}
-
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EROFS)
 _NOT_COPIED = {"major_brand", "minor_version", "compatible_brands", "encoder", "DURATION", "rotate"}
-_STREAM_METADATA = ("language", "title", "handler_name")
 
 Timed = tuple[Fraction, int, Any]
 """Time in seconds from the written file's start, index of its stream, packet; sorted by time."""
@@ -49,6 +32,10 @@ class TrackError(Exception):
     def __init__(self, index: int, reason: str) -> None:
         super().__init__(reason)
         self.index, self.reason = index, reason
+
+
+class CopyError(TrackError):
+    """One audio stream of the source cannot be copied packet by packet."""
 
 
 @dataclass
@@ -86,18 +73,22 @@ class Tracks:
 
         Where the source's video ends with that frame too, its tracks are kept to their ends. Audio is copied packet by
         packet where MP4 takes it and players play it, else encoded again as AAC; text subtitles become mov_text. What
-        cannot be kept is logged, in one warning, and stands in `kept.dropped`. A damaged track is left out.
+        cannot be kept is logged, in one warning, and stands in `kept.dropped`. Of a damaged track what can be decoded
+        is kept.
 
         Raises:
             OSError, FFmpegError: the target cannot be written.
         """
         without: dict[int, str] = {}
+        not_copied: dict[int, str] = {}
         while True:
             kept = Kept()
             try:
                 with av.open(str(video)) as pictures, _opened(self.source) as source:
-                    _Pass(pictures, source, target, self.start_s, without, kept).run()
+                    _Pass(pictures, source, target, self.start_s, without, not_copied, kept).run()
                 break
+            except CopyError as error:
+                not_copied[error.index] = error.reason
             except TrackError as error:
                 without[error.index] = error.reason
             except FFmpegError as error:
@@ -113,7 +104,12 @@ class Tracks:
 
 
 class _Pass:
-    """One try to write everything; `without` has the streams of the source that are left out, by index, and why."""
+    """One try to write everything.
+
+    Args:
+        without: the streams of the source that are left out, by index, and why.
+        not_copied: the audio streams that are encoded again though MP4 has their codec, by index, and why.
+    """
 
     def __init__(
         self,
@@ -122,20 +118,21 @@ class _Pass:
         target: Path,
         start_s: Fraction | None,
         without: dict[int, str],
+        not_copied: dict[int, str],
         kept: Kept,
     ) -> None:
         self.pictures, self.source, self.target = pictures, source, target
-        self.without, self.kept = without, kept
+        self.without, self.not_copied, self.kept = without, not_copied, kept
         self.video = main_video(source)
         self.start_s = start_s if start_s is not None else _start_s(self.video) if self.video else Fraction(0)
-        self.tracks: dict[int, _Track] = {}
+        self.tracks: dict[int, Track] = {}
 
     def run(self) -> None:
         with av.open(str(self.target), "w", format="mp4", options=PLAIN_MP4) as whole:
             shown = self.pictures.streams.video[0]
             video = whole.add_stream_from_template(shown)
             if self.video is not None:
-                _copy_description(self.video, video)
+                copy_description(self.video, video)
             for stream in self.source.streams:
                 self._add(whole, stream)
             whole.metadata.update({k: v for k, v in self.source.metadata.items() if k not in _NOT_COPIED})
@@ -148,6 +145,9 @@ class _Pass:
             self._add_chapters(whole)
             for seconds, _, packet in merge(self._pictures(video), self._others(), key=lambda item: item[0]):
                 self._mux(whole, packet, seconds)
+        for track in self.tracks.values():
+            if isinstance(track, EncodedTrack) and track.damaged:
+                self.kept.dropped.append(f"{track.damaged} damaged packet(s) of {_name(track.source)}: silence instead")
 
     def _add(self, whole: OutputContainer, stream: Stream) -> None:
         if stream is self.video:
@@ -158,7 +158,7 @@ class _Pass:
         elif (stream.type == "audio" and stream.codec_context is not None) or _is_text(stream):
             said = self.kept.audio if stream.type == "audio" else self.kept.subtitles
             try:
-                track = _track(whole, stream)
+                track = new_track(whole, stream, self.not_copied.get(stream.index))
             except (FFmpegError, ValueError) as error:
                 raise TrackError(stream.index, f"it can be neither copied nor converted: {error}") from error
             said.append(f"{name}: {track.how}")
@@ -236,50 +236,10 @@ class _Pass:
             index = by_target.get(packet.stream_index)
             if index is None or getattr(error, "errno", None) in _FULL:
                 raise
-            raise TrackError(index, f"MP4 does not take it at {float(seconds):.2f} s: {error}") from error
-
-
-@dataclass
-class _Track:
-    """A stream of the source and the one that it becomes.
-
-    Attributes:
-        how: it is kept, in words.
-    """
-
-    source: Stream
-    target: Stream
-    how: str
-
-    @property
-    def is_audio(self) -> bool:
-        return self.source.type == "audio"
-
-    def packets(self, packet: Any) -> Iterator[Any]:
-        """Yield what becomes of a packet of the source, in the source's clock; one without a size is the end."""
-        if packet.size:
-            yield packet
-
-
-class _EncodedTrack(_Track):
-    def packets(self, packet: Any) -> Iterator[Any]:
-        encoder: Any = self.target.codec_context
-        for frame in packet.decode():
-            yield from encoder.encode(frame)
-        if not packet.size:
-            yield from encoder.encode(None)
-
-
-class _TextTrack(_Track):
-    def packets(self, packet: Any) -> Iterator[Any]:
-        decoder: Any = self.source.codec_context
-        encoder: Any = self.target.codec_context
-        subtitle = decoder.decode2(packet) if packet.size else None
-        if subtitle is not None and len(subtitle):
-            made = encoder.encode_subtitle(subtitle)
-            made.pts = made.dts = packet.pts
-            made.duration, made.time_base = packet.duration, packet.time_base
-            yield made
+            track = self.tracks[index]
+            kind = CopyError if track.is_audio and not isinstance(track, EncodedTrack) else TrackError
+            reason = getattr(error, "strerror", None) or error
+            raise kind(index, f"MP4 does not take it at {float(seconds):.2f} s: {reason}") from error
 
 
 def stream_names(path: Path) -> list[str]:
@@ -311,90 +271,6 @@ def _goes_on(source: Path, end_s: Fraction) -> bool:
         except FFmpegError:
             return True
         return any(seconds > end_s - Fraction(1, 1000) for seconds in times)
-
-
-def _track(whole: OutputContainer, stream: Stream) -> _Track:
-    if stream.type == "subtitle":
-        return _as_mov_text(whole, stream)
-    return _copied(whole, stream) if _mp4_takes(stream) else _encoded(whole, stream)
-
-
-def _copied(whole: OutputContainer, stream: Stream) -> _Track:
-    target = whole.add_stream_from_template(stream)
-    _copy_description(stream, target)
-    return _Track(stream, target, "copied")
-
-
-def _encoded(whole: OutputContainer, stream: Any) -> _Track:
-    layout, rate = _aac_takes(stream)
-    target: Any = whole.add_stream("aac", rate=rate)
-    target.layout = layout
-    target.bit_rate = BITS_PER_CHANNEL_AND_S * target.channels
-    _copy_description(stream, target)
-    change = "" if layout == _layout(stream) else f", {_layout(stream)} mixed to {layout}"
-    return _EncodedTrack(stream, target, f"encoded again as AAC{change}")
-
-
-def _aac_takes(stream: Any) -> tuple[str, int]:
-    """Return the layout and the rate in Hz, of the stream if the encoder takes them."""
-    wanted = [(_layout(stream), stream.rate), (_layout(stream), 48_000), ("stereo", stream.rate)]
-    for layout, rate in wanted:
-        trial: Any = av.CodecContext.create("aac", "w")
-        try:
-            trial.layout, trial.sample_rate, trial.format = layout, rate, "fltp"
-            trial.open()
-        except (FFmpegError, ValueError):
-            continue
-        return layout, rate
-    return "stereo", 48_000
-
-
-def _layout(stream: Any) -> str:
-    """Return the name of the channels' layout; the usual one for their number where the file does not say."""
-    return _USUAL_LAYOUTS.get(stream.layout.name, stream.layout.name)
-
-
-def _as_mov_text(whole: OutputContainer, stream: Any) -> _Track:
-    target: Any = whole.add_stream("mov_text")
-    stream.codec_context.open(strict=False)
-    target.codec_context.subtitle_header = stream.codec_context.subtitle_header or _ASS_HEADER
-    target.time_base = target.codec_context.time_base = Fraction(1, 1000)
-    _copy_description(stream, target)
-    return _TextTrack(stream, target, "copied" if stream.codec_context.name == "mov_text" else "as mov_text")
-
-
-_ASS_HEADER = b"""[Script Info]
-ScriptType: v4.00+
-
-[V4+ Styles]
-Format: Name, Fontname, Fontsize, PrimaryColour, SecondaryColour, OutlineColour, BackColour, Bold, Italic, Underline, \
-StrikeOut, ScaleX, ScaleY, Spacing, Angle, BorderStyle, Outline, Shadow, Alignment, MarginL, MarginR, MarginV, Encoding
-Style: Default,Arial,16,&Hffffff,&Hffffff,&H0,&H0,0,0,0,0,100,100,0,0,1,1,0,2,10,10,10,1
-
-[Events]
-Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
-"""
-
-
-def _copy_description(stream: Stream, target: Stream) -> None:
-    target.metadata.update({key: stream.metadata[key] for key in _STREAM_METADATA if key in stream.metadata})
-    if "title" in stream.metadata:  # MP4 has no other place for a track's title
-        target.metadata["handler_name"] = stream.metadata["title"]
-    target.disposition = stream.disposition
-
-
-def _mp4_takes(stream: Any) -> bool:
-    """Return whether MP4 holds the codec, found by writing a header, and players play it there."""
-    if stream.codec_context.name.startswith(NOT_PLAYED):
-        return False
-    with io.BytesIO() as nowhere:
-        try:
-            with av.open(nowhere, "w", format="mp4") as trial:
-                trial.add_stream_from_template(stream)
-                trial.start_encoding()
-        except (FFmpegError, ValueError):
-            return False
-    return True
 
 
 def _is_text(stream: Any) -> bool:

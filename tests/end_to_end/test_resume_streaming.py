@@ -17,7 +17,7 @@ from experiments.launch.resume import CompleteError, resumed
 from experiments.record.stream_state import STATE
 
 RUN = [
-    *("residency=streaming", "measure=none", "weights=seeded", "output.frames=true", "data.num_frames=20"),
+    *("residency=streaming", "measure=none", "weights=seeded", "output.frames=true", "data.num_frames=14"),
     *("data.height=128", "data.width=132", "schedule.raft_iterations=1", "schedule.neighbor_length=4"),
     *("schedule.subvideo_length=5", "schedule.ref_stride=4"),
 ]
@@ -59,13 +59,13 @@ def content(folder: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_killed_three_times_and_resumed(tmp_path):
     whole, folder = tmp_path / "whole", tmp_path / "a run"
-    code, _, err = ended(start(tmp_path, *RUN, f"hydra.run.dir={whole}"))
-    assert code == 0, err
-    assert not (whole / STATE).exists()
-
+    in_one_go = start(tmp_path, *RUN, f"hydra.run.dir={whole}")
     stopped(start(tmp_path, *RUN, f"hydra.run.dir='{folder}'"), folder, signal.SIGKILL)
     stopped(start(tmp_path, f"resume='{folder}'"), folder, signal.SIGKILL)
     assert len(decoded(folder / "inpainted.partial.mp4")) > 0
+    code, _, err = ended(in_one_go)
+    assert code == 0, err
+    assert not (whole / STATE).exists()
     code, _, err = stopped(start(tmp_path, f"resume='{folder}'"), folder, signal.SIGTERM)
     assert code == 130
     assert f"python run.py 'resume='\"'\"'{folder}'\"'\"'' does the rest" in err

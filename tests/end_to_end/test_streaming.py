@@ -66,7 +66,8 @@ class TestJob:
     def run(self, pipeline, folder, clip=clip, resume=None, cfg=None, weights="seeded", **options):
         options = {"output": OUTPUT, "limit_bytes": None, **options}
         environment = describe(torch.device("cpu"))
-        keeper = PartKeeper(folder, OmegaConf.create({"resume": resume, **(cfg or {})}), environment, weights, [])
+        settings = OmegaConf.create({"resume": resume, **(cfg or {})})
+        keeper = PartKeeper(folder, folder / "inpainted.partial.mp4", settings, environment, weights, [])
         data, video, cost = stream(clip, survey(clip), pipeline, Streaming({}), folder, keeper=keeper, **options)
         return {"data": data, "video": video, **cost}
 
@@ -144,16 +145,21 @@ class TestJob:
         pipeline.predictor = predictor
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("cuts", [None, (1, 9, 10)])
-    def test_goes_on_after_every_interruption(self, pipeline, tmp_path, cuts):
+    @pytest.mark.parametrize(
+        ("cuts", "with_region"), [(None, False), ((1, 9, 10), False), (None, True), ((1, 9, 10), True)]
+    )
+    def test_goes_on_after_every_interruption(self, pipeline, tmp_path, cuts, with_region):
         """Also within a shot and between shots; a shot of one frame is among them."""
         if cuts is not None:
             pipeline.scene_detector = lambda frames, count: cuts
-        expected = self.run(pipeline, tmp_path / "whole")
+        clip = sample_clip(20, 136, 160) if with_region else self.clip
+        if with_region:
+            pipeline = hole(pipeline, margin=8, share=0)
+        expected = self.run(pipeline, tmp_path / "whole", clip)
         for resume in (None, *[True] * 30):
             self.interrupt(pipeline, 4)
             try:
-                sections = self.run(pipeline, tmp_path / "parts", resume=resume)
+                sections = self.run(pipeline, tmp_path / "parts", clip, resume=resume)
                 break
             except KeyboardInterrupt:
                 assert (tmp_path / "parts" / STATE).exists() or resume is None
@@ -183,6 +189,25 @@ class TestJob:
         assert sections["data"] == expected["data"]
         assert sections["video"] == expected["video"]
         assert (folder / "inpainted.mp4").read_bytes() == (tmp_path / "whole" / "inpainted.mp4").read_bytes()
+
+    @pytest.mark.slow
+    def test_goes_on_after_its_final_file(self, pipeline, tmp_path, monkeypatch):
+        """What is left is the record."""
+        expected = self.run(pipeline, tmp_path / "whole")
+
+        def stop(*given, **options):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("experiments.tasks.inpaint_streaming.describe_cost", stop)
+            with pytest.raises(KeyboardInterrupt):
+                self.run(pipeline, tmp_path / "parts")
+        assert self.run(pipeline, tmp_path / "parts", resume=True)["data"] == expected["data"]
+        written = [
+            {path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.is_file()}
+            for name in ("whole", "parts")
+        ]
+        assert written[0] == written[1]
 
     @pytest.fixture
     def stopped(self, pipeline, tmp_path):

@@ -3,10 +3,13 @@
 import os
 import sys
 
+import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from experiments.launch.cli import exit_code, run
+from experiments.record.stream_state import STATE, StreamState
+from propainter.inference.streaming import Checkpoint
 
 
 @pytest.mark.parametrize(
@@ -59,3 +62,15 @@ def test_bad_input_is_a_sentence(capsys, arguments, code, named):
     assert out == ""
     assert (dict(os.environ), sys.argv) == before
     assert not GlobalHydra.instance().is_initialized()
+
+
+@pytest.mark.slow
+def test_a_refused_resume_does_not_say_that_it_does_the_rest(capfd, tmp_path):
+    started_with = ["residency=streaming", "measure=none", "weights=seeded", "device=cpu"]
+    checkpoint = Checkpoint(windows=1, needed=3, finished=2, unfinished=np.zeros((0, 128, 128, 3), np.uint8))
+    StreamState(2, checkpoint, started_with, {}, {}, "hash", ()).save(tmp_path)
+    assert run([f"resume={tmp_path}", "measure=quick"]) == 1
+    out, err = capfd.readouterr()
+    assert "a run that was stopped goes on with measure=none" in out + err
+    assert "does the rest" not in out + err
+    assert (tmp_path / STATE).exists()

@@ -142,6 +142,20 @@ class TestResult:
             assert container.duration / 1e6 == pytest.approx(0.28, abs=0.002)
         assert np.asarray(Image.open(tmp_path / "frames" / "00004.png")).shape == (127, 161, 3)
 
+    def test_a_source_that_vanishes_meanwhile_costs_its_other_streams_alone(self, tmp_path, caplog):
+        given = clip(path=self.source(tmp_path / "in.mp4"), num_frames=10)
+        frames = list(given.frames())
+
+        def vanishing():
+            yield from frames
+            (tmp_path / "in.mp4").unlink()
+
+        video = write_result(tmp_path, given, vanishing(), OUTPUT)
+        assert (video["output"]["frames"], video["output"]["audio"]) == (len(frames), [])
+        assert len(video["input"]["streams"]) == 2
+        assert "anything but the pictures (No such file or directory)" in video["output"]["dropped"][0]
+        assert caplog.text.count("WARNING  propainter.io.remux") == 1
+
     def test_a_run_that_goes_on_has_the_sound_too(self, tmp_path):
         given = clip(path=self.source(tmp_path / "in.mp4"), num_frames=10)
         frames = list(given.frames())

@@ -237,14 +237,70 @@ def test_what_cannot_be_kept_is_said_once(tmp_path, caplog):
     assert len(stream_names(tmp_path / "with.mkv")) == 4
 
 
-def test_a_damaged_track_does_not_cost_the_picture(tmp_path, caplog, monkeypatch):
-    source = make_source(tmp_path / "in.mkv", ["pcm_s16le", "libmp3lame"])
+def changed(source, target, change):
+    """Copy a file packet by packet, without the audio packets that `change` returns False for."""
+    with av.open(str(source)) as given, av.open(str(target), "w") as out:
+        targets = {item.index: out.add_stream_from_template(item) for item in given.streams}
+        for packet in given.demux():
+            if packet.size and (packet.stream.type != "audio" or change(packet) is not False):
+                packet.stream = targets[packet.stream.index]
+                out.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_f32le"])
+def test_sound_after_a_gap_stays_where_it_was(tmp_path, codec):
+    """Players that lay samples end to end hear it at its time too: silence fills the gap."""
+    source = make_source(tmp_path / "in.mkv", [codec])
+    gap = changed(source, tmp_path / "gap.mkv", lambda packet: not 0.5 <= float(packet.pts * packet.time_base) < 1.0)
+    path, kept = written(tmp_path, gap)
+    samples, start_s = heard(path)
+    assert start_s + len(samples) / RATE == pytest.approx(2, abs=0.03)
+    level = np.abs(samples)
+    assert level[round(0.55 * RATE) : round(0.95 * RATE)].max() < 0.01
+    assert level[round(1.05 * RATE) : round(1.95 * RATE)].max() > 0.2
+    assert kept.dropped == []
+
+
+def test_a_track_whose_times_repeat_is_encoded_again(tmp_path):
+    source = make_source(tmp_path / "in.mkv", ["libmp3lame", "libmp3lame"])
+
+    def repeat(packet):
+        if packet.stream.index == 1:
+            packet.pts = packet.dts = packet.pts - packet.pts % 48
+
+    path, kept = written(tmp_path, changed(source, tmp_path / "repeats.mkv", repeat))
+    assert "encoded again as AAC, since MP4 does not take it at" in kept.audio[0]
+    assert kept.audio[1].endswith(": copied") and kept.dropped == []
+    samples, _ = heard(path)
+    assert len(samples) / RATE == pytest.approx(2, abs=0.06)
+    assert pitch_hz(samples) == pytest.approx(440, abs=2)
+
+
+def test_of_damaged_audio_the_rest_is_kept(tmp_path, caplog):
+    source = make_source(tmp_path / "in.ts", ["aac"])
+    content, noise = bytearray(source.read_bytes()), np.random.default_rng(0)
+    for place in range(20 * 188, len(content), 6 * 188):
+        content[place + 20 : place + 120] = noise.bytes(100)
+    source.write_bytes(content)
+    path, kept = written(tmp_path, source)
+    assert "encoded again" in kept.audio[0]
+    samples, start_s = heard(path)
+    assert start_s + len(samples) / RATE == pytest.approx(2, abs=0.1)
+    assert np.abs(samples[-RATE // 2 :]).max() > 0.2
+    assert "damaged packet(s) of stream 1: audio aac, eng: silence instead" in kept.dropped[0]
+    assert caplog.text.count("WARNING") == 1
+
+
+def test_a_track_that_cannot_be_decoded_does_not_cost_the_others(tmp_path, caplog):
+    source = make_source(tmp_path / "in.avi", ["wmav2", "libmp3lame"])
     content = bytearray(source.read_bytes())
-    for packet in packets(source, "audio", 0)[3:]:
+    for packet in packets(source, "audio"):
         place = content.find(packet)
-        content[place : place + len(packet)] = bytes(len(packet))
+        content[place : place + len(packet)] = b"\xff" * len(packet)
     source.write_bytes(content)
     path, kept = written(tmp_path, source)
     assert len(packets(path, "video")) == 50
-    assert any("libmp3lame" in item or "mp3" in item for item in kept.audio)
-    assert len(kept.audio) + len(kept.dropped) == 2
+    assert len(kept.audio) == 1 and kept.audio[0].endswith("mp3: copied")
+    assert packets(path, "audio")[:80] == packets(source, "audio", 1)[:80]
+    assert "none of its packets can be decoded" in kept.dropped[0]
