@@ -53,12 +53,14 @@ class FirstRun:
     Attributes:
         result: uint8 [T, H, W, 3].
         seconds: of the run; it is not among the timed ones.
+        stage_seconds: by stage, with what was watched meanwhile.
         saturated: by stage, the largest share of saturated values in its output (see `quality.metrics.saturation`).
         effective: what really ran (see `experiments.measure.runtime_probe`).
     """
 
     result: np.ndarray
     seconds: float
+    stage_seconds: dict[str, float]
     memory: Memory
     saturated: dict[str, float]
     effective: dict[str, Any]
@@ -99,7 +101,7 @@ def watched_run(
                 seconds, result = work()
     finally:
         watch.close()
-    return FirstRun(result, seconds, watch.memory, watch.saturated, effective)
+    return FirstRun(result, seconds, watch.seconds, watch.memory, watch.saturated, effective)
 
 
 class FirstRunObserver(StageTimer):

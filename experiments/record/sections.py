@@ -50,7 +50,7 @@ def describe_cost(
 
 
 def describe_latency(first: FirstRun, timings: Timings, num_frames: int) -> Latency:
-    """Return the record's `latency` without `end_to_end_s`."""
+    """Return the record's `latency` without `end_to_end_s`; `where_s` is yet unknown."""
     sampling, median, runs = timings.sampling, timings.median_s, timings.runs
     interval = sampling.interval if sampling else None
     compiling = [component["compile_s"] for component in _compiled(first.effective).values()]
@@ -66,6 +66,8 @@ def describe_latency(first: FirstRun, timings: Timings, num_frames: int) -> Late
         "stopped_by": sampling.stopped_by if sampling else None,
         "warmup_s": timings.warmup_s,
         "first_s": first.seconds,
+        "first_frames_per_s": num_frames / first.seconds,
+        "where_s": None,
         "compile_s": sum(compiling) if compiling else None,
         "frames_per_s": num_frames / median if median else None,
         "harness_s": statistics.median(run.harness_s for run in runs) if runs else None,
@@ -126,6 +128,7 @@ def describe_stage(stage: str, first: FirstRun, timings: Timings, profile: Profi
     return {
         "median_s": median,
         "ci95_s": bounds(log_t_interval(samples)) if samples else None,
+        "first_s": first.stage_seconds.get(stage),
         "peak_bytes": first.memory.peak_bytes.get(stage),
         "reserved_bytes": first.memory.reserved_bytes.get(stage),
         "flops": counted,

@@ -116,6 +116,8 @@ class Latency(TypedDict, total=False):
     stopped_by: str | None
     warmup_s: list[float]
     first_s: float | None
+    first_frames_per_s: float | None
+    where_s: dict[str, float | None] | None
     compile_s: float | None
     frames_per_s: float | None
     harness_s: float | None
@@ -154,6 +156,7 @@ class Stage(TypedDict):
 
     median_s: float | None
     ci95_s: Interval | None
+    first_s: float | None
     peak_bytes: int | None
     reserved_bytes: int | None
     flops: dict[str, int] | None

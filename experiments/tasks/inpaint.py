@@ -65,6 +65,8 @@ def run(cfg: DictConfig) -> str:
         return "failed"
     if record.status == "ok":
         print(summary(content))
+    if record.video is not None:
+        print(f"result: {folder / record.video['output']['file']}")
     print(f"run folder: {folder}")
     return record.status
 
