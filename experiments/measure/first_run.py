@@ -4,6 +4,8 @@ Memory is this variant's alone, since nothing has run before.
 """
 
 import logging
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from tqdm import tqdm
 
 from experiments.data import LoadedClip
 from experiments.errors import NonFiniteError
+from experiments.measure.estimate import duration
 from experiments.measure.runtime_probe import collecting, probe_eagerly
 from experiments.measure.timing import StageTimer, inputs_of, observed, timed
 from experiments.quality.metrics import saturation
@@ -104,6 +107,26 @@ def watched_run(
     return FirstRun(result, seconds, watch.seconds, watch.memory, watch.saturated, effective)
 
 
+class TimeLeft:
+    """Logs every half minute how far a stage is, where no terminal shows a bar."""
+
+    EVERY_S = 30.0
+
+    def __init__(self) -> None:
+        self._begun: dict[str, tuple[float, int]] = {}
+        self._logged = time.monotonic()
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Note a stage's progress; the time left goes by all that passed since its first step."""
+        now = time.monotonic()
+        begun, before = self._begun.setdefault(stage, (now, done))
+        if sys.stderr.isatty() or now - self._logged < self.EVERY_S or not before < done < total:
+            return
+        self._logged = now
+        left = (now - begun) / (done - before) * (total - done)
+        log.info("%s: %d of %d, about %s left in this stage", stage, done, total, duration(left))
+
+
 class FirstRunObserver(StageTimer):
     """Watches the first run of a process; `close` it when the run is over."""
 
@@ -114,6 +137,7 @@ class FirstRunObserver(StageTimer):
         self.memory = Memory(self.watch.kind)
         self.saturated: dict[str, float] = {}
         self.bar: tqdm | None = None
+        self.time_left = TimeLeft()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -138,7 +162,10 @@ class FirstRunObserver(StageTimer):
         memory.host_peak_bytes = max(memory.host_peak_bytes, host_peak)
 
     def progress(self, stage: str, done: int, total: int) -> None:
+        self.time_left.progress(stage, done, total)
         if self.bar is not None and total > 1:
+            if self.bar.total is None:  # streaming comes back to a stage: what was done before took no time here
+                self.bar.initial = self.bar.n = done
             self.bar.total = total
             self.bar.update(done - self.bar.n)
 

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.measure.confidence import count_outliers, log_t_interval
+from experiments.measure.estimate import Estimate
 from experiments.measure.first_run import FirstRun, Memory
 from experiments.measure.flops import fraction_of_peak
 from experiments.measure.paired import bounds
 from experiments.measure.profile_passes import Profile
 from experiments.measure.protocol import Timings
+from experiments.record import types
 from experiments.record.types import Cost, Latency, MemoryUse, Speedup, Stage, Variant
 from propainter import STAGES
 
@@ -46,6 +48,17 @@ def describe_cost(
         "disturbed": list(timings.disturbed),
         "machine": machine if profile is None else {**machine, "flops_reason": profile.flops_reason},
         "artifacts": passes.artifacts,
+    }
+
+
+def describe_estimate(estimate: Estimate) -> types.Estimate:
+    """Return the record's `estimate`."""
+    return {
+        "disk_bytes": estimate.disk_bytes,
+        "most_disk_bytes": estimate.most_disk_bytes,
+        "host_bytes": estimate.host_bytes,
+        "device_bytes": estimate.device_bytes,
+        "seconds": estimate.seconds,
     }
 
 

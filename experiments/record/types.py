@@ -125,6 +125,16 @@ class Latency(TypedDict, total=False):
     end_to_end_s: float | None
 
 
+class Estimate(TypedDict):
+    """What the run was expected to take before it began."""
+
+    disk_bytes: int
+    most_disk_bytes: int
+    host_bytes: int
+    device_bytes: int | None
+    seconds: float | None
+
+
 class Speedup(TypedDict):
     """Pairs of runs with a baseline."""
 

@@ -21,12 +21,13 @@ from omegaconf import DictConfig
 from experiments.data import Clip, Fingerprint, Survey, load, survey
 from experiments.data.background_io import ReadAhead, WriteBehind
 from experiments.data.weights import load_networks
+from experiments.measure.estimate import announce, keep_speed
 from experiments.measure.first_run import first_run, watched_run
 from experiments.measure.timing import wait_for
 from experiments.measure.wall_time import WallTime
 from experiments.record.outputs import VIDEO, frame_path, write_result, write_timed
 from experiments.record.record import Record, describe_data, describe_weights
-from experiments.record.sections import describe_cost
+from experiments.record.sections import describe_cost, describe_estimate
 from experiments.record.stream_state import PartKeeper, goes_on
 from experiments.record.types import Cost, Data, Video
 from propainter import Clip as Inputs
@@ -83,6 +84,11 @@ def inpaint_once(
     overrides = HydraConfig.get().overrides.task
     keeper = PartKeeper(folder, cfg, record.environment, weights.fingerprint, overrides)
     streaming, why_not = frame_by_frame(pipeline)
+    assert record.variant is not None
+    described = str(record.variant["id"])
+    by_frame = streaming is not None
+    estimate = announce(source, pipeline, folder, cfg, described, streaming=by_frame, done=keeper.first)
+    record.estimate = describe_estimate(estimate)
     if streaming is not None:
         if keeper.stopped is not None:
             record.run["resumed_from"] = list(keeper.resumed_from)
@@ -91,6 +97,8 @@ def inpaint_once(
             source, known, pipeline, streaming, folder, cfg.output, keeper, wall, limit_bytes=limit_bytes
         )
         record.add_cost(cost)
+        if (seconds := cost["latency"]["first_s"]) is not None:
+            keep_speed(cfg, described, device, source, seconds)
         return
     if why_not is not None:
         log.warning("the whole clip is read into memory: %s", why_not)
@@ -104,6 +112,7 @@ def inpaint_once(
     for part, seconds in (("read", clip.read_s), ("inpaint", first.seconds), ("write", written_s)):
         wall.add(part, seconds)
     cost["latency"]["where_s"] = wall.finish()
+    keep_speed(cfg, described, device, source, first.seconds)
 
 
 def copy_frames(clip: Clip, folder: Path, output: DictConfig) -> tuple[str, Video]:
