@@ -125,17 +125,13 @@ class TestPipeline:
     @pytest.mark.parametrize("set_precision", [precision.fp32, partial(precision.amp, everything=True)])
     def test_compiles_what_the_flow_stage_calls_and_no_more(self, narrow, monkeypatch, set_precision):
         asked = []
-        for module, name in (
-            (numba_corr, "windows_kernel"),
-            (numba_gru, "gates_kernel"),
-            (numba_gru, "blend_kernel"),
-        ):
 
-            def noted(*key, name=name, compiled=getattr(module, name)):
-                asked.append((name, *key))
-                return compiled(*key)
+        def noted(name, compiled, *key):
+            asked.append((name, *key))
+            return compiled(*key)
 
-            monkeypatch.setattr(module, name, noted)
+        for module, name in ((numba_corr, "windows_kernel"), (numba_gru, "gates_kernel"), (numba_gru, "blend_kernel")):
+            monkeypatch.setattr(module, name, partial(noted, name, getattr(module, name)))
         pipeline = kernels.cpu(reuse.exact(set_precision(Pipeline(copy.deepcopy(narrow), QUICK))))
         built = set(asked)
         pipeline(*clip(3))
