@@ -2,7 +2,8 @@
 
 Disk: H.264 at crf 12 took 0.4 to 1.2 bits per pixel of the sample at 432x240 and 1280x720, clean and with a noise of 2
 levels, and 3.5 with one of 10; PNG 1.4 to 2.1 bytes per pixel, and 2.5. Memory: the arrays and tensors that grow with
-the clip, by shape. Time: what the same variant took before on this machine.
+the clip, by shape, and a part that was measured on a CPU; RAFT's volumes are the published ones, though `reuse` keeps
+them smaller. Time: what the same variant took before on this machine.
 """
 
 import json
@@ -38,6 +39,12 @@ MARGIN_BYTES = 64 * 2**20
 
 CHANNELS = {"resident": 17, "lean": 12, "offload": 12, "streaming": 17}
 """Numbers for each pixel and frame that the stages hold at once: frames, holes, flow, completed flow, filled frames."""
+
+WINDOW_BYTES = 145
+"""Bytes for each pixel and frame of a window that generation takes beside them."""
+
+FIXED_BYTES = 150 * 2**20
+"""What a run takes of any clip: weights in other layouts and dtypes, code of kernels."""
 
 SPEEDS, MOST_SPEEDS = "speeds.json", 200
 """File in `cache.dir` with what runs took, and how many variants it keeps."""
@@ -99,10 +106,15 @@ def predict(
     kind = "streaming" if streaming else pipeline.effective.get("residency", {}).get("kind", "resident")
     held = min(clip.num_frames, 2 * pipeline.schedule.subvideo_length) if streaming else clip.num_frames
     height, width = process_size(clip.height, clip.width)
-    tensors = CHANNELS[kind] * held * height * width * pipeline.dtype.itemsize
+    schedule = pipeline.schedule
+    references = min(held, schedule.subvideo_length) // schedule.ref_stride
+    window = min(held, schedule.neighbor_length + 1 + references)
+    working = window * height * width * WINDOW_BYTES
     if pipeline.effective.get("correlation", {}).get("kind", "all_pairs") == "all_pairs":
         pairs = min(clip.num_frames - 1, clip_length(width))
-        tensors += int(pairs * (height // 8 * (width // 8)) ** 2 * 4 * 4 / 3)  # float32, and three halved levels
+        volume = pairs * (height // 8 * (width // 8)) ** 2 * 4 * 4 / 3  # float32, and three halved levels
+        working = max(working, int(volume))
+    tensors = FIXED_BYTES + CHANNELS[kind] * held * height * width * pipeline.dtype.itemsize + working
     arrays = held * size * (3 if streaming else 3 + 1 + 3)  # frames, masks, result
     on_gpu = pipeline.networks.device.type == "cuda"
     speed = _speeds(cfg).get(speed_key(variant_id, pipeline.networks.device))
