@@ -40,8 +40,8 @@ MARGIN_BYTES = 64 * 2**20
 CHANNELS = {"resident": 17, "lean": 12, "offload": 12, "streaming": 17}
 """Numbers for each pixel and frame that the stages hold at once: frames, holes, flow, completed flow, filled frames."""
 
-WINDOW_BYTES = 145
-"""Bytes for each pixel and frame of a window that generation takes beside them."""
+WINDOW_BYTES, PUBLISHED_WINDOW_BYTES = 145, 1200
+"""Bytes for each pixel and frame of a window that generation takes beside them: with `reuse` of attention, without."""
 
 FIXED_BYTES = 150 * 2**20
 """What a run takes of any clip: weights in other layouts and dtypes, code of kernels."""
@@ -109,7 +109,9 @@ def predict(
     schedule = pipeline.schedule
     references = min(held, schedule.subvideo_length) // schedule.ref_stride
     window = min(held, schedule.neighbor_length + 1 + references)
-    working = window * height * width * WINDOW_BYTES
+    reuses = "attention" in pipeline.effective.get("reuse", {})
+    per_pixel = WINDOW_BYTES if reuses else PUBLISHED_WINDOW_BYTES
+    working = window * height * width * per_pixel
     if pipeline.effective.get("correlation", {}).get("kind", "all_pairs") == "all_pairs":
         pairs = min(clip.num_frames - 1, clip_length(width))
         volume = pairs * (height // 8 * (width // 8)) ** 2 * 4 * 4 / 3  # float32, and three halved levels

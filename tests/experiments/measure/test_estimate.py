@@ -73,7 +73,7 @@ def test_less_memory_with_less_in_it(pipeline, cfg, networks):
     assert whole.device_bytes is None
     assert whole.host_bytes > PIXELS * (7 + 17 * 4)
     assert predict(CLIP, lean(Pipeline(networks)), cfg, "a", streaming=False).host_bytes < whole.host_bytes
-    large = sample_clip(20, 720, 1280)
+    large = sample_clip(2, 1080, 1920)
     volumes, none = (
         predict(large, made, cfg, "a", streaming=False).host_bytes for made in (pipeline, on_demand(Pipeline(networks)))
     )
