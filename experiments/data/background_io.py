@@ -1,5 +1,6 @@
 """Read ahead and write behind: one thread each, and a bound on how many items wait in memory."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,9 @@ class ReadAhead(Generic[Item]):
     Args:
         items: advanced in the thread alone.
         name: of the thread.
+
+    Attributes:
+        waited_s: seconds that the caller waited for items.
     """
 
     def __init__(self, items: Iterator[Item], at_most: int, name: str = "read ahead") -> None:
@@ -31,6 +35,7 @@ class ReadAhead(Generic[Item]):
         self._at_most = at_most
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
         self._ahead: deque[Future[Item]] = deque()
+        self.waited_s = 0.0
 
     def __enter__(self) -> "ReadAhead[Item]":
         for _ in range(self._at_most):
@@ -49,7 +54,9 @@ class ReadAhead(Generic[Item]):
     def __next__(self) -> Item:
         if not self._ahead:
             raise StopIteration
+        start = time.perf_counter()
         item = self._ahead.popleft().result()
+        self.waited_s += time.perf_counter() - start
         if item is _END:
             self._ahead.clear()
             raise StopIteration
@@ -69,6 +76,9 @@ class WriteBehind(Generic[Item]):
     Args:
         consume: called once, in the thread, with an iterator over the items.
         name: of the thread.
+
+    Attributes:
+        waited_s: seconds that the caller waited for room.
     """
 
     def __init__(self, consume: Callable[[Iterator[Item]], object], at_most: int, name: str = "write behind") -> None:
@@ -76,6 +86,7 @@ class WriteBehind(Generic[Item]):
         self._queue: Queue[Any] = Queue(at_most)
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
         self._consumed: Future[object]
+        self.waited_s = 0.0
 
     def __enter__(self) -> "WriteBehind[Item]":
         self._consumed = self._executor.submit(self._consume, self._items())
@@ -86,7 +97,9 @@ class WriteBehind(Generic[Item]):
         if self._consumed.done():
             self._consumed.result()
             raise RuntimeError("the consumer ended before the last item")
+        start = time.perf_counter()
         self._queue.put(item)
+        self.waited_s += time.perf_counter() - start
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if not self._consumed.done():

@@ -4,6 +4,8 @@ Memory is this variant's alone, since nothing has run before.
 """
 
 import logging
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from tqdm import tqdm
 
 from experiments.data import LoadedClip
 from experiments.errors import NonFiniteError
+from experiments.measure.estimate import duration
 from experiments.measure.runtime_probe import collecting, probe_eagerly
 from experiments.measure.timing import StageTimer, inputs_of, observed, timed
 from experiments.quality.metrics import saturation
@@ -53,12 +56,14 @@ class FirstRun:
     Attributes:
         result: uint8 [T, H, W, 3].
         seconds: of the run; it is not among the timed ones.
+        stage_seconds: by stage, with what was watched meanwhile.
         saturated: by stage, the largest share of saturated values in its output (see `quality.metrics.saturation`).
         effective: what really ran (see `experiments.measure.runtime_probe`).
     """
 
     result: np.ndarray
     seconds: float
+    stage_seconds: dict[str, float]
     memory: Memory
     saturated: dict[str, float]
     effective: dict[str, Any]
@@ -99,7 +104,27 @@ def watched_run(
                 seconds, result = work()
     finally:
         watch.close()
-    return FirstRun(result, seconds, watch.memory, watch.saturated, effective)
+    return FirstRun(result, seconds, watch.seconds, watch.memory, watch.saturated, effective)
+
+
+class TimeLeft:
+    """Logs every half minute how far a stage is, where no terminal shows a bar."""
+
+    EVERY_S = 30.0
+
+    def __init__(self) -> None:
+        self._begun: dict[str, tuple[float, int]] = {}
+        self._logged = time.monotonic()
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Note a stage's progress; the time left goes by all that passed since its first step."""
+        now = time.monotonic()
+        begun, before = self._begun.setdefault(stage, (now, done))
+        if sys.stderr.isatty() or now - self._logged < self.EVERY_S or not before < done < total:
+            return
+        self._logged = now
+        left = (now - begun) / (done - before) * (total - done)
+        log.info("%s: %d of %d, about %s left in this stage", stage, done, total, duration(left))
 
 
 class FirstRunObserver(StageTimer):
@@ -112,6 +137,7 @@ class FirstRunObserver(StageTimer):
         self.memory = Memory(self.watch.kind)
         self.saturated: dict[str, float] = {}
         self.bar: tqdm | None = None
+        self.time_left = TimeLeft()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -136,7 +162,10 @@ class FirstRunObserver(StageTimer):
         memory.host_peak_bytes = max(memory.host_peak_bytes, host_peak)
 
     def progress(self, stage: str, done: int, total: int) -> None:
+        self.time_left.progress(stage, done, total)
         if self.bar is not None and total > 1:
+            if self.bar.total is None:  # streaming comes back to a stage: what was done before took no time here
+                self.bar.initial = self.bar.n = done
             self.bar.total = total
             self.bar.update(done - self.bar.n)
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 from experiments.measure.runtime_probe import eagerly
 from experiments.measure.timing import ForwardingObserver, observed
@@ -25,7 +24,6 @@ Flops = dict[str, dict[str, int]]
 aten = torch.ops.aten
 _cudnn: Any = torch.backends.cudnn  # torch makes its attribute `conv` at run time
 
-_CONVOLUTIONS = frozenset(packet for packet in flop_registry if "conv" in str(packet))
 _SAMPLING = frozenset({aten.grid_sampler_2d, aten._grid_sampler_2d_cpu_fallback, aten.cudnn_grid_sampler})
 
 
@@ -78,6 +76,8 @@ def deform_conv2d_flops(x: Tensor, weight: Tensor, offset: Tensor, *options: Any
     """
     values = x.shape[0] * x.shape[1] * weight.shape[2] * weight.shape[3] * out_val.shape[2] * out_val.shape[3]
     positions = offset.numel() // 2
+    from torch.utils.flop_counter import conv_flop_count
+
     product = conv_flop_count(list(x.shape), list(weight.shape), list(out_val.shape))
     return product + values * (9 if options[-1] else 8) + positions * 10
 
@@ -110,6 +110,8 @@ def mv_flops(matrix: Tensor, vector: Tensor, *, out_val: Tensor) -> int:
 
 def _formulas() -> dict[Any, Formula]:
     """Return the formulas by operation; torchvision's operations exist once `propainter` has imported it."""
+    from torch.utils.flop_counter import flop_registry  # imports Triton, which a run that counts nothing is spared
+
     return {
         **flop_registry,
         # torch 2.11's registry lacks the CPU kernel of SDPA, whose first arguments are those of the CUDA kernel.
@@ -119,6 +121,12 @@ def _formulas() -> dict[Any, Formula]:
         aten.cudnn_grid_sampler: cudnn_grid_sample_flops,
         torch.ops.torchvision.deform_conv2d: deform_conv2d_flops,
     }
+
+
+def _convolutions() -> frozenset[Any]:
+    from torch.utils.flop_counter import flop_registry
+
+    return frozenset(packet for packet in flop_registry if "conv" in str(packet))
 
 
 class Counter(TorchDispatchMode):
@@ -134,6 +142,7 @@ class Counter(TorchDispatchMode):
         self.counts: Flops = {}
         self.stage: str | None = None
         self._formulas = _formulas()
+        self._convolutions = _convolutions()
         self._composite: dict[Any, bool] = {}
 
     def on_operation(self, func: Any, args: Any, kwargs: Any, output: Any, operations: int, dtype: str | None) -> None:
@@ -173,7 +182,7 @@ class Counter(TorchDispatchMode):
         tensor = next(x for x in args if isinstance(x, Tensor))
         name = str(tensor.dtype).removeprefix("torch.")
         if tensor.is_cuda and tensor.dtype == torch.float32 and packet not in _SAMPLING:
-            backend = _cudnn.conv if packet in _CONVOLUTIONS else torch.backends.cuda.matmul
+            backend = _cudnn.conv if packet in self._convolutions else torch.backends.cuda.matmul
             if backend.fp32_precision == "tf32":
                 name = "tf32"
         of_stage = self.counts.setdefault(stage, {})

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from experiments.data import LoadedClip
@@ -155,6 +154,8 @@ def ssim_map(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
     SSIM is exactly 1 where the whole window is equal: only the box around the differing pixels is computed.
     """
+    from skimage.metrics import structural_similarity  # imports much that a run without quality is spared
+
     similar = np.ones(image.shape[:2])
     different = np.any(image != reference, axis=2)
     rows, columns = np.flatnonzero(different.any(axis=1)), np.flatnonzero(different.any(axis=0))

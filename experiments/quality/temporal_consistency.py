@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from scipy.ndimage import map_coordinates
-from skimage.registration import optical_flow_ilk
 
 LONGEST_SIDE = 192
 """Longer side of the frames that flow is computed on, in pixels."""
@@ -62,6 +61,8 @@ def frame_flows(frames: np.ndarray, seams: Sequence[int] = ()) -> FrameFlows:
     A pixel is valid where following the flow there and back ends near the start:
     |there + back|^2 < 0.01 (|there|^2 + |back|^2) + 0.5, in pixels of the smaller frames.
     """
+    from skimage.registration import optical_flow_ilk  # a quarter of a second, which a run without quality is spared
+
     count = len(frames) - 1
     spread = np.linspace(0, count - 1, min(count, MAX_PAIRS)).round().astype(int)
     pairs = sorted({*spread.tolist(), *(t for t in seams if 0 <= t < count)})

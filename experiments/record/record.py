@@ -53,6 +53,7 @@ class Record:
     artifacts: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] | None = None
     video: types.Video | None = None
+    estimate: types.Estimate | None = None
     quality_reason: str | None = None
 
     def add_cost(self, cost: types.Cost) -> None:
@@ -63,7 +64,7 @@ class Record:
     def as_json(self) -> dict[str, Any]:
         """Return the record as strict JSON: values that are not finite become null."""
         content = {item.name: strict(getattr(self, item.name)) for item in fields(self)}
-        for name in ("video", "quality_reason"):
+        for name in ("video", "estimate", "quality_reason"):
             if content[name] is None:
                 del content[name]
         return content

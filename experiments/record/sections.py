@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.measure.confidence import count_outliers, log_t_interval
+from experiments.measure.estimate import Estimate
 from experiments.measure.first_run import FirstRun, Memory
 from experiments.measure.flops import fraction_of_peak
 from experiments.measure.paired import bounds
 from experiments.measure.profile_passes import Profile
 from experiments.measure.protocol import Timings
+from experiments.record import types
 from experiments.record.types import Cost, Latency, MemoryUse, Speedup, Stage, Variant
 from propainter import STAGES
 
@@ -49,8 +51,19 @@ def describe_cost(
     }
 
 
+def describe_estimate(estimate: Estimate) -> types.Estimate:
+    """Return the record's `estimate`."""
+    return {
+        "disk_bytes": estimate.disk_bytes,
+        "most_disk_bytes": estimate.most_disk_bytes,
+        "host_bytes": estimate.host_bytes,
+        "device_bytes": estimate.device_bytes,
+        "seconds": estimate.seconds,
+    }
+
+
 def describe_latency(first: FirstRun, timings: Timings, num_frames: int) -> Latency:
-    """Return the record's `latency` without `end_to_end_s`."""
+    """Return the record's `latency` without `end_to_end_s`; `where_s` is yet unknown."""
     sampling, median, runs = timings.sampling, timings.median_s, timings.runs
     interval = sampling.interval if sampling else None
     compiling = [component["compile_s"] for component in _compiled(first.effective).values()]
@@ -66,6 +79,8 @@ def describe_latency(first: FirstRun, timings: Timings, num_frames: int) -> Late
         "stopped_by": sampling.stopped_by if sampling else None,
         "warmup_s": timings.warmup_s,
         "first_s": first.seconds,
+        "first_frames_per_s": num_frames / first.seconds,
+        "where_s": None,
         "compile_s": sum(compiling) if compiling else None,
         "frames_per_s": num_frames / median if median else None,
         "harness_s": statistics.median(run.harness_s for run in runs) if runs else None,
@@ -126,6 +141,7 @@ def describe_stage(stage: str, first: FirstRun, timings: Timings, profile: Profi
     return {
         "median_s": median,
         "ci95_s": bounds(log_t_interval(samples)) if samples else None,
+        "first_s": first.stage_seconds.get(stage),
         "peak_bytes": first.memory.peak_bytes.get(stage),
         "reserved_bytes": first.memory.reserved_bytes.get(stage),
         "flops": counted,

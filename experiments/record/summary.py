@@ -19,14 +19,13 @@ def summary(record: dict[str, Any]) -> str:
     if record["latency"] is None:
         return "\n".join([*lines, record["reason"], *_video(record.get("video"))])
     latency, memory = record["latency"], record["memory"]
+    once = latency["median_s"] is None
     lines += ["", f"{'stage':<12}{'time [s]':>10}{'95% interval':>20}{'peak [MiB]':>13}"]
     rows = [(stage, record["stages"][stage]) for stage in STAGES] + [("whole", {**memory, **latency})]
-    lines += [
-        f"{name:<12}{_number(row['median_s'], '.3f')}{_interval(row['ci95_s']):>20}{_mebibytes(row['peak_bytes'])}"
-        for name, row in rows
-    ]
+    lines += [f"{name:<12}{_time(row, once=once)}{_mebibytes(row['peak_bytes'])}" for name, row in rows]
     lines += [
         _how_timed(latency),
+        *_where(latency["where_s"]),
         *gap_note(latency["stage_gap"]),
         f"memory is {_MEMORY[memory['kind']]}, in the first run{_pool(memory)}",
         *_speedup(record["speedup"], doubtful=bool(record["disturbed"])),
@@ -67,13 +66,33 @@ def _how_timed(latency: dict[str, Any]) -> str:
     if latency["median_s"] is None and latency["first_s"] is None:
         return "nothing was timed, since the run was stopped and resumed"
     if latency["median_s"] is None:
-        return f"nothing was timed; the one run took {latency['first_s']:.3f} s"
+        return f"nothing was timed: these are the times of one run, not a measurement; {_rate(latency)}"
     target = "the target" if latency["stopped_by"] == "target_relative_ci" else latency["stopped_by"]
     width = "" if latency["relative_ci"] is None else f", interval within {latency['relative_ci']:.1%}"
     return (
         f"times are medians of {len(latency['samples_s'])} run(s), stopped by {target}{width}; "
         f"{latency['frames_per_s']:.2f} frames/s"
     )
+
+
+def _rate(latency: dict[str, Any]) -> str:
+    return f"{latency['first_frames_per_s']:.2f} frames/s"
+
+
+def _time(row: dict[str, Any], *, once: bool) -> str:
+    """Return a time and its interval; that of one run where nothing was timed."""
+    if once and row["first_s"] is not None:
+        return f"{_number(row['first_s'], '.3f')}{'one run':>20}"
+    return f"{_number(row['median_s'], '.3f')}{_interval(row['ci95_s']):>20}"
+
+
+def _where(where: dict[str, float | None] | None) -> list[str]:
+    """Return a line on where the one run's wall time went, as far as it is known."""
+    if where is None:
+        return []
+    known = {part: seconds for part, seconds in where.items() if seconds is not None}
+    parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in known.items())
+    return [f"where the time went, {sum(known.values()):.1f} s in all: {parts}"]
 
 
 def gap_note(gap: float | None) -> list[str]:

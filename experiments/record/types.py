@@ -119,11 +119,23 @@ class Latency(TypedDict, total=False):
     stopped_by: str | None
     warmup_s: list[float]
     first_s: float | None
+    first_frames_per_s: float | None
+    where_s: dict[str, float | None] | None
     compile_s: float | None
     frames_per_s: float | None
     harness_s: float | None
     stage_gap: float | None
     end_to_end_s: float | None
+
+
+class Estimate(TypedDict):
+    """What the run was expected to take before it began."""
+
+    disk_bytes: int
+    most_disk_bytes: int
+    host_bytes: int
+    device_bytes: int | None
+    seconds: float | None
 
 
 class Speedup(TypedDict):
@@ -157,6 +169,7 @@ class Stage(TypedDict):
 
     median_s: float | None
     ci95_s: Interval | None
+    first_s: float | None
     peak_bytes: int | None
     reserved_bytes: int | None
     flops: dict[str, int] | None

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from experiments.data import LoadedClip, load
 from experiments.data.weights import Weights, load_networks
 from experiments.errors import log_failure
+from experiments.measure.estimate import announce
 from experiments.measure.first_run import FirstRun, first_run
 from experiments.measure.paired_baseline import compose_baseline
 from experiments.measure.profile_passes import Profile, profile
@@ -23,7 +24,7 @@ from experiments.quality.reference import reference_frames
 from experiments.quality.temporal_consistency import seams_of
 from experiments.record.outputs import clear_outputs, write_preview, write_result, write_timed
 from experiments.record.record import Record, describe_data, describe_weights, run_section, variant, write_json
-from experiments.record.sections import describe_cost
+from experiments.record.sections import describe_cost, describe_estimate
 from experiments.record.stream_state import goes_on
 from experiments.record.summary import summary
 from experiments.record.validation import check_settings
@@ -65,6 +66,8 @@ def run(cfg: DictConfig) -> str:
         return "failed"
     if record.status == "ok":
         print(summary(content))
+    if record.video is not None:
+        print(f"result: {folder / record.video['output']['file']}")
     print(f"run folder: {folder}")
     return record.status
 
@@ -104,6 +107,7 @@ def _inpaint(record: Record, cfg: DictConfig, folder: Path) -> None:
             log.info("%s", _SAME_BASELINE)
 
     # Measure.
+    record.estimate = describe_estimate(announce(source, pipeline, folder, cfg, described["id"], streaming=False))
     first, passes, timings = _measure(cfg, folder, pipeline, clip, weights, groups, described["id"])
     cost = describe_cost(first, len(clip.frames), timings, passes, baseline=baseline, limit_bytes=limit_bytes)
     record.add_cost(cost)

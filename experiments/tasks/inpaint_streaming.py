@@ -21,11 +21,13 @@ from omegaconf import DictConfig
 from experiments.data import Clip, Fingerprint, Survey, load, survey
 from experiments.data.background_io import ReadAhead, WriteBehind
 from experiments.data.weights import load_networks
+from experiments.measure.estimate import announce, keep_speed
 from experiments.measure.first_run import first_run, watched_run
 from experiments.measure.timing import wait_for
+from experiments.measure.wall_time import WallTime
 from experiments.record.outputs import VIDEO, frame_path, write_result, write_timed
 from experiments.record.record import Record, describe_data, describe_weights
-from experiments.record.sections import describe_cost
+from experiments.record.sections import describe_cost, describe_estimate
 from experiments.record.stream_state import PartKeeper, goes_on
 from experiments.record.types import Cost, Data, Video
 from propainter import Clip as Inputs
@@ -60,7 +62,9 @@ def inpaint_once(
     limit_bytes: int | None,
 ) -> None:
     """Write the video and fill in what the one run cost; with the whole clip in memory where the variant needs it."""
+    wall = WallTime()
     known = survey(source)
+    wall.add("read", known.read_s)
     record.data = describe_data(source, known.hole_fraction)
     if known.first_hole is None:
         if goes_on(cfg, folder):
@@ -70,22 +74,31 @@ def inpaint_once(
         record.data["fingerprint"], record.video = copy_frames(source, folder, cfg.output)
         record.reason = NO_HOLE
         return
-    networks, weights = load_networks(cfg.weights)
+    with wall.part("weights"):
+        networks, weights = load_networks(cfg.weights)
     record.weights = describe_weights(weights)
-    pipeline = build_pipeline(networks.to(device), schedule, cfg)
+    with wall.part("build"):
+        pipeline = build_pipeline(networks.to(device), schedule, cfg)
     record.quality_reason = NO_REFERENCE
     assert record.environment is not None and record.run is not None
     overrides = HydraConfig.get().overrides.task
     keeper = PartKeeper(folder, partial_path(folder / VIDEO), cfg, record.environment, weights.fingerprint, overrides)
     streaming, why_not = frame_by_frame(pipeline)
+    assert record.variant is not None
+    described = str(record.variant["id"])
+    by_frame = streaming is not None
+    estimate = announce(source, pipeline, folder, cfg, described, streaming=by_frame, done=keeper.first)
+    record.estimate = describe_estimate(estimate)
     if streaming is not None:
         if keeper.stopped is not None:
             record.run["resumed_from"] = list(keeper.resumed_from)
             log.info("the run goes on from frame %d of %d", keeper.first, source.num_frames)
         record.data, record.video, cost = stream(
-            source, known, pipeline, streaming, folder, cfg.output, keeper, limit_bytes=limit_bytes
+            source, known, pipeline, streaming, folder, cfg.output, keeper, wall, limit_bytes=limit_bytes
         )
         record.add_cost(cost)
+        if (seconds := cost["latency"]["first_s"]) is not None:
+            keep_speed(cfg, described, device, source, seconds)
         return
     if why_not is not None:
         log.warning("the whole clip is read into memory: %s", why_not)
@@ -96,6 +109,10 @@ def inpaint_once(
     record.add_cost(cost)
     record.video, written_s = write_timed(folder, source, first.result, cfg.output, schedule.mask_dilation)
     cost["latency"]["end_to_end_s"] = clip.read_s + first.seconds + written_s
+    for part, seconds in (("read", clip.read_s), ("inpaint", first.seconds), ("write", written_s)):
+        wall.add(part, seconds)
+    cost["latency"]["where_s"] = wall.finish()
+    keep_speed(cfg, described, device, source, first.seconds)
 
 
 def copy_frames(clip: Clip, folder: Path, output: DictConfig) -> tuple[str, Video]:
@@ -119,6 +136,7 @@ def stream(
     folder: Path,
     output: DictConfig,
     keeper: PartKeeper,
+    wall: WallTime,
     *,
     limit_bytes: int | None,
 ) -> tuple[Data, Video, Cost]:
@@ -130,6 +148,7 @@ def stream(
         known: of its masks.
         output: the config's `output`.
         keeper: knows where the run goes on, and saves where it could.
+        wall: gets the seconds of reading, inpainting and writing.
         limit_bytes: the memory that the run is held to.
 
     Returns:
@@ -143,14 +162,15 @@ def stream(
         _check_written(folder, keeper.first, frames=output.frames)
     fingerprint = Fingerprint((clip.num_frames, clip.height, clip.width, 3))
     start = time.perf_counter()
-    shots = plan_shots(clip, known, pipeline)
+    with wall.part("read"):
+        shots = plan_shots(clip, known, pipeline)
     whole_s = known.read_s + time.perf_counter() - start
     video: Video
 
     def work() -> tuple[float, np.ndarray]:
         nonlocal whole_s, video
         start = time.perf_counter()
-        seconds, video = _run(clip, fingerprint, pipeline, streaming, shots, folder, output, keeper)
+        seconds, video = _run(clip, fingerprint, pipeline, streaming, shots, folder, output, keeper, wall)
         whole_s += time.perf_counter() - start
         return seconds, np.empty((0, clip.height, clip.width, 3), np.uint8)
 
@@ -162,12 +182,13 @@ def stream(
             log.warning("the frames finished so far are in %s", left)
         raise
     cost = describe_cost(first, clip.num_frames, limit_bytes=limit_bytes)
-    cost["latency"]["end_to_end_s"] = whole_s
+    cost["latency"] |= {"end_to_end_s": whole_s, "where_s": wall.finish()}
     if keeper.first:
         latency = cost["latency"]
-        latency["first_s"] = latency["compile_s"] = latency["end_to_end_s"] = None
+        latency["first_s"] = latency["first_frames_per_s"] = latency["where_s"] = None
+        latency["compile_s"] = latency["end_to_end_s"] = None
         for stage in cost["stages"].values():
-            stage["median_s"] = None
+            stage["first_s"] = None
     keeper.done()
     return describe_data(clip, known.hole_fraction, _with_masks(fingerprint, clip)), video, cost
 
@@ -208,6 +229,7 @@ def _run(
     folder: Path,
     output: DictConfig,
     keeper: PartKeeper,
+    wall: WallTime,
 ) -> tuple[float, Video]:
     """Return the seconds until the last frame was inpainted, and the record's `video`; all is written by then."""
     size = clip.height, clip.width
@@ -239,7 +261,10 @@ def _run(
             written(image)
         wait_for(pipeline.networks.device)
         seconds = time.perf_counter() - start
+        wall.add("inpaint", seconds - parts.waited_s - written.waited_s)
         deque(parts, maxlen=0)  # a run that was stopped after the last frame has read too few for the fingerprint
+    wall.add("read", parts.waited_s)
+    wall.add("write", time.perf_counter() - start - seconds + written.waited_s)
     return seconds, sections[0]
 
 

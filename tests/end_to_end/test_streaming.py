@@ -16,6 +16,7 @@ from support.fake_stages import SHORT, features_of_everything, pair_flow, predic
 from support.videos import decoded
 
 from experiments.data import Fingerprint, load, sample_clip, survey
+from experiments.measure.wall_time import WallTime
 from experiments.record.outputs import write_result
 from experiments.record.stream_state import STATE, PartKeeper
 from experiments.system.environment import describe
@@ -68,7 +69,9 @@ class TestJob:
         environment = describe(torch.device("cpu"))
         settings = OmegaConf.create({"resume": resume, **(cfg or {})})
         keeper = PartKeeper(folder, folder / "inpainted.partial.mp4", settings, environment, weights, [])
-        data, video, cost = stream(clip, survey(clip), pipeline, Streaming({}), folder, keeper=keeper, **options)
+        data, video, cost = stream(
+            clip, survey(clip), pipeline, Streaming({}), folder, keeper=keeper, wall=WallTime(), **options
+        )
         return {"data": data, "video": video, **cost}
 
     @pytest.mark.slow
@@ -84,6 +87,14 @@ class TestJob:
         assert data["hole_fraction"] == pytest.approx(loaded.hole_fraction)
         assert latency["first_s"] <= latency["end_to_end_s"]
         assert latency["median_s"] is None
+        where = latency["where_s"]
+        assert latency["first_frames_per_s"] == 20 / latency["first_s"]
+        assert where["inpaint"] <= latency["first_s"]
+        assert min(where["read"], where["write"]) > 0
+        assert where["read"] + where["inpaint"] + where["write"] <= latency["end_to_end_s"]
+        for stage in sections["stages"].values():
+            assert stage["median_s"] is None
+            assert 0 < stage["first_s"] < latency["first_s"]
         assert sections["memory"]["peak_bytes"] > 0
         assert set(sections["effective"]["tf32"]) == {"flow", "completion", "propagation", "generation"}
 
@@ -167,7 +178,9 @@ class TestJob:
         for path in (tmp_path / "whole").rglob("*.*"):
             assert (tmp_path / "parts" / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes()
         assert sections["data"] == expected["data"]
-        assert sections["latency"]["first_s"] is None
+        latency = sections["latency"]
+        assert latency["first_s"] is latency["first_frames_per_s"] is latency["where_s"] is None
+        assert {stage["first_s"] for stage in sections["stages"].values()} == {None}
         assert not (tmp_path / "parts" / STATE).exists()
 
     @pytest.mark.slow

@@ -84,6 +84,8 @@ def make_record(**changes: Any) -> dict[str, Any]:
         "relative_ci": noise,
         "samples_s": samples,
         "first_s": seconds * 1.2,
+        "first_frames_per_s": frames / seconds / 1.2,
+        "where_s": None,
         "frames_per_s": frames / seconds,
         "end_to_end_s": seconds + 0.3,
     }
@@ -100,6 +102,7 @@ def make_record(**changes: Any) -> dict[str, Any]:
         record["stages"][stage] |= {
             "median_s": seconds * share,
             "ci95_s": _around(seconds * share, noise),
+            "first_s": seconds * share * 1.2,
             "peak_bytes": int(peak_bytes * (1 if stage == "generation" else 0.4)),
             "fraction_of_peak": 0.4,
         }

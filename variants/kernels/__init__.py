@@ -5,6 +5,7 @@ Applied after `reuse`, and before the groups that wrap the flow estimator.
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -58,7 +59,7 @@ def cpu(pipeline: Pipeline) -> Pipeline:
         raise UnsupportedError(f"kernels=cpu are for the CPU, not for this {device.type} device")
     if not isinstance(estimator, (ClipFlow, DedupFlowEstimator)):
         raise UnsupportedError(f"kernels=cpu belong to RAFT's own flow estimators, not to {type(estimator).__name__}")
-    stats = _loops_by_numba(estimator, pipeline.networks.raft.corr_block)
+    stats = _loops_by_numba(estimator, pipeline.networks.raft.corr_block, _flow_dtype(pipeline))
     generator = pipeline.networks.generator
     layers = sum(convolve_linear_layers(module) for module in (generator.transformers, generator.sc))
     for network in (pipeline.networks.flow_completion, generator):
@@ -213,15 +214,28 @@ def _without_heap_trim(stage_runner: StageRunner, stats: dict[str, Any]) -> Stag
     return run
 
 
-def _loops_by_numba(estimator: ClipFlow | DedupFlowEstimator, published: CorrBlock) -> dict[str, Any]:
-    """Put the loops into the estimator, and return the implementations of its windows and recurrent units."""
+def _flow_dtype(pipeline: Pipeline) -> torch.dtype:
+    """Return the dtype that convolutions give in the flow stage; not where RAFT itself enters autocast."""
+    with ExitStack() as stack:
+        for context in pipeline.contexts:
+            stack.enter_context(context("flow"))
+        return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+
+
+def _loops_by_numba(
+    estimator: ClipFlow | DedupFlowEstimator, published: CorrBlock, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Put the loops into the estimator, and return the implementations of its windows and recurrent units.
+
+    Loops of another dtype than this one are compiled at their first call.
+    """
     try:
         from variants.kernels import numba_corr, numba_gru, numba_math
     except ImportError as error:
         raise UnsupportedError(f"kernels=cpu needs the package numba ({error}): pip install numba") from error
     try:
-        numba_corr.compile_now(published.radius)
-        numba_gru.compile_now()
+        numba_corr.compile_now(published.radius, [dtype])
+        numba_gru.compile_now([dtype])
     except RuntimeError as error:  # numba has no folder for its cache
         raise UnsupportedError(
             f"kernels=cpu: {error}; set NUMBA_CACHE_DIR to a folder that can be written to"

@@ -3,7 +3,7 @@
 It implements the operation `windows` of `corr_op` on the CPU, for float32 and bfloat16.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 import numba
@@ -20,9 +20,9 @@ PIXELS_PER_BLOCK = 64
 """Pixels that a thread takes at a time, with one scratch memory."""
 
 
-def compile_now(radius: int) -> None:
+def compile_now(radius: int, dtypes: Iterable[torch.dtype] = tuple(STORED)) -> None:
     """Let numba compile the loops for this radius (a second each), or load them from its cache on disk."""
-    for dtype in STORED:
+    for dtype in dtypes:
         windows_kernel(2 * radius + 1, dtype)
 
 

@@ -4,7 +4,7 @@ Each loop is one pass over memory; torch makes a pass for each sum, sigmoid, pro
 loops are operations of torch, `torch.ops.propainter_bench.gru_gates` and `gru_blend`, visible to torch.compile.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import numba
@@ -17,9 +17,9 @@ from variants.kernels.gru_op import as_rows, empty_blend, empty_gates
 from variants.kernels.numba_math import OPTIONS, STORED, as_numpy, sigmoid, tanh, threads_as_torch
 
 
-def compile_now() -> None:
+def compile_now(dtypes: Iterable[torch.dtype] = tuple(STORED)) -> None:
     """Let numba compile the loops (a second each), or load them from its cache on disk."""
-    for dtype in STORED:
+    for dtype in dtypes:
         gates_kernel(dtype)
         blend_kernel(dtype)
 

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._prims_common import suggest_memory_format
 from torchvision.models.optical_flow.raft import ConvGRU
 
 from propainter.models.raft import Flows
@@ -43,6 +42,14 @@ def blend(summed: Tensor, share: Tensor, state: Tensor, update: Tensor) -> Tenso
 TORCH = Gating(gates, blend)
 
 
+def is_channels_last(weight: Tensor) -> bool:
+    """Return whether a convolution's weight is stored with its channels last.
+
+    `torch._prims_common.suggest_memory_format` tells it too, and imports sympy for it: half a second of every run.
+    """
+    return weight.stride(1) == 1 < weight.stride(-1)
+
+
 class SplitGRU:
     """Compute a convolutional GRU with one convolution for update and reset gates, without the context's channels.
 
@@ -60,7 +67,8 @@ class SplitGRU:
             weight, bias = (torch.cat([getattr(conv, name) for conv in convs]) for name in ("weight", "bias"))
             context = weight[:, hidden : weight.shape[1] - motion]
             moving = torch.cat([weight[:, :hidden], weight[:, weight.shape[1] - motion :]], dim=1)
-            return moving, context.contiguous(memory_format=suggest_memory_format(weight)), bias
+            stored = torch.channels_last if is_channels_last(weight) else torch.contiguous_format
+            return moving, context.contiguous(memory_format=stored), bias
 
         self.gates, self.gates_context, self.gates_bias = split([gru.convz, gru.convr])
         self.new, self.new_context, self.new_bias = split([gru.convq])

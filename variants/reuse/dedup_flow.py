@@ -6,14 +6,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._prims_common import suggest_memory_format
 from torchvision.models.optical_flow._utils import make_coords_grid, upsample_flow
 from torchvision.models.optical_flow.raft import RAFT, ConvGRU, CorrBlock, UpdateBlock
 
 from propainter.models import raft as published_raft
 from propainter.models.raft import ClipFlow, Correlation, Flows, all_pairs, check_frames
 from variants.components import is_wrapped
-from variants.reuse.conv_gru import TORCH, Gating, SplitGRU
+from variants.reuse.conv_gru import TORCH, Gating, SplitGRU, is_channels_last
 from variants.reuse.corr_lookup import BidirectionalCorrelation
 
 UPDATE_CHANNELS = 2400
@@ -170,7 +169,7 @@ class Updates:
     def begin(self, context: Tensor) -> tuple[Step, Tensor]:
         """Return a pair's step and first hidden state from the context network's output [N, C, h, w]."""
         # oneDNN's convolutions compute in channels_last.
-        last = context.device.type == "cpu" or suggest_memory_format(self._weight) == torch.channels_last
+        last = context.device.type == "cpu" or is_channels_last(self._weight)
         layout = torch.channels_last if last else torch.contiguous_format
         hidden, context = context.tensor_split([self.block.hidden_state_size], dim=1)
         hidden = torch.tanh(hidden).contiguous(memory_format=layout)

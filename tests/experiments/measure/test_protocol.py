@@ -99,5 +99,15 @@ class TestOnTheCommandLine:
             None,
             "ladder",
         )
+        assert f"result: {done.folder / 'inpainted.mp4'}\n" in done.out
         assert (done.folder / "inpainted.mp4").exists()
-        assert "nothing was timed" in done.out
+        assert "these are the times of one run, not a measurement" in done.out
+        latency, stages = record["latency"], record["stages"].values()
+        assert 0 < sum(stage["first_s"] for stage in stages) <= latency["first_s"]
+        assert latency["first_frames_per_s"] == pytest.approx(record["data"]["frames"] / latency["first_s"])
+        where = latency["where_s"]
+        assert all(seconds > 0 for seconds in where.values())
+        assert where["inpaint"] == latency["first_s"]
+        assert sum(where.values()) - where["start"] <= record["run"]["wall_s"]
+        assert latency["median_s"] is latency["frames_per_s"] is None
+        assert {stage["median_s"] for stage in stages} == {None}

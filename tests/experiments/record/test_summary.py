@@ -4,6 +4,7 @@ import pytest
 from support.records_fixture import make_record
 
 from experiments.record.summary import summary
+from propainter import STAGES
 
 
 def lines(**changes):
@@ -34,6 +35,26 @@ def test_disturbances_are_the_last_lines():
 def test_the_backend_of_attention():
     assert "attention: SDPA's flash backend" in lines(effective={"attention": {"backend": "flash"}})
     assert not any("backend" in line for line in lines(effective={"attention": {"backend": None}}))
+
+
+def test_one_run_is_no_measurement():
+    where = {"start": 4.0, "weights": 2.0, "build": 1.0, "read": 0.5, "inpaint": 6.0, "write": 0.5, "rest": 1.0}
+    latency = {"median_s": None, "ci95_s": None, "first_s": 6.0, "first_frames_per_s": 4.0, "stage_gap": None}
+    stages = {stage: {"median_s": None, "ci95_s": None, "first_s": 1.25, "peak_bytes": 2**20} for stage in STAGES}
+    text = lines(latency=latency | {"where_s": where}, stages=stages, speedup=None)
+    assert [line.split() for line in text if line.startswith(STAGES)] == [
+        [stage, "1.250", "one", "run", "1"] for stage in STAGES
+    ]
+    assert "nothing was timed: these are the times of one run, not a measurement; 4.00 frames/s" in text
+    assert (
+        "where the time went, 15.0 s in all: start 4.0 s, weights 2.0 s, build 1.0 s, read 0.5 s, inpaint 6.0 s, "
+        "write 0.5 s, rest 1.0 s"
+    ) in text
+
+
+def test_a_later_run_of_a_process_has_no_start():
+    where = {"start": None, "weights": 2.0, "inpaint": 6.0}
+    assert "where the time went, 8.0 s in all: weights 2.0 s, inpaint 6.0 s" in lines(latency__where_s=where)
 
 
 def test_what_graphs_keep_is_named():

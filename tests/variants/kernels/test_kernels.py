@@ -3,6 +3,7 @@
 import copy
 import platform
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from support.reusing import QUICK, clip, hole_psnr, video_tensor
 from propainter import Pipeline, Schedule
 from propainter.models.flow_completion import predict_flow
 from variants import UnsupportedError, correlation, kernels, precision, raft_scale, reuse
-from variants.kernels import gru_op, numba_corr, numba_math
+from variants.kernels import gru_op, numba_corr, numba_gru, numba_math
 
 
 @pytest.mark.parametrize("bound", [0, 2**30])
@@ -121,8 +122,24 @@ class TestPipeline:
         with pytest.raises(UnsupportedError, match="not to ScaledFlow"):
             kernels.cpu(raft_scale.scaled(Pipeline(copy.deepcopy(narrow), QUICK), 0.5))
 
+    @pytest.mark.parametrize("set_precision", [precision.fp32, partial(precision.amp, everything=True)])
+    def test_compiles_what_the_flow_stage_calls_and_no_more(self, narrow, monkeypatch, set_precision):
+        asked = []
+
+        def noted(name, compiled, *key):
+            asked.append((name, *key))
+            return compiled(*key)
+
+        for module, name in ((numba_corr, "windows_kernel"), (numba_gru, "gates_kernel"), (numba_gru, "blend_kernel")):
+            monkeypatch.setattr(module, name, partial(noted, name, getattr(module, name)))
+        pipeline = kernels.cpu(reuse.exact(set_precision(Pipeline(copy.deepcopy(narrow), QUICK))))
+        built = set(asked)
+        pipeline(*clip(3))
+        assert len(built) == 3
+        assert set(asked) == built
+
     def test_nowhere_to_keep_what_is_compiled(self, narrow, monkeypatch):
-        def nowhere(radius):
+        def nowhere(radius, dtypes):
             raise RuntimeError("cannot cache function: no locator available")
 
         monkeypatch.setattr(numba_corr, "compile_now", nowhere)
