@@ -119,9 +119,8 @@ def is_lossless_video(path: Path) -> bool:
 
 
 def _is_lossless(stream: VideoStream) -> bool:
-    kinds = av.codec.Properties
-    properties = int(stream.codec_context.codec.properties)
-    return bool(properties & int(kinds.LOSSLESS.value)) and not properties & int(kinds.LOSSY.value)
+    codec = stream.codec_context.codec
+    return bool(codec.lossless and not codec.lossy)
 
 
 def _sdr(frames: Iterator[av.VideoFrame], path: Path, hdr: str) -> Iterator[av.VideoFrame]:

@@ -10,12 +10,19 @@ from itertools import islice
 from pathlib import Path
 
 import av
-from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from propainter.errors import InputError
 from propainter.io.container_end import missing_bytes
-from propainter.io.video_stream import DAMAGED, Decoder, check_choice, cut_off, open_video, played_streams
+from propainter.io.video_stream import (
+    DAMAGED,
+    READING_ERRORS,
+    Decoder,
+    check_choice,
+    cut_off,
+    open_video,
+    played_streams,
+)
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +119,11 @@ def increasing(
     return repaired + [repaired[-1] + step * k for k in range(1, gap + 1)], made_up
 
 
+_TIMED = ("flv", "asf")
+"""Containers that announce their duration and no length in bytes."""
+
+_TIMED_TOLERANCE_S = Fraction(1, 4)
+
 _scans: dict[tuple[object, ...], VideoScan] = {}
 """By file, size, time of its last change and number of frames; None for a scan that reached the end."""
 
@@ -165,10 +177,10 @@ def _scan(path: Path, max_frames: int | None) -> tuple[VideoScan, bool]:
             log.info("%s has %d video streams: stream %d is read, which plays", path, others + 1, stream.index)
         rates = tuple(Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate) if rate)
         container_name, tick_s = container.format.name, Fraction(stream.time_base or Fraction(1, 1000))
-        intra_only = stream.codec_context.codec.intra_only
+        logs_all = stream.codec_context.codec.intra_only or stream.codec_context.name == "ffv1"
         seen = _Frames()
         decoder = Decoder(container, stream)
-        with _decoder_errors(stream, intra_only) as errors:
+        with _decoder_errors(stream, logs_all) as errors:
             seen.read(decoder, max_frames, path)
         field_order = _field_order(stream)
         announced = stream.frames
@@ -187,7 +199,9 @@ def _scan(path: Path, max_frames: int | None) -> tuple[VideoScan, bool]:
             "%d of %d times of frames in %s are missing or not increasing: put between", made_up, len(stamps), path
         )
     if stamps and not stopped:
-        end = stamps[-1] + (seen.last_duration * tick_s or 1 / rates[0])
+        # MP4 has times from one packet to the next in its own order, where the last is not always shown last.
+        last_duration = decoder.last_duration if "mp4" in container_name else seen.last_duration
+        end = stamps[-1] + (last_duration * tick_s or 1 / rates[0])
         if tag_s is not None and damage is None:
             # Matroska's tag holds the end of a last frame that stands still.
             end = tag_s if tag_s > end + tick_s else end
@@ -227,13 +241,13 @@ class _Frames:
 
 
 @contextmanager
-def _decoder_errors(stream: VideoStream, intra_only: bool) -> Iterator[list[tuple[int, str, str]]]:
-    """Collect what an intra-frame decoder, such as MJPEG's, logs as errors: it marks no frame as damaged.
+def _decoder_errors(stream: VideoStream, wanted: bool) -> Iterator[list[tuple[int, str, str]]]:
+    """Collect what an intra-frame decoder, such as MJPEG's, or FFV1's logs as errors: it marks no frame as damaged.
 
     Other decoders mark frames, and log errors of sound files too, such as a missing reference before the first key
     frame of a broadcast.
     """
-    if not intra_only:
+    if not wanted:
         yield []
         return
     stream.thread_type = "NONE"
@@ -243,13 +257,15 @@ def _decoder_errors(stream: VideoStream, intra_only: bool) -> Iterator[list[tupl
 
 @contextmanager
 def _captured() -> Iterator[list[tuple[int, str, str]]]:
-    level = av.logging.get_level()
+    level, skip = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)
     try:
         with av.logging.Capture() as logs:
             yield logs
     finally:
         av.logging.set_level(level)
+        av.logging.set_skip_repeated(skip)
 
 
 def _container_damage(path: Path, name: str, announced: int, frames: int, decoder: Decoder) -> str | None:
@@ -257,23 +273,31 @@ def _container_damage(path: Path, name: str, announced: int, frames: int, decode
     if missing:
         found = f", it announces {announced} frames and {frames} can be decoded" if announced > frames else ""
         return f"its end is missing, at least {missing} bytes{found}"
-    errors = _reading_errors(path, name)
-    if errors:
-        return f"reading it says: {errors[0]}"
+    fault = _reading_fault(path, name)
+    if fault is not None:
+        return fault
     if name == "avi" and announced > decoder.packets and not _whole_avi_index(path):
         return f"it announces {announced} frames and {frames} can be decoded"
     return None
 
 
-def _reading_errors(path: Path, name: str) -> list[str]:
-    """Read all packets again, and return what the demuxer logs as errors. The decoders' messages are not among them."""
-    with open_video(path) as (container, stream), _captured() as logs:
+def _reading_fault(path: Path, name: str) -> str | None:
+    """Read all packets of all streams again, and return what is wrong with the container; None where nothing is.
+
+    The decoders log nothing here, so that errors are the demuxer's.
+    """
+    end_s = Fraction(0)
+    with open_video(path) as (container, _), _captured() as logs:
+        duration_s = Fraction(container.duration or 0, av.time_base) if name in _TIMED else Fraction(0)
         try:
-            for _ in container.demux(stream):
-                pass
-        except FFmpegError as error:
-            return [error.strerror or "an error"]
-        return [message.strip() for _, source, message in logs if source == name]
+            for packet in container.demux():
+                if packet.pts is not None and packet.time_base:
+                    end_s = max(end_s, (packet.pts + (packet.duration or 0)) * packet.time_base)
+        except READING_ERRORS as error:
+            return f"reading stops with: {error}"
+    if end_s + _TIMED_TOLERANCE_S < duration_s:
+        return f"it announces {float(duration_s):.2f} s and ends at {float(end_s):.2f} s"
+    return next((f"reading it says: {message.strip()}" for _, source, message in logs if source == name), None)
 
 
 def _whole_avi_index(path: Path) -> bool:

@@ -16,7 +16,10 @@ av.logging.set_level(None)
 
 DAMAGED = ("refuse", "keep")
 KEEP_ADVICE = "give a complete video file, read fewer frames of it, or keep what can be read by data.damaged=keep."
-NO_VIDEO_ADVICE = "give a video file such as mp4, or a folder of images."
+NO_VIDEO_ADVICE = "give a complete video file such as mp4, or a folder of images."
+
+READING_ERRORS = (FFmpegError, IndexError)
+"""What PyAV raises for a damaged place; IndexError where streams appear that the header does not announce."""
 
 
 def cut_off(path: Path, reason: str) -> str:
@@ -74,13 +77,14 @@ class Decoder:
     Attributes:
         codec: the decoder's name.
         packets: how many were read, empty ones too.
+        last_duration: of the last packet in the file's order, in ticks; 0 where it says none.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self._container, self._stream = container, stream
         self._damage: tuple[int | None, str] | None = None
         self.codec = stream.codec_context.name
-        self.packets = 0
+        self.packets = self.last_duration = 0
 
     def damage_before(self, pts: int | None = None) -> str | None:
         """Return the first damage that was met, as part of a sentence; not that of a packet after `pts`."""
@@ -95,13 +99,15 @@ class Decoder:
         while True:
             try:
                 packet = next(packets, None)
-            except FFmpegError as error:
-                self._note(None, f"reading stops with: {error.strerror}")
+            except READING_ERRORS as error:
+                self._note(None, f"reading stops with: {error}")
                 yield from self._decoded(None)  # what the decoder still holds
                 return
             if packet is None:
                 return
-            self.packets += packet.dts is not None
+            if packet.dts is not None:
+                self.packets += 1
+                self.last_duration = packet.duration or 0
             if packet.is_corrupt:
                 self._note(packet.pts, "a frame of it is incomplete")
                 continue
