@@ -193,7 +193,8 @@ def _scan(path: Path, max_frames: int | None) -> tuple[VideoScan, bool]:
     if not stopped and damage is None:
         damage = _container_damage(path, container_name, announced, len(seen.pts), decoder)
     rates = rates or (DEFAULT_FPS,)
-    stamps, made_up = increasing([None if pts is None else pts * tick_s for pts in seen.pts], 1 / rates[0], start_s)
+    pts = _in_order(seen.pts, decoder.packet_times)
+    stamps, made_up = increasing([None if at is None else at * tick_s for at in pts], 1 / rates[0], start_s)
     if made_up and made_up < len(stamps):
         log.warning(
             "%d of %d times of frames in %s are missing or not increasing: put between", made_up, len(stamps), path
@@ -218,6 +219,18 @@ def _scan(path: Path, max_frames: int | None) -> tuple[VideoScan, bool]:
         damage=damage,
     )
     return scan, not stopped
+
+
+def _in_order(pts: list[int | None], packet_times: list[int]) -> list[int | None]:
+    """Return the times of frames; those of the packets, sorted, where the frames' are no times of showing.
+
+    AVI stores H.264 with the order of decoding only.
+    """
+    shown = [at for at in pts if at is not None]
+    if len(shown) == len(pts) and sorted(set(shown)) == shown:
+        return pts
+    ordered = sorted(set(packet_times))
+    return list(ordered) if len(ordered) == len(packet_times) == len(pts) else pts
 
 
 class _Frames:

@@ -78,6 +78,7 @@ class Decoder:
         codec: the decoder's name.
         packets: how many were read, empty ones too.
         last_duration: of the last packet in the file's order, in ticks; 0 where it says none.
+        packet_times: of each packet that holds a frame, in ticks: of showing it, else of decoding it.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
@@ -85,6 +86,7 @@ class Decoder:
         self._damage: tuple[int | None, str] | None = None
         self.codec = stream.codec_context.name
         self.packets = self.last_duration = 0
+        self.packet_times: list[int] = []
 
     def damage_before(self, pts: int | None = None) -> str | None:
         """Return the first damage that was met, as part of a sentence; not that of a packet after `pts`."""
@@ -108,6 +110,8 @@ class Decoder:
             if packet.dts is not None:
                 self.packets += 1
                 self.last_duration = packet.duration or 0
+                if packet.size:
+                    self.packet_times.append(packet.dts if packet.pts is None else packet.pts)
             if packet.is_corrupt:
                 self._note(packet.pts, "a frame of it is incomplete")
                 continue
