@@ -15,7 +15,7 @@ from experiments.data.outpaint import outpaint_clip, outpaint_scales
 from propainter.errors import InputError
 from propainter.io.images import IMAGE_SUFFIXES, LOSSLESS_THRESHOLD, LOSSY_THRESHOLD, is_lossless, list_images
 from propainter.io.paths import expand_home
-from propainter.io.video import inspect_video, is_lossless_video, iterate_video
+from propainter.io.video import inspect_video, is_lossless_video, iterate_video, probe_video
 from propainter.io.video_format import VideoInfo
 from propainter.io.video_scan import VideoScan, scan_video
 from propainter.validation import above_0, check_number, check_whole
@@ -36,6 +36,11 @@ class ImageFiles:
 
     def count(self, at_most: int | None = None) -> int:
         return len(self.paths[:at_most])
+
+    def size(self) -> tuple[int, int] | None:
+        """Return the first one's height and width; None without any."""
+        first = next(self.read(1), None)
+        return None if first is None else (first.shape[0], first.shape[1])
 
     def read(self, at_most: int | None = None) -> Iterator[np.ndarray]:
         return (self.decode(path) for path in self.paths[:at_most])
@@ -59,6 +64,11 @@ class VideoFile:
 
     def count(self, at_most: int | None = None) -> int:
         return self.scan(at_most).num_frames
+
+    def size(self) -> tuple[int, int]:
+        """Return the first frame's height and width, not converted to RGB: for HDR that takes seconds."""
+        info = probe_video(self.path)
+        return info.height, info.width
 
     def scan(self, at_most: int | None = None) -> VideoScan:
         return scan_video(self.path, at_most, self.damaged)
@@ -152,10 +162,9 @@ def file_clip(
         raise InputError(
             f"{masks} holds {mask_count} masks for {total} frames: give one mask for all, or {total} masks."
         )
-    first = next(frames.read(1), None)
-    if first is None:
+    source_size = frames.size()
+    if source_size is None:
         raise InputError(f"{name} has no frame: give a clip of at least two frames.")
-    source_size = (first.shape[0], first.shape[1])
     clip_height, clip_width = _target_size(source_size, height, width, resize_ratio)
     storage = None if mask_source is None else stored_as(mask_source)
     if mask_threshold is None and storage not in (None, MIXED):

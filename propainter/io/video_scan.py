@@ -87,8 +87,12 @@ class VideoScan:
 
 
 def is_constant(stamps: Sequence[Fraction], fps: Fraction, tick_s: Fraction) -> bool:
-    """Return whether frames follow each other at a rate, up to one tick, with which times are rounded."""
-    return all(abs(stamp - stamps[0] - index / fps) <= tick_s for index, stamp in enumerate(stamps))
+    """Return whether frames follow each other at a rate, up to the rounding of times to ticks.
+
+    A frame's time may be one tick off. The end of the last may be two: its duration is rounded too.
+    """
+    off_s = [abs(stamp - stamps[0] - index / fps) for index, stamp in enumerate(stamps)]
+    return max(off_s[:-1], default=0) <= tick_s and off_s[-1] <= 2 * tick_s
 
 
 def increasing(
@@ -118,6 +122,9 @@ def increasing(
         repaired, gap = [start], gap - 1
     return repaired + [repaired[-1] + step * k for k in range(1, gap + 1)], made_up
 
+
+_INDEXED = ("avi", "mov,mp4")
+"""Containers whose index names each packet."""
 
 _TIMED = ("flv", "asf")
 """Containers that announce their duration and no length in bytes."""
@@ -184,12 +191,15 @@ def _scan(path: Path, max_frames: int | None) -> tuple[VideoScan, bool]:
             seen.read(decoder, max_frames, path)
         field_order = _field_order(stream)
         announced = stream.frames
+        indexed = sum(entry.size > 0 for entry in stream.index_entries)
         tag_s = _duration_tag_s(stream)
         start_s = Fraction(0) if stream.start_time is None else stream.start_time * tick_s
     stopped = max_frames is not None and len(seen.pts) > max_frames
     damage = decoder.damage_before(seen.pts[max_frames - 1] if stopped and max_frames else None)
     if damage is None and errors:
         damage = f"the decoder says: {errors[0][2].strip()}"
+    if not stopped and damage is None and container_name.startswith(_INDEXED) and indexed > len(decoder.packet_times):
+        damage = f"its index holds {indexed} frames and {len(decoder.packet_times)} can be found"
     if not stopped and damage is None:
         damage = _container_damage(path, container_name, announced, len(seen.pts), decoder)
     rates = rates or (DEFAULT_FPS,)
