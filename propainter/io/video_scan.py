@@ -201,9 +201,9 @@ def _scan(path: Path, max_frames: int | None) -> tuple[VideoScan, bool]:
     if not stopped and damage is None and container_name.startswith(_INDEXED) and indexed > len(decoder.packet_times):
         damage = f"its index holds {indexed} frames and {len(decoder.packet_times)} can be found"
     if not stopped and damage is None:
-        damage = _container_damage(path, container_name, announced, len(seen.pts), decoder)
+        damage = _container_damage(path, container_name, announced, len(seen.pts))
     rates = rates or (DEFAULT_FPS,)
-    pts = _in_order(seen.pts, decoder.packet_times)
+    pts = _in_order(seen.pts, decoder.packet_times, stopped)
     stamps, made_up = increasing([None if at is None else at * tick_s for at in pts], 1 / rates[0], start_s)
     if made_up and made_up < len(stamps):
         log.warning(
@@ -231,7 +231,7 @@ def _scan(path: Path, max_frames: int | None) -> tuple[VideoScan, bool]:
     return scan, not stopped
 
 
-def _in_order(pts: list[int | None], packet_times: list[int]) -> list[int | None]:
+def _in_order(pts: list[int | None], packet_times: list[int], stopped: bool) -> list[int | None]:
     """Return the times of frames; those of the packets, sorted, where the frames' are no times of showing.
 
     AVI stores H.264 with the order of decoding only.
@@ -239,8 +239,9 @@ def _in_order(pts: list[int | None], packet_times: list[int]) -> list[int | None
     shown = [at for at in pts if at is not None]
     if len(shown) == len(pts) and sorted(set(shown)) == shown:
         return pts
-    ordered = sorted(set(packet_times))
-    return list(ordered) if len(ordered) == len(packet_times) == len(pts) else pts
+    ordered: list[int | None] = sorted(set(packet_times))
+    one_each = len(ordered) == len(packet_times) and (stopped or len(ordered) == len(pts))
+    return ordered[: len(pts)] if one_each else pts
 
 
 class _Frames:
@@ -291,17 +292,12 @@ def _captured() -> Iterator[list[tuple[int, str, str]]]:
         av.logging.set_skip_repeated(skip)
 
 
-def _container_damage(path: Path, name: str, announced: int, frames: int, decoder: Decoder) -> str | None:
+def _container_damage(path: Path, name: str, announced: int, frames: int) -> str | None:
     missing = missing_bytes(path, name)
     if missing:
         found = f", it announces {announced} frames and {frames} can be decoded" if announced > frames else ""
         return f"its end is missing, at least {missing} bytes{found}"
-    fault = _reading_fault(path, name)
-    if fault is not None:
-        return fault
-    if name == "avi" and announced > decoder.packets and not _whole_avi_index(path):
-        return f"it announces {announced} frames and {frames} can be decoded"
-    return None
+    return _reading_fault(path, name)
 
 
 def _reading_fault(path: Path, name: str) -> str | None:
@@ -321,14 +317,6 @@ def _reading_fault(path: Path, name: str) -> str | None:
     if end_s + _TIMED_TOLERANCE_S < duration_s:
         return f"it announces {float(duration_s):.2f} s and ends at {float(end_s):.2f} s"
     return next((f"reading it says: {message.strip()}" for _, source, message in logs if source == name), None)
-
-
-def _whole_avi_index(path: Path) -> bool:
-    """Return whether an AVI ends with its index: then frames that it announces beyond it were dropped."""
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        file.seek(max(0, size - (1 << 20)))
-        return b"idx1" in file.read() or size > (1 << 30)
 
 
 def _field_order(stream: VideoStream) -> str | None:

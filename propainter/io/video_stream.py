@@ -76,7 +76,6 @@ class Decoder:
 
     Attributes:
         codec: the decoder's name.
-        packets: how many were read, empty ones too.
         last_duration: of the last packet in the file's order, in ticks; 0 where it says none.
         packet_times: of each packet that holds a frame, in ticks: of showing it, else of decoding it.
     """
@@ -85,7 +84,7 @@ class Decoder:
         self._container, self._stream = container, stream
         self._damage: tuple[int | None, str] | None = None
         self.codec = stream.codec_context.name
-        self.packets = self.last_duration = 0
+        self.last_duration = 0
         self.packet_times: list[int] = []
 
     def damage_before(self, pts: int | None = None) -> str | None:
@@ -108,7 +107,6 @@ class Decoder:
             if packet is None:
                 return
             if packet.dts is not None:
-                self.packets += 1
                 self.last_duration = packet.duration or 0
                 if packet.size:
                     self.packet_times.append(packet.dts if packet.pts is None else packet.pts)
