@@ -66,6 +66,7 @@ class VideoRead(TypedDict):
     color: Colors
     hdr: str | None
     interlaced: bool | None
+    damage: str | None
     streams: list[str]
 
 

@@ -35,7 +35,8 @@ def _read(clip: Clip) -> types.VideoRead | None:
         "rotation": info.rotation,
         "color": _colors(info.color),
         "hdr": info.hdr,
-        "interlaced": getattr(info, "interlaced", None),
+        "interlaced": info.interlaced,
+        "damage": info.damage,
         "streams": [] if info.path is None else stream_names(info.path),
     }
 

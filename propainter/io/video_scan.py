@@ -239,7 +239,7 @@ def _in_order(pts: list[int | None], packet_times: list[int], stopped: bool) -> 
     shown = [at for at in pts if at is not None]
     if len(shown) == len(pts) and sorted(set(shown)) == shown:
         return pts
-    ordered: list[int | None] = sorted(set(packet_times))
+    ordered: list[int | None] = [*sorted(set(packet_times))]
     one_each = len(ordered) == len(packet_times) and (stopped or len(ordered) == len(pts))
     return ordered[: len(pts)] if one_each else pts
 
