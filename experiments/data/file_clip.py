@@ -1,7 +1,8 @@
 """Clips read from image or video files: matches the counts, sizes and masks."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import repeat
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from experiments.data.outpaint import outpaint_clip, outpaint_scales
 from propainter.errors import InputError
 from propainter.io.images import IMAGE_SUFFIXES, LOSSLESS_THRESHOLD, LOSSY_THRESHOLD, is_lossless, list_images
 from propainter.io.paths import expand_home
-from propainter.io.video import is_lossless_video, iterate_video, probe_video
+from propainter.io.video import inspect_video, is_lossless_video, iterate_video, probe_video
+from propainter.io.video_format import VideoInfo
+from propainter.io.video_scan import VideoScan, scan_video
 from propainter.validation import above_0, check_number, check_whole
 
 ASPECT_TOLERANCE = 0.01
@@ -34,31 +37,48 @@ class ImageFiles:
     def count(self, at_most: int | None = None) -> int:
         return len(self.paths[:at_most])
 
+    def size(self) -> tuple[int, int] | None:
+        """Return the first one's height and width; None without any."""
+        first = next(self.read(1), None)
+        return None if first is None else (first.shape[0], first.shape[1])
+
     def read(self, at_most: int | None = None) -> Iterator[np.ndarray]:
         return (self.decode(path) for path in self.paths[:at_most])
 
 
 @dataclass(frozen=True)
 class VideoFile:
-    """The frames of a video file; `convert` turns an RGB frame into an array of the caller's choice."""
+    """The frames of a video file; `convert` turns an RGB frame into an array of the caller's choice.
+
+    The other options are those of `iterate_video`.
+    """
 
     path: Path
     convert: Callable[[np.ndarray], np.ndarray] = np.asarray
+    hdr: str = "tonemap"
+    deinterlace: str = "auto"
+    damaged: str = "refuse"
 
     def name(self, index: int) -> str:
         return f"frame {index} of {self.path}"
 
     def count(self, at_most: int | None = None) -> int:
-        announced = probe_video(self.path).num_frames
-        if announced is None:
-            return sum(1 for _ in iterate_video(self.path, at_most))
-        return announced if at_most is None else min(announced, at_most)
+        return self.scan(at_most).num_frames
+
+    def size(self) -> tuple[int, int]:
+        """Return the first frame's height and width, not converted to RGB: for HDR that takes seconds."""
+        info = probe_video(self.path)
+        return info.height, info.width
+
+    def scan(self, at_most: int | None = None) -> VideoScan:
+        return scan_video(self.path, at_most, self.damaged)
 
     def read(self, at_most: int | None = None) -> Iterator[np.ndarray]:
-        return (self.convert(frame) for frame in iterate_video(self.path, at_most))
+        options = {"hdr": self.hdr, "deinterlace": self.deinterlace, "damaged": self.damaged}
+        return (self.convert(frame) for frame in iterate_video(self.path, at_most, **options))
 
 
-def mask_files(path: str | Path, threshold: int | None = None) -> ImageFiles | VideoFile:
+def mask_files(path: str | Path, threshold: int | None = None, damaged: str = "refuse") -> ImageFiles | VideoFile:
     """Find masks in a folder of images, in one image for all frames, or in a video; see `HoleReader` of `threshold`.
 
     Raises:
@@ -74,7 +94,12 @@ def mask_files(path: str | Path, threshold: int | None = None) -> ImageFiles | V
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return ImageFiles([path], reader.picture)
     lossless = is_lossless_video(path)
-    return VideoFile(path, convert=lambda frame: reader.hole(frame.max(axis=2), lossless, str(path)))
+    return VideoFile(
+        path,
+        convert=lambda frame: reader.hole(frame.max(axis=2), lossless, str(path)),
+        deinterlace="none",
+        damaged=damaged,
+    )
 
 
 def stored_as(masks: ImageFiles | VideoFile) -> str:
@@ -130,17 +155,16 @@ def file_clip(
     check_number("data.fps", fps, above_0, "a number of frames per second above 0")
     check_threshold(mask_threshold)
 
-    mask_source = None if masks is None else mask_files(masks, mask_threshold)
+    mask_source = None if masks is None else mask_files(masks, mask_threshold, getattr(frames, "damaged", "refuse"))
     mask_count = 1 if mask_source is None else mask_source.count()
     total = frames.count(max_frames if mask_count == 1 else None)
     if mask_count not in (1, total):
         raise InputError(
             f"{masks} holds {mask_count} masks for {total} frames: give one mask for all, or {total} masks."
         )
-    first = next(frames.read(1), None)
-    if first is None:
+    source_size = frames.size()
+    if source_size is None:
         raise InputError(f"{name} has no frame: give a clip of at least two frames.")
-    source_size = (first.shape[0], first.shape[1])
     clip_height, clip_width = _target_size(source_size, height, width, resize_ratio)
     storage = None if mask_source is None else stored_as(mask_source)
     if mask_threshold is None and storage not in (None, MIXED):
@@ -179,6 +203,14 @@ class FileClip(Clip):
     one_mask: bool
     mask_storage: str | None = None
     mask_threshold: int | None = None
+
+    def times(self) -> Sequence[Fraction] | None:
+        return self.source.scan(self.num_frames).times if isinstance(self.source, VideoFile) else None
+
+    def original(self) -> VideoInfo | None:
+        if not isinstance(self.source, VideoFile):
+            return None
+        return inspect_video(self.source.path, self.num_frames, self.source.damaged)
 
     def frames(self) -> Iterator[np.ndarray]:
         for index, frame in enumerate(self.source.read(self.num_frames)):

@@ -49,6 +49,7 @@ def _video(video: dict[str, Any] | None) -> list[str]:
     return [
         *([f"{made['file']} has {padded} twice"] if padded else []),
         *([f"{given['hdr']} HDR became SDR"] if given and given["hdr"] else []),
+        *([f"{given['file']} is damaged ({given['damage']})"] if given and given.get("damage") else []),
         *(f"not kept: {sentence}" for sentence in made["dropped"]),
     ]
 

@@ -68,6 +68,7 @@ class VideoRead(TypedDict):
     color: Colors
     hdr: str | None
     interlaced: bool | None
+    damage: str | None
     streams: list[str]
 
 

@@ -48,7 +48,8 @@ def _read(clip: Clip, streams: list[str]) -> types.VideoRead | None:
         "rotation": info.rotation,
         "color": _colors(info.color),
         "hdr": info.hdr,
-        "interlaced": getattr(info, "interlaced", None),
+        "interlaced": info.interlaced,
+        "damage": info.damage,
         "streams": streams,
     }
 

@@ -61,6 +61,14 @@ class VideoInfo:
         rotation: degrees by which a player turns the stored frames, counter-clockwise.
         color: the file's tags.
         hdr: "pq", "hlg" or None.
+        lossless: whether the codec always keeps values exactly, as FFV1 does.
+        bit_depth: of the stored samples.
+        num_other_videos: the file's other video streams; cover art does not count.
+        interlaced: whether frames consist of two fields of different times; None where only the header was read.
+        variable_rate: whether frames are not 1 / `fps` apart; None where only the header was read.
+        start_s: the first frame's time, in seconds of the file's clock; None where only the header was read.
+        duration_s: from the first frame's time to the last one's end; None where only the header was read.
+        damage: what is damaged, as part of a sentence; None where nothing was found, or only the header was read.
     """
 
     fps: Fraction
@@ -75,3 +83,11 @@ class VideoInfo:
     rotation: int = 0
     color: ColorTags = ColorTags()
     hdr: str | None = None
+    lossless: bool = False
+    bit_depth: int = 8
+    num_other_videos: int = 0
+    interlaced: bool | None = None
+    variable_rate: bool | None = None
+    start_s: Fraction | None = None
+    duration_s: Fraction | None = None
+    damage: str | None = None
