@@ -184,7 +184,7 @@ def _scan(path: Path, max_frames: int | None) -> tuple[VideoScan, bool]:
             log.info("%s has %d video streams: stream %d is read, which plays", path, others + 1, stream.index)
         rates = tuple(Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate) if rate)
         container_name, tick_s = container.format.name, Fraction(stream.time_base or Fraction(1, 1000))
-        logs_all = stream.codec_context.codec.intra_only or stream.codec_context.name == "ffv1"
+        logs_all = stream.codec_context.codec.intra_only or stream.codec_context.name in ("ffv1", "gif")
         seen = _Frames()
         decoder = Decoder(container, stream)
         with _decoder_errors(stream, logs_all) as errors:
@@ -305,15 +305,18 @@ def _reading_fault(path: Path, name: str) -> str | None:
 
     The decoders log nothing here, so that errors are the demuxer's.
     """
-    end_s = Fraction(0)
-    with open_video(path) as (container, _), _captured() as logs:
+    end_s, end = Fraction(0), 0
+    with _captured() as logs, open_video(path) as (container, _):  # opening reads a short file to its end
         duration_s = Fraction(container.duration or 0, av.time_base) if name in _TIMED else Fraction(0)
         try:
             for packet in container.demux():
+                end = max(end, (packet.pos or 0) + packet.size)
                 if packet.pts is not None and packet.time_base:
                     end_s = max(end_s, (packet.pts + (packet.duration or 0)) * packet.time_base)
         except READING_ERRORS as error:
             return f"reading stops with: {error}"
+    if name == "yuv4mpegpipe" and end < path.stat().st_size:  # its reader takes a part of a frame for the end
+        return "its last frame is incomplete"
     if end_s + _TIMED_TOLERANCE_S < duration_s:
         return f"it announces {float(duration_s):.2f} s and ends at {float(end_s):.2f} s"
     return next((f"reading it says: {message.strip()}" for _, source, message in logs if source == name), None)
