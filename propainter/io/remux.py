@@ -16,6 +16,7 @@ from av.stream import Disposition, Stream
 
 from propainter.io.packets import PLAIN_MP4, copy_video, video_packets
 from propainter.io.tracks import EncodedTrack, Track, copy_description, new_track
+from propainter.io.video_stream import played_streams
 
 log = logging.getLogger(__name__)
 
@@ -255,8 +256,7 @@ def _opened(path: Path) -> InputContainer:
 
 def main_video(container: InputContainer) -> Any:
     """Return the video stream that plays; None without any."""
-    streams = [item for item in container.streams.video if not item.disposition & Disposition.attached_pic]
-    return streams[0] if streams else None
+    return next(iter(played_streams(container)), None)
 
 
 def _goes_on(source: Path, end_s: Fraction) -> bool:
