@@ -113,7 +113,7 @@ def test_bt2020_without_an_hdr_transfer_is_sdr() -> None:
 
 
 def woven(path: Path, count: int = 8, first: int = 0) -> None:
-    """Write a bar that moves by 6 pixels per field; frames are woven of two fields, bottom first, from the frame `first` on."""
+    """Write a bar that moves by 6 pixels per field; from frame `first` on two fields are woven, bottom first."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 192, 96, "yuv420p"
