@@ -23,7 +23,7 @@ def blocks(pix_fmt: str, codes: np.ndarray, matrix: int, full: bool, transfer: i
     frame = av.VideoFrame(BLOCK * codes.shape[1], BLOCK, pix_fmt)
     dtype = np.uint16 if "le" in pix_fmt else np.uint8
     for plane, values in zip(frame.planes, codes, strict=True):
-        pixels = np.frombuffer(plane, dtype).reshape(plane.height, -1)
+        pixels = np.frombuffer(memoryview(plane), dtype).reshape(plane.height, -1)
         pixels[:, : plane.width] = np.repeat(values, plane.width // codes.shape[1])
     frame.colorspace, frame.color_range = matrix, 2 if full else 1
     frame.color_trc, frame.color_primaries = transfer, 9 if matrix == 9 else 1
@@ -162,10 +162,12 @@ def test_progressive_frames_are_left_bit_by_bit(tmp_path: Path) -> None:
     assert np.array_equal(list(iterate_video(path)), list(iterate_video(path, deinterlace="none")))
 
 
-@pytest.mark.parametrize("option", ["hdr", "deinterlace"])
-def test_unknown_choices_are_one_sentence(tmp_path: Path, option: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "hdr", "deinterlace"), [("hdr", "maybe", "auto"), ("deinterlace", "tonemap", "maybe")]
+)
+def test_unknown_choices_are_one_sentence(tmp_path: Path, option: str, hdr: str, deinterlace: str) -> None:
     path = tmp_path / "clip.mp4"
     woven(path, count=2)
 
     with pytest.raises(InputError, match=f"data.{option}=maybe is unknown: give "):
-        next(iterate_video(path, **{option: "maybe"}))
+        next(iterate_video(path, hdr=hdr, deinterlace=deinterlace))
