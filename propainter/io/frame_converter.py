@@ -12,9 +12,7 @@ from propainter.errors import InputError
 from propainter.io.color_tags import HDR, frame_tags
 
 # FFmpeg's `scale` converts light, primaries and range in one step (https://ffmpeg.org/ffmpeg-filters.html#scale-1).
-# Its tone curve works on the brightness in ICtCp, from the peak that the file names, 10000 nits for PQ without one.
-EXACT = "flags=bicubic+accurate_rnd+full_chroma_int+bitexact"
-TONE_MAPPING = f"{EXACT}:out_primaries=bt709:out_transfer=bt709:intent=perceptual"
+TONE_MAPPING = "flags=bicubic:out_primaries=bt709:out_transfer=bt709:intent=perceptual"
 
 
 class FrameConverter:
@@ -71,7 +69,7 @@ class FrameConverter:
                 filters.append(("setparams", "colorspace=bt2020nc"))
             filters.append(("scale", TONE_MAPPING))
         else:
-            filters.append(("scale", EXACT))
+            filters.append(("scale", "flags=bicubic"))
         return [*filters, ("format", "rgb24")]
 
     def _pulled(self, frame: av.VideoFrame | None) -> Iterator[np.ndarray]:
