@@ -97,6 +97,7 @@ def mask_files(path: str | Path, threshold: int | None = None, damaged: str = "r
     return VideoFile(
         path,
         convert=lambda frame: reader.hole(frame.max(axis=2), lossless, str(path)),
+        hdr="codes",
         deinterlace="none",
         damaged=damaged,
     )

@@ -22,10 +22,12 @@ class FrameConverter:
         path: of the file, for the message.
         deinterlace: replace each interlaced frame by one of full height.
         field_order: "tff" or "bff" where frames do not say themselves that they are interlaced.
+        tonemap: map HDR to SDR; False takes its codes for SDR, as masks need.
     """
 
-    def __init__(self, path: Path, deinterlace: bool, field_order: str | None) -> None:
+    def __init__(self, path: Path, deinterlace: bool, field_order: str | None, tonemap: bool = True) -> None:
         self._path, self._deinterlace, self._field_order = path, deinterlace, field_order
+        self._tonemap = tonemap
         self._kind: tuple[object, ...] | None = None
         self._graph: Graph | None = None
 
@@ -59,7 +61,7 @@ class FrameConverter:
                 filters.append(("setfield", self._field_order))
             filters.append(("bwdif", "mode=send_frame:deint=interlaced"))
         tags = frame_tags(frame)
-        if tags.transfer in HDR:
+        if self._tonemap and tags.transfer in HDR:
             # HDR is BT.2020 where a file does not say (https://www.itu.int/rec/R-REC-BT.2100).
             if tags.primaries is None:
                 filters.append(("setparams", "color_primaries=bt2020"))

@@ -92,7 +92,8 @@ def iterate_video(
     Args:
         path: a video file.
         max_frames: stop after this many frames, without a check of the rest.
-        hdr: "tonemap" makes SDR in BT.709 of PQ and HLG, with a warning; "refuse" raises.
+        hdr: "tonemap" makes SDR in BT.709 of PQ and HLG, with a warning; "refuse" raises;
+            "codes" takes the codes for SDR, as masks need.
         deinterlace: "auto" makes one frame of full height of each interlaced one; "none" leaves it.
         damaged: "refuse" or "keep", as in `scan_video`.
 
@@ -100,15 +101,17 @@ def iterate_video(
         InputError: the file is missing, has no video stream, is truncated or damaged, its colours cannot be converted,
             or an option has none of its values.
     """
-    check_choice("data.hdr", hdr, HDR_CHOICES)
+    if hdr != "codes":
+        check_choice("data.hdr", hdr, HDR_CHOICES)
     check_choice("data.deinterlace", deinterlace, DEINTERLACE_CHOICES)
     scan = scan_video(path, max_frames, damaged)
     if scan.interlaced:
         action = "each becomes one frame of full height" if deinterlace == "auto" else "they are left so"
         _say_once(logging.INFO, f"{path} has interlaced frames: {action} (data.deinterlace={deinterlace})")
     with open_video(path) as (container, stream):
-        frames = islice(_sdr(Decoder(container, stream).frames(), path, hdr), scan.num_frames)
-        converter = FrameConverter(path, scan.interlaced and deinterlace == "auto", scan.field_order)
+        decoded = Decoder(container, stream).frames()
+        frames = islice(decoded if hdr == "codes" else _sdr(decoded, path, hdr), scan.num_frames)
+        converter = FrameConverter(path, scan.interlaced and deinterlace == "auto", scan.field_order, hdr != "codes")
         yield from converter.convert(frames)
 
 
