@@ -11,6 +11,9 @@ from av.filter import Graph
 from propainter.errors import InputError
 from propainter.io.color_tags import HDR, frame_tags
 
+# Each pixel takes the chroma sample of its own block, as in swscale's default, so that the writer's mean over the block
+# gives the sample back. Without the other two flags swscale goes by a table that is a level too dark in the mean.
+EXACT = "flags=neighbor+accurate_rnd+full_chroma_int"
 # FFmpeg's `scale` converts light, primaries and range in one step (https://ffmpeg.org/ffmpeg-filters.html#scale-1).
 TONE_MAPPING = "flags=bicubic:out_primaries=bt709:out_transfer=bt709:intent=perceptual"
 
@@ -69,7 +72,7 @@ class FrameConverter:
                 filters.append(("setparams", "colorspace=bt2020nc"))
             filters.append(("scale", TONE_MAPPING))
         else:
-            filters.append(("scale", "flags=bicubic"))
+            filters.append(("scale", EXACT))
         return [*filters, ("format", "rgb24")]
 
     def _pulled(self, frame: av.VideoFrame | None) -> Iterator[np.ndarray]:

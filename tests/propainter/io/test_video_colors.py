@@ -10,7 +10,8 @@ from support.sentences import raises_sentence
 from support.videos import decoded, encoded, scene
 
 from propainter.io.video import inspect_video, is_lossless_video, iterate_video, probe_video
-from propainter.io.video_format import ColorTags
+from propainter.io.video_format import ColorTags, VideoFormat
+from propainter.io.video_writer import VideoWriter
 
 PQ = {"colorspace": 9, "color_range": 1, "color_primaries": 9, "color_trc": 16}
 HLG = PQ | {"color_trc": 18}
@@ -43,10 +44,24 @@ def test_colours_go_by_the_files_own_matrix_and_range(tmp_path, matrix, name, we
     assert np.abs(next(iterate_video(path)) - expected).max() <= 1.5
 
 
-def test_frames_are_ffmpegs_own_decode(tmp_path):
+def test_frames_are_ffmpegs_own_decode_but_for_its_rounding(tmp_path):
     for codec, pix_fmt in (("libx264", "yuv420p"), ("mjpeg", "yuvj420p"), ("png", "rgb24"), ("mpeg4", "yuv420p")):
         path = encoded(tmp_path / f"{codec}{pix_fmt}.mov", range(3), codec=codec, pix_fmt=pix_fmt)
-        assert np.array_equal(list(iterate_video(path)), decoded(path))
+        difference = np.stack(list(iterate_video(path))).astype(int) - decoded(path)
+        # FFmpeg's default table is up to 3.5 levels off the formula, and about one too dark in the mean.
+        assert np.abs(difference).max() <= 4 and 0 <= difference.mean() < 1.5
+
+
+@pytest.mark.parametrize(("codec", "pix_fmt"), [("libx264", "yuv420p"), ("mjpeg", "yuvj420p")])
+def test_a_frame_that_is_read_and_written_keeps_its_brightness_and_colours(tmp_path, codec, pix_fmt):
+    """What is written is decoded by FFmpeg alone, as what was read; a level of brightness would be seen in the mean."""
+    path = encoded(tmp_path / "a.mov", range(3), codec=codec, pix_fmt=pix_fmt)
+    info = probe_video(path)
+    with VideoWriter(tmp_path / "b.mp4", VideoFormat(info.fps, info.height, info.width, color=info.color)) as video:
+        for frame in iterate_video(path):
+            video.write(frame)
+    difference = np.stack(decoded(tmp_path / "b.mp4")).astype(int) - decoded(path)
+    assert abs(difference.mean()) < 0.25 and np.abs(difference).mean() < 1.5
 
 
 def test_ten_bits_of_sdr_are_rounded(tmp_path, caplog):
@@ -119,7 +134,7 @@ def test_interlaced_frames_become_whole_ones(tmp_path, caplog, order):
     left = list(iterate_video(path, deinterlace="none"))
     assert len(made) == len(left) == 6 and inspect_video(path).fps == 25
     assert combing(made[3]) < combing(left[3]) / 2
-    assert np.array_equal(left, decoded(path))
+    assert np.abs(np.stack(left).astype(int) - decoded(path)).max() <= 4  # FFmpeg's rounding
     assert sum("interlaced" in message for message in caplog.messages if "auto" in message) == 1
     assert not inspect_video(encoded(tmp_path / "b.mkv", range(3))).interlaced
 
