@@ -32,6 +32,7 @@ RECORD_KEYS = [
         "energy",
     ),
     *("quality", "reference", "effective", "disturbed", "machine", "artifacts", "environment", "video"),
+    "estimate",
 ]
 
 
