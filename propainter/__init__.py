@@ -83,6 +83,9 @@ _RENAMED_NAMES = {
         stage_after_stage:inference.pipeline.Pipeline.run_stages
     """,
     "inference.storage": "Resident:DeviceStorage",
+    "inference.streaming": """
+        WINDOWS_TOGETHER:inference.streaming_run.WINDOWS_TOGETHER as_prediction:inference.streaming_run.as_prediction
+    """,
     "io.atomic": """
         ABANDONED_SECONDS:io.disk_cache.ABANDONED_SECONDS BoundedFolder:io.disk_cache.DiskLRUCache
         written_whole:atomic_write

@@ -10,7 +10,7 @@ from support.clips import clip
 
 from propainter import InputError, inpaint, inpaint_stream
 from propainter.inference import pipeline as pipeline_module
-from propainter.inference import streaming
+from propainter.inference import streaming_run
 
 SHORT = {"raft_iterations": 1, "neighbor_length": 4, "ref_stride": 2, "subvideo_length": 6}
 
@@ -38,7 +38,7 @@ def quick(monkeypatch, networks):
     pipeline_class = pipeline_module.Pipeline
     monkeypatch.setattr("propainter.inference.inpaint_stream.Pipeline", fast)
     monkeypatch.setattr("propainter.inference.pipeline.Pipeline", fast)
-    for module in (streaming, pipeline_module):
+    for module in (streaming_run, pipeline_module):
         monkeypatch.setattr(module, "complete_flow", lambda network, flows, *given: flows)
     return networks
 

@@ -13,10 +13,11 @@ from support.fake_stages import SHORT, features_of_everything, pair_flow, predic
 from torch import Tensor, nn
 
 from propainter import Clip, InputError, Observer, Pipeline, Schedule, build_networks
-from propainter.inference import plan, streaming
+from propainter.inference import plan, streaming_run
 from propainter.inference.compositing import Compositor
 from propainter.inference.preparation import prepare_masks
-from propainter.inference.streaming import Checkpoint, Streaming, as_prediction
+from propainter.inference.streaming import Checkpoint, Streaming
+from propainter.inference.streaming_run import as_prediction
 from propainter.schedule import FLOW_PADDING, PIXEL_PADDING
 from propainter.weights import load_seeded
 from variants.reuse.generator import DeviceCompositor
@@ -73,7 +74,7 @@ schedules = st.builds(
 def without_trimming():
     """Giving memory back to the system takes longer than everything else here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streaming, "malloc_trim", lambda: None)
+        patch.setattr(streaming_run, "malloc_trim", lambda: None)
         yield
 
 
@@ -112,7 +113,7 @@ class TestAnySchedule:
 
         schedule = Schedule(1, 10, 10, 80, mask_dilation=0)
         fake_pipeline(schedule, counting, stage_runner=Streaming({})).run(fake_clip(90))
-        assert max(counts) == streaming.WINDOWS_TOGETHER * 5 + 6  # each window begins 5 frames after the one before
+        assert max(counts) == streaming_run.WINDOWS_TOGETHER * 5 + 6  # each window begins 5 frames after the one before
 
 
 def parts_of(given_clip: Clip):
@@ -303,7 +304,7 @@ def test_what_a_stage_or_a_window_or_a_direction_of_completion_leaves_is_given_b
         predict = predict_from_everything(*args)
         return lambda window: steps.append("window") or predict(window)
 
-    monkeypatch.setattr(streaming, "malloc_trim", lambda: steps.append("given back"))
+    monkeypatch.setattr(streaming_run, "malloc_trim", lambda: steps.append("given back"))
     pipeline = fake_pipeline(SHORT, stage_runner=Streaming({}))
     pipeline.predictor, complete, stage = predictor, pipeline.networks.flow_completion, pipeline.stage
     pipeline.stage = lambda *args: steps.append("stage") or stage(*args)
