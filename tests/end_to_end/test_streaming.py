@@ -50,7 +50,7 @@ def test_a_growing_result_has_pictures_too(tmp_path):
 @pytest.fixture
 def pipeline(networks, monkeypatch) -> Pipeline:
     """Real networks that are not called."""
-    for module in ("streaming", "pipeline"):
+    for module in ("streaming_run", "pipeline"):
         monkeypatch.setattr(f"propainter.inference.{module}.complete_flow", lambda network, flows, *given: flows)
     return Pipeline(
         networks,
