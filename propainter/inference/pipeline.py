@@ -267,10 +267,13 @@ class Pipeline:
 
     def observed_predictor(self, scene: Scene, features: Callable[[Window], Tensor]) -> Callable[[Window], Tensor]:
         """Return the predictor over a scene: window -> [L, 3, h, w] in [-1, 1]. The observer gets each prediction."""
-        predict = self.predictor(self.networks.generator, scene, features, self.window_attention)
+        generator = self.networks.generator
+        predict = self.predictor(generator, scene, features, self.window_attention)
 
         def observed(window: Window) -> Tensor:
             prediction = predict(window)
+            if generator.residual:
+                prediction = generator.complete(prediction, scene.frames(window.local)[0])
             self.observer.tensors("generation", prediction=prediction)
             return prediction
 

@@ -41,10 +41,15 @@ class SecondOrderPropagation(nn.Module):
     """Propagate features backward and forward through time, aligned by deformable convolution.
 
     The alignment at a frame uses the states of the last two frames of the pass: second order.
+
+    Args:
+        channels: C.
+        state_limit: bound of the state's values, by a smooth function; None for no bound (published).
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, state_limit: float | None = None) -> None:
         super().__init__()
+        self.state_limit = state_limit
         self.deform_align = nn.ModuleDict(
             {name: DeformableAlignment(2 * channels, channels, 3 * channels, max_offset=5) for name in DIRECTIONS}
         )
@@ -67,6 +72,8 @@ class SecondOrderPropagation(nn.Module):
                     state = self.deform_align[name](torch.cat([state, older], dim=1), condition)
                 inputs = [current, *(done[t] for done in passes), state]
                 state = state + self.backbone[name](torch.cat(inputs, dim=1))
+                if self.state_limit is not None:
+                    state = self.state_limit * torch.tanh(state / self.state_limit)
                 before, older = state, before
                 final[t] = state
             passes.append([final[t] for t in range(num_frames)])
@@ -97,13 +104,14 @@ class FlowCompletion(nn.Module):
 
     Args:
         channels: channels of the first level (published: 32). The other levels have two and four times as many.
+        state_limit: see `SecondOrderPropagation`. A recurrence trained on short clips diverges on long ones without it.
 
     Attributes:
         frame_batcher: caller of `stem` and `decode` with all frames; default `unbatched`. Both methods treat each
             frame by itself.
     """
 
-    def __init__(self, channels: int = 32) -> None:
+    def __init__(self, channels: int = 32, state_limit: float | None = None) -> None:
         super().__init__()
         c1, c2, c4 = channels, 2 * channels, 4 * channels
         self.downsample = nn.Sequential(
@@ -116,7 +124,7 @@ class FlowCompletion(nn.Module):
             spread = (1, dilation, dilation)
             dilated += [nn.Conv3d(c4, c4, (1, 3, 3), padding=(0, dilation, dilation), dilation=spread), leaky()]
         self.mid_dilation = nn.Sequential(*dilated)
-        self.feat_prop_module = SecondOrderPropagation(c4)
+        self.feat_prop_module = SecondOrderPropagation(c4, state_limit)
         self.decoder2 = nn.Sequential(conv3x3(c4, c4), leaky(), UpConv(c4, c2), leaky())
         self.decoder1 = nn.Sequential(conv3x3(c2, c2), leaky(), UpConv(c2, c1), leaky())
         self.upsample = nn.Sequential(conv3x3(c1, c1), leaky(), UpConv(c1, 2))

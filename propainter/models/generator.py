@@ -133,6 +133,8 @@ class Generator(nn.Module):
         mlp_hidden: channels inside the mlp, a multiple of 49.
         window: rows and columns of an attention window, in tokens.
         pool: side of the square of tokens that becomes one pooled token.
+        residual: whether a prediction is added to the local frames with their propagated pixels (published: False). See
+            `complete`.
     """
 
     def __init__(
@@ -144,8 +146,10 @@ class Generator(nn.Module):
         mlp_hidden: int = 1960,
         window: tuple[int, int] = (5, 9),
         pool: int = 4,
+        residual: bool = False,
     ) -> None:
         super().__init__()
+        self.residual = residual
         self.encoder = Encoder(channels)
         self.decoder = nn.Sequential(
             UpConv(channels, channels),
@@ -164,7 +168,7 @@ class Generator(nn.Module):
     def forward(
         self, frames: Tensor, flows: Flows, masks: Tensor, remaining_masks: Tensor, num_local_frames: int
     ) -> Tensor:
-        """Generate the local frames: `encode`, then `generate`.
+        """Generate the local frames: `encode`, `generate`, then `complete`.
 
         Args:
             frames: [B, T, 3, H, W] in [-1, 1], local frames first, propagated pixels in the hole; H and W multiples
@@ -187,7 +191,20 @@ class Generator(nn.Module):
                 f"frames and exactly {count - 1} flows"
             )
         features = self.encode(frames, masks, remaining_masks)
-        return self.generate(features, flows, masks[:, :count], remaining_masks[:, :count])
+        prediction = self.generate(features, flows, masks[:, :count], remaining_masks[:, :count])
+        return self.complete(prediction, frames[:, :count])
+
+    def complete(self, prediction: Tensor, frames: Tensor) -> Tensor:
+        """Add a prediction to the frames that it was made for, if the generator is a residual one.
+
+        Args:
+            prediction: [..., 3, H, W] in [-1, 1], as `generate` gives it.
+            frames: of the same shape, in [-1, 1], propagated pixels in the hole.
+
+        Returns:
+            [..., 3, H, W] in [-1, 1]; without `residual` the prediction itself.
+        """
+        return (frames + prediction).clamp(-1, 1) if self.residual else prediction
 
     def encode(self, frames: Tensor, masks: Tensor, remaining_masks: Tensor) -> Tensor:
         """Encode each frame by itself: return [B, T, C, H/4, W/4]; arguments as in `forward`."""

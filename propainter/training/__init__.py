@@ -1,0 +1,1 @@
+"""Train the networks: synthetic clips, masks, losses, discriminator and one step of each, in plain torch."""
