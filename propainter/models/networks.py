@@ -32,7 +32,7 @@ ARCHITECTURES: dict[str, dict[str, dict[str, Any]]] = {
     PUBLISHED: {"raft": {}, "flow_completion": {}, "generator": {}},
     SMALL: {
         "flow_completion": {"channels": 8},
-        "generator": {"channels": 32, "hidden": 128, "depth": 4, "mlp_hidden": 245},
+        "generator": {"channels": 32, "hidden": 128, "depth": 4, "mlp_hidden": 245, "residual": True},
     },
 }
 """Constructor arguments that differ from the published ones, by architecture and network."""

@@ -26,5 +26,5 @@ if __name__ == "__main__":
     from experiments.data import weights
     from experiments.launch import cli
 
-    weights.empty_networks, weights.load_seeded = narrow_networks, lambda *options: None
+    weights.empty_networks, weights.load_seeded = lambda architecture: narrow_networks(), lambda *options: None
     cli.main()

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -15,7 +16,7 @@ from experiments.measure import estimate as module
 from experiments.measure import first_run
 from experiments.measure.estimate import MARGIN_BYTES, announce, duration, keep_speed, predict
 from experiments.measure.first_run import TimeLeft
-from propainter import InputError, Pipeline
+from propainter import InputError, Pipeline, build_networks
 from variants.correlation import on_demand
 from variants.residency import lean
 
@@ -101,7 +102,7 @@ class TestTime:
         caplog.set_level(logging.INFO)
         assert announce(CLIP, pipeline, tmp_path, cfg, "a", streaming=False).seconds is None
         assert "time is not known before the first part" in caplog.text
-        keep_speed(cfg, "a", CPU, sample_clip(100, 240, 432), 60.0)
+        keep_speed(cfg, "a", pipeline.networks, sample_clip(100, 240, 432), 60.0)
         assert announce(CLIP, pipeline, tmp_path, cfg, "a", streaming=False).seconds == pytest.approx(120)
         assert "about 2 min, as before" in caplog.text
         assert predict(CLIP, pipeline, cfg, "b", streaming=False).seconds is None
@@ -110,21 +111,29 @@ class TestTime:
     def test_a_damaged_file_is_ignored(self, pipeline, cfg, content):
         path = module._file(cfg)
         path.parent.mkdir()
-        path.write_text(content.replace("KEY", module.speed_key("a", CPU)), encoding="latin-1")
+        path.write_text(content.replace("KEY", module.speed_key("a", pipeline.networks)), encoding="latin-1")
         assert predict(CLIP, pipeline, cfg, "a", streaming=False).seconds is None
-        keep_speed(cfg, "a", CPU, CLIP, 60.0)
+        keep_speed(cfg, "a", pipeline.networks, CLIP, 60.0)
         assert predict(CLIP, pipeline, cfg, "a", streaming=False).seconds == pytest.approx(60)
 
-    def test_the_newest_are_kept(self, cfg, monkeypatch):
+    def test_one_architecture_tells_nothing_of_another(self, pipeline, cfg):
+        keep_speed(cfg, "a", pipeline.networks, CLIP, 60.0)
+        small = replace(pipeline, networks=build_networks("small"))
+        assert predict(CLIP, small, cfg, "a", streaming=False).seconds is None
+        keep_speed(cfg, "a", small.networks, CLIP, 6.0)
+        assert predict(CLIP, small, cfg, "a", streaming=False).seconds == pytest.approx(6)
+        assert predict(CLIP, pipeline, cfg, "a", streaming=False).seconds == pytest.approx(60)
+
+    def test_the_newest_are_kept(self, pipeline, cfg, monkeypatch):
         monkeypatch.setattr(module, "MOST_SPEEDS", 2)
         for name in ("a", "b", "a", "c"):
-            keep_speed(cfg, name, CPU, CLIP, 60.0)
+            keep_speed(cfg, name, pipeline.networks, CLIP, 60.0)
         kept = json.loads(module._file(cfg).read_text())
         assert [key[0] for key in kept] == ["a", "c"]
 
-    def test_a_folder_that_can_not_be_written_to(self, cfg, tmp_path):
+    def test_a_folder_that_can_not_be_written_to(self, pipeline, cfg, tmp_path):
         (tmp_path / "cache").write_text("a file")
-        keep_speed(cfg, "a", CPU, CLIP, 60.0)
+        keep_speed(cfg, "a", pipeline.networks, CLIP, 60.0)
         assert (tmp_path / "cache").read_text() == "a file"
 
 
