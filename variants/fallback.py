@@ -37,8 +37,9 @@ def ladder(
     list of {"stage", "step", "reason"}. The list has each step of a stage once over all runs.
 
     Args:
-        min_scale: the smallest of the flow's scales 1/2, 1/4, 1/8 to try; 1: none. They multiply the scale of
-            `raft_scale`. No side falls under 128 pixels, so that on small frames some scales change nothing.
+        min_scale: the smallest of RAFT's scales 1/2, 1/4, 1/8 to try; 1: none. They multiply the scale of
+            `raft_scale`. No side falls under 128 pixels, so that on small frames some scales change nothing. A pipeline
+            without RAFT has no such step.
         min_chunk: frames of the smallest chunk; each step halves the largest chunk that was tried.
         overlap: frames that neighbouring chunks share.
         cpu: whether the last step runs on the CPU in float32 (flow alone, or all stages). The networks return to their
@@ -60,7 +61,9 @@ class Ladder:
         self.pipeline = pipeline
         self.min_chunk, self.overlap, self.cpu = min_chunk, overlap, cpu
         self._estimate, self._split = pipeline.flow_estimator, pipeline.clip_splitter
-        self._scales = [scale for scale in _SCALES if scale >= min_scale]
+        # Another estimator, such as DIS, takes no memory that grows with the square of the pixels.
+        scales = [] if pipeline.networks.raft is None else _SCALES
+        self._scales = [scale for scale in scales if scale >= min_scale]
         self._flow_step = 0  # of this run: the next chunk does not try again what has failed
         self._flow_failed = False
         self._wrote_scale = False

@@ -14,7 +14,7 @@ from propainter import InputError
 from propainter.inference.pipeline import Pipeline
 from propainter.models.layers import DeformableAlignment
 from variants import UnsupportedError, claims_published, needs_cuda
-from variants.components import check_components, modules_of, wrap
+from variants.components import NO_RAFT, check_components, modules_of, raft_of, wrap
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -157,6 +157,8 @@ def per_component(pipeline: Pipeline, dtypes: Mapping[str, str | None]) -> Pipel
         if dtypes[component] == "float32":
             continue
         dtype = autocast_dtype(device, dtypes[component])
+        if component == "raft" and raft_of(pipeline, "precision.dtypes.raft") is None:
+            pipeline.effective["precision"] = {"raft": NO_RAFT}
         for module in modules_of(pipeline.networks, component):
             wrap(module, autocast_inside(module.forward, device.type, dtype))
         deform_in_fp32(pipeline, [component])

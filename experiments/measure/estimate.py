@@ -172,12 +172,14 @@ def _check_memory(estimate: Estimate, device: torch.device, cfg: DictConfig, *, 
 
 
 def speed_key(variant_id: str, networks: Networks) -> str:
-    """Return what a speed is kept under: the variant, the networks' architecture, and what runs it."""
+    """Return what a speed is kept under: the variant, what runs it, and the networks where they are not published.
+
+    `flow_estimator=auto` is RAFT with some weights, and DIS, which takes next to no time, with others.
+    """
     from experiments.system.environment import device_name
 
-    device, architecture = networks.device, networks.architecture
-    widths = "" if architecture == PUBLISHED else f", {architecture} architecture"
-    return f"{variant_id}{widths}, {device_name(device)}, {torch.get_num_threads()} threads"
+    kind = "" if networks.architecture == PUBLISHED else f", {networks.architecture} networks"
+    return f"{variant_id}, {device_name(networks.device)}, {torch.get_num_threads()} threads{kind}"
 
 
 def keep_speed(cfg: DictConfig, variant_id: str, networks: Networks, clip: Clip, seconds: float) -> None:

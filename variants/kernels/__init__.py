@@ -21,7 +21,7 @@ from propainter.models.layers import DeformableAlignment
 from propainter.models.raft import ClipFlow, Correlation, Flows
 from propainter.models.warp import warp
 from variants import UnsupportedError, claims_published, needs_cuda
-from variants.components import is_wrapped, wrap
+from variants.components import NO_RAFT, is_wrapped, raft_of, wrap
 from variants.correlation import AllPairs
 from variants.guard import guarded, recorded
 from variants.kernels import gru_op
@@ -56,9 +56,13 @@ def cpu(pipeline: Pipeline) -> Pipeline:
     device, estimator = pipeline.networks.device, pipeline.flow_estimator
     if device.type != "cpu":
         raise UnsupportedError(f"kernels=cpu are for the CPU, not for this {device.type} device")
-    if not isinstance(estimator, (ClipFlow, DedupFlowEstimator)):
+    raft = raft_of(pipeline, "numba's part of kernels=cpu")
+    if raft is None:
+        stats: dict[str, Any] = {"windows": NO_RAFT, "recurrent": NO_RAFT}
+    elif isinstance(estimator, (ClipFlow, DedupFlowEstimator)):
+        stats = _loops_by_numba(estimator, raft.corr_block, _flow_dtype(pipeline))
+    else:
         raise UnsupportedError(f"kernels=cpu belong to RAFT's own flow estimators, not to {type(estimator).__name__}")
-    stats = _loops_by_numba(estimator, pipeline.networks.raft.corr_block, _flow_dtype(pipeline))
     generator = pipeline.networks.generator
     layers = sum(convolve_linear_layers(module) for module in (generator.transformers, generator.sc))
     for network in (pipeline.networks.flow_completion, generator):
@@ -107,6 +111,8 @@ def cuda(pipeline: Pipeline) -> Pipeline:
             f"kernels=cuda needs the package triton ({error}): pip install triton, or preset=fast_cuda_torch"
         ) from error
     stats: dict[str, Any] = dict.fromkeys(("alignment", "bias", "recurrent", "warp"), "torch")
+    if raft_of(pipeline, "the recurrent units' part of kernels=cuda") is None:
+        stats["recurrent"] = NO_RAFT
     pipeline.effective["kernels"] = stats
     _align_by_triton(pipeline, stats)
     in_half = [name for name in pipeline.networks.names if is_half(getattr(pipeline.networks, name))]

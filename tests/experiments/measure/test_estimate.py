@@ -4,11 +4,9 @@ import json
 import logging
 import shutil
 from collections import namedtuple
-from dataclasses import replace
 
 import psutil
 import pytest
-import torch
 from omegaconf import OmegaConf
 
 from experiments.data import sample_clip
@@ -16,13 +14,12 @@ from experiments.measure import estimate as module
 from experiments.measure import first_run
 from experiments.measure.estimate import MARGIN_BYTES, announce, duration, keep_speed, predict
 from experiments.measure.first_run import TimeLeft
-from propainter import InputError, Pipeline, build_networks
+from propainter import InputError, Pipeline
 from variants.correlation import on_demand
 from variants.residency import lean
 
 CLIP = sample_clip(200, 240, 432)
 PIXELS = 200 * 240 * 432
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -108,32 +105,24 @@ class TestTime:
         assert predict(CLIP, pipeline, cfg, "b", streaming=False).seconds is None
 
     @pytest.mark.parametrize("content", ["", "[1]", "{", "\0\xff", '{"KEY": "fast"}', '{"KEY": NaN}', '{"KEY": -1.0}'])
-    def test_a_damaged_file_is_ignored(self, pipeline, cfg, content):
+    def test_a_damaged_file_is_ignored(self, pipeline, networks, cfg, content):
         path = module._file(cfg)
         path.parent.mkdir()
         path.write_text(content.replace("KEY", module.speed_key("a", pipeline.networks)), encoding="latin-1")
         assert predict(CLIP, pipeline, cfg, "a", streaming=False).seconds is None
-        keep_speed(cfg, "a", pipeline.networks, CLIP, 60.0)
+        keep_speed(cfg, "a", networks, CLIP, 60.0)
         assert predict(CLIP, pipeline, cfg, "a", streaming=False).seconds == pytest.approx(60)
 
-    def test_one_architecture_tells_nothing_of_another(self, pipeline, cfg):
-        keep_speed(cfg, "a", pipeline.networks, CLIP, 60.0)
-        small = replace(pipeline, networks=build_networks("small"))
-        assert predict(CLIP, small, cfg, "a", streaming=False).seconds is None
-        keep_speed(cfg, "a", small.networks, CLIP, 6.0)
-        assert predict(CLIP, small, cfg, "a", streaming=False).seconds == pytest.approx(6)
-        assert predict(CLIP, pipeline, cfg, "a", streaming=False).seconds == pytest.approx(60)
-
-    def test_the_newest_are_kept(self, pipeline, cfg, monkeypatch):
+    def test_the_newest_are_kept(self, networks, cfg, monkeypatch):
         monkeypatch.setattr(module, "MOST_SPEEDS", 2)
         for name in ("a", "b", "a", "c"):
-            keep_speed(cfg, name, pipeline.networks, CLIP, 60.0)
+            keep_speed(cfg, name, networks, CLIP, 60.0)
         kept = json.loads(module._file(cfg).read_text())
         assert [key[0] for key in kept] == ["a", "c"]
 
-    def test_a_folder_that_can_not_be_written_to(self, pipeline, cfg, tmp_path):
+    def test_a_folder_that_can_not_be_written_to(self, networks, cfg, tmp_path):
         (tmp_path / "cache").write_text("a file")
-        keep_speed(cfg, "a", pipeline.networks, CLIP, 60.0)
+        keep_speed(cfg, "a", networks, CLIP, 60.0)
         assert (tmp_path / "cache").read_text() == "a file"
 
 
