@@ -22,7 +22,6 @@ CLIP = sample_clip(200, 240, 432)
 PIXELS = 200 * 240 * 432
 
 
-
 @pytest.fixture
 def pipeline(networks):
     return Pipeline(networks)
