@@ -12,7 +12,7 @@ LEAST_PSNR_HOLE_DB = 40.0
 SEEDED = (
     "These runs used weights that were made up, not learned: they do the same work in the same time, but what they "
     "paint in the hole means nothing. Every figure of quality on this page is numerical agreement with the fp32 "
-    "reference, not visual quality; against the truth no figure says anything."
+    "reference, not visual quality; to the truth it says nothing."
 )
 
 
@@ -47,11 +47,11 @@ def quality_text(row: Row) -> str:
 
 
 def truth_text(row: Row) -> str:
-    """Return the row's distance to the truth in a few words, beside the reference's; empty where it is unknown."""
+    """Return the hole's PSNR to the truth in a few words, beside the reference's; empty where it is unknown."""
     own, reference = truth_psnr(row.flat), truth_psnr(row.flat, "reference_")
     if not own:
         return ""
-    return f"{own} in the hole" + (f" (the reference {reference})" if reference else "")
+    return own + (f" (reference {reference})" if reference else "")
 
 
 def findings(rows: Sequence[Row]) -> list[Finding]:
@@ -231,7 +231,7 @@ def _costs(row: Row, published: Row | None, gained: str) -> list[tuple[str, str]
         costs.append(("Memory", text))
     costs.append(("Agreement" if row.weights_source == "seeded" else "Quality", quality_text(row)))
     if truth_text(row):
-        costs.append(("Against the truth", truth_text(row)))
+        costs.append(("To the truth", truth_text(row)))
     if row.compile_s:
         costs.append(("Compiling", f"{seconds(row.compile_s)} once"))
     if row.disturbed:

@@ -191,7 +191,7 @@ def _table_caption(rows: list[Row]) -> str:
     if findings.quality_word(rows) == "agreement":
         text += " PSNR, SSIM and LPIPS are numerical agreement with the fp32 reference, not visual quality."
     if page_table.knows_truth(rows):
-        text += f" {page_table.TRUTH} is against what is really behind the hole, beside the reference's own figure."
+        text += f" {page_table.TRUTH}: PSNR in the hole against what is really behind it, with the reference's own."
     return text
 
 

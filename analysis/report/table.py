@@ -35,7 +35,7 @@ class Cell:
     badge_kind: str = ""
 
 
-TRUTH = "PSNR to truth"
+TRUTH = "To truth"
 """The head of the column on the truth."""
 
 IDENTICAL_SORTS_AS_DB = 1e6
@@ -62,7 +62,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         Column("PSNR (hole)", "number larger", f"dB{', ' + kind if kind else ''}"),
         Column("SSIM", "number larger", kind),
         Column("LPIPS", "number", kind),
-        *([Column(TRUTH, "number larger", "dB, hole")] if knows_truth(rows) else []),
+        *([Column(TRUTH, "number larger", "dB (hole)")] if knows_truth(rows) else []),
         Column("Status", "text"),
     ]
 
@@ -115,7 +115,7 @@ def _truth(row: Row) -> Cell:
     if value is None:
         return Cell("", "", "number")
     reference = truth_psnr(row.flat, "reference_").removesuffix(" dB")
-    sub = f"reference {reference}" if reference else ""
+    sub = f"ref. {reference}" if reference else ""
     return Cell(truth_psnr(row.flat).removesuffix(" dB"), _plain(min(value, IDENTICAL_SORTS_AS_DB)), "number", sub)
 
 

@@ -74,7 +74,7 @@ def frames_of(rows: Sequence[Row]) -> dict[str, Any]:
                 frames.append(frame)
         if frames:
             facts = [f"Whole clip: {quality_text(row)}"]
-            facts += [f"Against the truth: {truth_text(row)}"] if truth_text(row) else []
+            facts += [f"To the truth: {truth_text(row)} in the hole"] if truth_text(row) else []
             shown = {
                 "name": row.name,
                 "label": row.label,

@@ -106,8 +106,8 @@ class TestFindings:
         found = rows(make_record(**learned), make_record(attention="sdpa", seconds=4.0, **learned | {"truth_db": 23.9}))
         costs = dict(words.findings(found)[0].costs)
         assert costs["Quality"] == "85.0 dB in the hole"
-        assert costs["Against the truth"] == "23.90 dB in the hole (the reference 24.00 dB)"
-        assert "Against the truth" not in dict(words.findings(rows(make_record(truth_db=None)))[0].costs)
+        assert costs["To the truth"] == "23.90 dB (reference 24.00 dB)"
+        assert "To the truth" not in dict(words.findings(rows(make_record(truth_db=None)))[0].costs)
 
     def test_nothing_within_the_bound(self, rows):
         card = words.findings(rows(make_record(precision="amp", psnr_hole_db=20.0)))[-1]

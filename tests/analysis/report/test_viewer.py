@@ -29,8 +29,8 @@ class TestViewer:
         known, unknown = shown["variants"]
         assert shown["truth"]
         assert all(frame["truth"] is not None for frame in known["frames"])
-        assert len({frame["truth"] for frame in known["frames"]} & {frame["reference"] for frame in known["frames"]}) == 0
-        assert known["facts"][1] == "Against the truth: 24.00 dB in the hole (the reference 24.00 dB)"
+        assert {frame["truth"] for frame in known["frames"]}.isdisjoint(frame["reference"] for frame in known["frames"])
+        assert known["facts"][1] == "To the truth: 24.00 dB (reference 24.00 dB) in the hole"
         assert [frame["truth"] for frame in unknown["frames"]] == [None] * 4
         assert len(unknown["facts"]) == 1
         assert not viewer.frames_of(self.rows(tmp_path / "none", records[1:]))["truth"]
