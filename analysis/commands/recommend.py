@@ -156,6 +156,7 @@ def _described(row: Row, best: Row | None = None) -> list[str]:
         figures.seconds(row.get("latency.median_s"), row.get("latency.ci95_s")),
         figures.memory(row.get("memory.peak_bytes")),
         f"{figures.psnr(row) or 'not compared'} in the hole",
+        *([f"{figures.truth_psnr(row)} to the truth"] if figures.truth_psnr(row) else []),
     ]
     if row.get("speedup.median") and not row.get("doubt.speedup"):
         kind = ", unpaired" if row["speedup.kind"] == "unpaired" else ""

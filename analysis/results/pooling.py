@@ -106,6 +106,17 @@ def decibel(row: Row) -> float | None:
     return row.get("quality.psnr_hole_db", math.inf)
 
 
+def truth_decibel(row: Row, of: str = "") -> float | None:
+    """Return the hole's PSNR against the truth in dB, infinite where the hole is the truth's; None where it is unknown.
+
+    Args:
+        of: "" for the row's result, "reference_" for the fp32 reference of it.
+    """
+    if row.get(f"quality.truth.{of}ssim") is None and row.get(f"quality.truth.{of}psnr_hole_db") is None:
+        return None
+    return row.get(f"quality.truth.{of}psnr_hole_db", math.inf)
+
+
 def _pool(records: list[Row]) -> Row:
     first = records[0]
     good = [record for record in records if record["status"] == "ok"]

@@ -32,6 +32,20 @@ def test_disturbances_are_the_last_lines():
     assert lines(disturbed=["load 3.0"])[-1] == "DISTURBED, so these times are doubtful: load 3.0"
 
 
+def test_the_truth_has_a_line_beside_the_references_own_figures():
+    (line,) = [line for line in lines(truth_db=23.9) if "the truth" in line]
+    assert line.startswith("against the truth: PSNR in the hole 23.90 dB (the reference 24.00 dB), SSIM 0.84037 (the ")
+    assert "LPIPS" not in line
+    with_lpips = lines(quality__truth__lpips=0.1, quality__truth__reference_lpips=0.2)
+    assert any(line.endswith(", LPIPS 0.10000 (the reference 0.20000)") for line in with_lpips)
+    assert any("PSNR in the hole identical (" in line for line in lines(quality__truth__psnr_hole_db=None))
+
+
+@pytest.mark.parametrize("changes", [{"truth_db": None}, {"quality": None, "quality_reason": "too large"}])
+def test_an_unknown_truth_has_none(changes):
+    assert not any("the truth" in line for line in lines(**changes))
+
+
 def test_the_backend_of_attention():
     assert "attention: SDPA's flash backend" in lines(effective={"attention": {"backend": "flash"}})
     assert not any("backend" in line for line in lines(effective={"attention": {"backend": None}}))
