@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -14,7 +15,7 @@ from experiments.measure import estimate as module
 from experiments.measure import first_run
 from experiments.measure.estimate import MARGIN_BYTES, announce, duration, keep_speed, predict
 from experiments.measure.first_run import TimeLeft
-from propainter import InputError, Pipeline
+from propainter import InputError, Pipeline, build_networks
 from variants.correlation import on_demand
 from variants.residency import lean
 
