@@ -16,6 +16,14 @@ SEEDED = (
 )
 
 
+SMALL = (
+    "These runs used narrower networks than the published ones, without RAFT. Latency and memory on this page are "
+    "theirs, not those of ProPainter's published widths, and no claim of speed or memory is judged by them."
+)
+
+TRAINED_SMALL = " Their weights are this project's own (weights=small) and were trained: what they paint has a meaning."
+
+
 @dataclass(frozen=True)
 class Finding:
     """Hold one card at the head of the report."""

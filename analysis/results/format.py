@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from analysis.results.pooling import Row, decibel, truth_decibel
+from analysis.results.pooling import Row, architecture, decibel, truth_decibel
 
 GIB = 2**30
 
@@ -62,6 +62,13 @@ def size(row: Row) -> str:
         return "unknown data"
     height, width = (int(row.get(f"data.{side}", 0)) for side in ("height", "width"))
     return f"{row.get('data.name')}, {int(row['data.frames'])} frames of {width}x{height}"
+
+
+def weights(row: Row) -> str:
+    """Return the weights of a row: "pretrained weights", "small weights", "seeded weights of the small networks"."""
+    source, widths = row.get("weights.source"), architecture(row)
+    of = "" if widths in ("published", source) else f" of the {widths} networks"
+    return f"{source} weights{of}"
 
 
 def where(row: Row) -> str:

@@ -22,6 +22,7 @@ _SAME = (
     "variant.id",
     "data.fingerprint",
     "weights.fingerprint",
+    "weights.architecture",
     "run.limits.vram_gb",
     "run.limits.host_gb",
 )
@@ -62,7 +63,8 @@ def variants_table(frame: "pd.DataFrame") -> "pd.DataFrame":
     groups: dict[tuple, list[Row]] = {}
     for record in rows_of(frame):
         if record.get("run.task") in (None, "inpaint"):
-            groups.setdefault((machine_key(record), *(record.get(key) for key in _SAME)), []).append(record)
+            same = (architecture(record) if key == "weights.architecture" else record.get(key) for key in _SAME)
+            groups.setdefault((machine_key(record), *same), []).append(record)
     rows = [_pool(records) for records in groups.values()]
     baselines = _compare_unpaired(rows)
     _label(rows)
@@ -91,6 +93,11 @@ def machine_key(record: Row) -> str:
 def name(variant_id: str | None) -> str:
     """Return what differs from published, of a variant's id: "attention=sdpa,precision=amp", or "published"."""
     return (variant_id or "unknown").split("#")[0]
+
+
+def architecture(row: Row) -> str:
+    """Return which widths the networks had: "published", which all older records are of, or "small"."""
+    return row.get("weights.architecture") or "published"
 
 
 def options(row: Row, group: str = "") -> Row:
@@ -234,11 +241,10 @@ def _compare_unpaired(rows: list[Row]) -> dict[int, Row]:
 
 
 def comparable(one: Row, other: Row) -> bool:
-    """Return whether times of two rows may be compared: same environment, data, weights and schedule."""
-    same = ("place", "data.fingerprint", "weights.fingerprint")
-    return all(one.get(key) == other.get(key) for key in same) and options(one, "schedule") == options(
-        other, "schedule"
-    )
+    """Return whether times of two rows may be compared: same environment, data, weights, widths and schedule."""
+    same = all(one.get(key) == other.get(key) for key in ("place", "data.fingerprint", "weights.fingerprint"))
+    widths = architecture(one) == architecture(other)
+    return same and widths and options(one, "schedule") == options(other, "schedule")
 
 
 def unpaired(baseline: Row, row: Row, times: str, speedup: str) -> Row:
@@ -272,4 +278,5 @@ def plain(value: Any) -> str:
 
 def limits(row: Row) -> Row:
     """Return the limits that a row ran with, by what is typed for them."""
-    return {key.removeprefix("run."): value for key, value in row.items() if key in _SAME[3:]}
+    limited = [key for key in _SAME if key.startswith("run.limits.")]
+    return {key.removeprefix("run."): value for key, value in row.items() if key in limited}

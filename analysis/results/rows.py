@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.results import soundness
-from analysis.results.pooling import STAGES, limits, options, truth_decibel
+from analysis.results.pooling import STAGES, architecture, limits, options, truth_decibel
 
 MIB = 2**20
 
@@ -81,6 +81,11 @@ class Row:
     own_doubt = _column("doubt.own")
     again = _column("doubt.again")
     runs = _column("records")
+
+    @property
+    def architecture(self) -> str:
+        """Return which widths the networks had, "published" or "small"."""
+        return architecture(self.flat)
 
     @property
     def command(self) -> str:

@@ -40,7 +40,8 @@ def make_record(**changes: Any) -> dict[str, Any]:
             peak_bytes: of the whole run; psnr_hole_db: None makes the result identical to the reference;
             truth_db: the hole's PSNR against the truth, its reference's being 24 dB; None: the truth is unknown;
             paired: the true speedup over published, recorded as a paired one;
-            weights: "seeded" or "pretrained"; frames, height, width, repeat, device, device_type, torch, cpu;
+            weights: "seeded", "small" or "pretrained"; architecture: "published" or "small";
+            frames, height, width, repeat, device, device_type, torch, cpu;
             status, reason: a status other than ok empties latency, memory, stages and quality;
             seed: of the noise in the samples;
             any key of the record, its levels joined by two underscores (quality__ssim=0.9), applied last.
@@ -53,6 +54,8 @@ def make_record(**changes: Any) -> dict[str, Any]:
     psnr_hole_db = take("psnr_hole_db", None if not changed else 85.0)
     frames, height, width, repeat = take("frames", 6), take("height", 128), take("width", 160), take("repeat", 0)
     source, device = take("weights", "seeded"), take("device", "AMD EPYC")
+    widths = take("architecture", "small" if source == "small" else "published")
+    of = [] if widths == "published" else [widths]
     device_type, torch = take("device_type", "cpu"), take("torch", "2.15.0")
     status, reason, paired = take("status", "ok"), take("reason", None), take("paired", None)
     truth_db = take("truth_db", "golden")
@@ -67,7 +70,7 @@ def make_record(**changes: Any) -> dict[str, Any]:
         "status": status,
         "reason": reason,
         "variant": {"id": variant_id, **groups, "options": options},
-        "weights": {"source": source, "fingerprint": _hash(source)[:16]},
+        "weights": {"source": source, "architecture": widths, "fingerprint": _hash(source, *of)[:16]},
         "speedup": _paired(paired, seconds, noise, baseline_options) if paired else None,
         "quality": record["quality"] | _quality(psnr_hole_db, frames),
         "disturbed": [],

@@ -142,6 +142,8 @@ class TestNotComparable:
         ("change", "expected"),
         [
             ({"weights": "pretrained"}, "other weights: seeded weights"),
+            ({"weights": "small"}, "other architecture: the published networks before, the small networks now"),
+            ({"weights": "small"}, "other weights: seeded weights"),
             ({"frames": 7}, "other data: sample, 6 frames of 160x128"),
             ({"device_type": "cuda"}, "other device: cpu before, cuda now"),
             ({"schema": 1}, "other schema: schema 2 before, schema 1 now"),

@@ -123,6 +123,21 @@ class TestPage:
         if seeded:
             assert text.index("Seeded weights.") < text.index("What to take from it")
 
+    @pytest.mark.parametrize(("source", "trained"), [("small", True), ("seeded", False)])
+    def test_small_networks_are_announced_first(self, report, source, trained):
+        made = dict(weights=source, architecture="small")
+        text = squeezed(report(make_record(**made), make_record(**made, attention="sdpa", seconds=4)).text)
+        assert text.index("Small networks. These runs used narrower") < text.index("What to take from it")
+        assert ("(weights=small) and were trained" in text) is trained
+        assert ("numerical agreement" in text) is not trained
+        assert "small networks, narrower than the published ones" in text
+
+    def test_published_ones_beside_them_are_another_setting(self, report):
+        small = [make_record(weights="small"), make_record(weights="small", attention="sdpa")]
+        text = squeezed(report(*small, make_record(weights="pretrained", attention="sdpa")).text)
+        assert "Small networks. Some of the runs are concerned." in text
+        assert "small weights" in text and "pretrained weights" in text
+
     def test_a_speedup_over_another_variant_is_none_over_published(self, tmp_path, report):
         record = make_record(precision="amp", paired=3.0)
         record["speedup"]["baseline"] = "attention=sdpa#12345678"

@@ -87,3 +87,18 @@ def test_what_torch_did_in_place_of_a_kernel_or_a_graph_is_named():
         "fell back: kernels.alignment, torch, since Triton's failed: no image",
         "fell back: cuda_graphs.flow.status, eager: its CUDA graph failed: invalid",
     ]
+
+
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        ({}, "weights: seeded"),
+        ({"weights": "pretrained"}, "weights: pretrained"),
+        ({"weights": "small"}, "weights: small (narrower networks: times and memory are not those of the published "),
+        ({"architecture": "small"}, "weights: seeded, small architecture (narrower networks: "),
+    ],
+)
+def test_weights_that_are_not_of_published_widths_are_told(made, text):
+    (line,) = [line for line in lines(**made) if line.startswith("weights: ")]
+    assert line.startswith(text)
+    assert ("(" in line) is ("(" in text)
