@@ -1,8 +1,8 @@
 """`experiment=removal_quality`: how well the hole is filled, against the truth and beside simpler ways to fill it.
 
-Each clip is inpainted by the configured pipeline. Its flow, completion and pixel propagation are used again with OpenCV's
-inpainting in place of the generator, then with an affine fit in place of flow completion besides. At last each frame is
-inpainted by itself. All are compared with the truth in the same hole.
+Each clip is inpainted by the configured pipeline. Its flow, completion and pixel propagation are used again with
+OpenCV's inpainting in place of the generator, then with an affine fit in place of flow completion besides. At last each
+frame is inpainted by itself. All are compared with the truth in the same hole.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,7 +82,7 @@ class Choice:
     num_frames: int
     height: int
     width: int
-    sample_seeds: list[int]
+    sample_seeds: Sequence[int]
     synthetic_clips: int
     folder: str | None
     folder_clips: int
@@ -100,6 +100,10 @@ class Choice:
             check_whole(f"task.{name}", getattr(self, name), least=128)
         check_whole("task.synthetic_clips", self.synthetic_clips, least=0)
         check_whole("task.folder_clips", self.folder_clips, least=1)
+        if not isinstance(self.sample_seeds, Sequence) or isinstance(self.sample_seeds, str):
+            raise InputError(f"task.sample_seeds is {self.sample_seeds!r}; give a list, such as [0,1,2]")
+        for seed in self.sample_seeds:
+            check_whole("task.sample_seeds", seed, least=0)
         shape: dict[str, Any] = {"num_frames": self.num_frames, "height": self.height, "width": self.width}
         clips: list[tuple[str, Clip]] = [
             ("sample", replace(sample_clip(**shape, seed=seed), name=f"sample {seed}")) for seed in self.sample_seeds

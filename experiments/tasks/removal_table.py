@@ -114,8 +114,8 @@ def markdown(results: Sequence[Result]) -> str:
     ]
     return "\n\n".join(
         [
-            "PSNR in the hole against the truth; share of the hole that propagation filled (b, d); mean end-point "
-            "error in the hole of the completed flow (b, d), and outside of the estimated one, where exact flow is known.",
+            "PSNR in the hole against the truth; share of the hole that propagation filled (b, d); where exact "
+            "flow is known, mean end-point error of the completed flow in the hole (b, d) and of the estimated outside.",
             "\n".join(about),
             _clips_table(results, keys),
             _means_table(means(results)),
