@@ -179,15 +179,16 @@ def _picture(folder: Path, name: str) -> Path:
 
 
 class _KeptResults:
-    """The results that a file holds, by key; a line that a stopped run left unfinished is none."""
+    """The results that a file holds, by key; a damaged line is none."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.results: dict[str, Result] = {}
         for line in path.read_text().splitlines() if path.exists() else ():
-            with suppress(ValueError, TypeError, KeyError):
+            with suppress(ValueError):
                 content = json.loads(line)
-                self.results[content.pop("key")] = content
+                if isinstance(content, dict) and {"key", "psnr_hole_db"} <= content.keys():
+                    self.results[content.pop("key")] = content
 
     def add(self, key: str, result: Result) -> None:
         """Add a result, also to the file."""

@@ -115,7 +115,7 @@ def markdown(results: Sequence[Result]) -> str:
     return "\n\n".join(
         [
             "PSNR in the hole against the truth; share of the hole that propagation filled (b, d); where exact "
-            "flow is known, mean end-point error of the completed flow in the hole (b, d) and of the estimated outside.",
+            "flow is known, mean end-point error of completed flow in the hole (b, d) and of estimated flow outside.",
             "\n".join(about),
             _clips_table(results, keys),
             _means_table(means(results)),
