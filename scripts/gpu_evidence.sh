@@ -157,6 +157,7 @@ fi
 import importlib.metadata as installed, re
 from pathlib import Path
 listed = Path("pyproject.toml").read_text().split("\ndependencies = [")[1].split("]")[0]
+unused = Path("scripts/gpu_not_needed.txt").read_text().split("\n")
 lacking = []
 try:
     from packaging.requirements import Requirement
@@ -164,6 +165,8 @@ except ImportError:
     lacking.append("packaging")
 for text in [] if lacking else [*re.findall('"(.+)"', listed), "pytest"]:
     needed = Requirement(text)
+    if needed.name in unused:
+        continue
     try:
         version = installed.version(needed.name)
         lacking += [] if needed.specifier.contains(version, prereleases=True) else [f"{needed} (it has {version})"]

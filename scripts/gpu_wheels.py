@@ -1,7 +1,7 @@
 """Fetch the wheels that a GPU machine without a network lacks, for Python 3.12 on x86-64 Linux (`make gpu-wheels`).
 
-They are the dependencies of pyproject.toml, pytest and what these need, less gpu_machine_has.txt, in the versions of
-constraints.txt. A package that has no wheel is built, which works for pure Python. `--python` takes another version.
+They are the dependencies of pyproject.toml, pytest and what these need, less gpu_machine_has.txt and
+gpu_not_needed.txt, in the versions of constraints.txt. A package that has no wheel is built, which works for pure Python. `--python` takes another version.
 """
 
 import argparse
@@ -18,6 +18,9 @@ from pip._vendor.packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "wheels"
 """Where the wheels go by default; earlier ones there are deleted."""
+
+LEFT_OUT = ("gpu_machine_has.txt", "gpu_not_needed.txt")
+"""Lists of packages that get no wheel."""
 
 MAX_MIB = 60
 """Largest size of all wheels, in MiB."""
@@ -38,7 +41,7 @@ def main() -> None:
         if arguments.folder.resolve() != FOLDER:
             raise SystemExit(f"{arguments.folder} has other wheels, such as {wheel.name}; give an empty folder")
         wheel.unlink()
-    there = {canonicalize_name(line) for line in lines_of(ROOT / "scripts" / "gpu_machine_has.txt")}
+    there = {canonicalize_name(line) for name in LEFT_OUT for line in lines_of(ROOT / "scripts" / name)}
     pending = dependencies()
     while pending:
         requirement = pending.pop()

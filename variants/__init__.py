@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "attention": "manual",
+    "flow_estimator": "auto",
     "precision": "fp32",
     "correlation": "all_pairs",
     "reuse": "none",

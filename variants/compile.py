@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from propainter import InputError
 from propainter.inference.pipeline import Pipeline
 from variants import claims_published
-from variants.components import check_components, modules_of, wrap
+from variants.components import NO_RAFT, check_components, modules_of, raft_of, wrap
 from variants.guard import first_line, guarded
 
 log = logging.getLogger(__name__)
@@ -53,15 +53,19 @@ def compiled(
     by_component: dict[str, dict[str, Any]] = {}
     stats = {"mode": mode, "cuda_graphs": cuda_graphs(mode, device), "components": by_component}
     pipeline.effective["compile"] = stats
-    pipeline.compiled_components.update(chosen)
     keep_outputs = mode != "default" and device.type == "cuda"
     set_compilation_metrics_limit(10_000)
     for component in chosen:
+        modules = modules_of(pipeline.networks, component)
         of_component = by_component[component] = {
-            **{"status": "compiled", "graphs": 0, "graph_breaks": {}, "recompilations": 0},
+            **{"status": "compiled" if modules else NO_RAFT, "graphs": 0, "graph_breaks": {}, "recompilations": 0},
             **{"skipped_frames": [], "compile_s": 0.0},
         }
-        for module in modules_of(pipeline.networks, component):
+        if modules:
+            pipeline.compiled_components.add(component)
+        else:
+            raft_of(pipeline, f"compile.components: {component}")
+        for module in modules:
             fast = torch.compile(module.forward, mode=MODES[mode], dynamic=dynamic, fullgraph=fullgraph)
             wrap(module, _falling_back(module, fast, of_component, component, keep_outputs))
     if keep_outputs:

@@ -1,20 +1,29 @@
 """The parts of the networks that precision and compilation choose among, and how a variant wraps a module."""
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
 
-from propainter import InputError, Networks
+from propainter import InputError, Networks, Pipeline
+from propainter.models.lazy_torchvision import raft as blocks
+
+log = logging.getLogger(__name__)
 
 COMPONENTS = ("raft", "flow_completion", "encoder", "feature_propagation", "transformer", "decoder")
 
 
 def modules_of(networks: Networks, component: str) -> list[nn.Module]:
-    """Return the modules that do a component's work; each is called from outside the component."""
+    """Return the modules that do a component's work, none of a network that is not there.
+
+    Each is called from outside the component.
+    """
     raft, generator = networks.raft, networks.generator
     modules: dict[str, list[nn.Module]] = {
-        "raft": [raft.feature_encoder, raft.context_encoder, raft.update_block, raft.mask_predictor],
+        "raft": []
+        if raft is None
+        else [raft.feature_encoder, raft.context_encoder, raft.update_block, raft.mask_predictor],
         "flow_completion": [networks.flow_completion],
         "encoder": [generator.encoder],
         "feature_propagation": [generator.feat_prop_module],
@@ -22,6 +31,22 @@ def modules_of(networks: Networks, component: str) -> list[nn.Module]:
         "decoder": [generator.decoder],
     }
     return modules[component]
+
+
+NO_RAFT = "ignored: no RAFT estimates the flow"
+"""Report of an option, or a part of one, that concerns RAFT, in a pipeline without it."""
+
+
+def raft_of(pipeline: Pipeline, option: str | None) -> blocks.RAFT | None:
+    """Return the pipeline's RAFT; None where it has none, and log that an option, or a part of one, is ignored.
+
+    Args:
+        option: for the log; None for published behaviour, which is no choice that anybody could miss.
+    """
+    raft = pipeline.networks.raft
+    if raft is None and option is not None:
+        log.info("%s is ignored: it concerns RAFT, and this pipeline's flow is estimated without RAFT", option)
+    return raft
 
 
 def check_components(names: Iterable[str], option: str) -> list[str]:

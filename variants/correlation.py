@@ -1,4 +1,7 @@
-"""`correlation`: how RAFT correlates each pixel of one frame's features with a window of the next frame's."""
+"""`correlation`: how RAFT correlates each pixel of one frame's features with a window of the next frame's.
+
+In a pipeline without RAFT every option is ignored, and `effective["correlation"]["kind"]` says so.
+"""
 
 import logging
 import math
@@ -12,10 +15,12 @@ from torch import Tensor, nn
 
 from propainter import InputError
 from propainter.inference.pipeline import Pipeline
+from propainter.models.lazy_torchvision import raft as blocks
 from propainter.models.raft import AllPairsBlock, ClipFlow, Correlation
 from propainter.renamed import module_getattr
 from propainter.validation import above_0, check_number
 from variants import UnsupportedError, claims_published, needs_cuda
+from variants.components import NO_RAFT, raft_of
 from variants.guard import guarded
 
 log = logging.getLogger(__name__)
@@ -34,9 +39,12 @@ def all_pairs(pipeline: Pipeline) -> Pipeline:
 
     `effective["correlation"]["peak_bytes"]` is the largest pyramid of volumes of one call.
     """
-    published = pipeline.networks.raft.corr_block
+    raft = raft_of(pipeline, None)
+    if raft is None:
+        return _ignored(pipeline)
+    published = raft.corr_block
     make = partial(AllPairs, num_levels=published.num_levels, radius=published.radius)
-    return _with_correlation(pipeline, "all_pairs", make)
+    return _with_correlation(pipeline, raft, "all_pairs", make)
 
 
 @claims_published
@@ -52,9 +60,12 @@ def on_demand(pipeline: Pipeline, block_mb: float = 16) -> Pipeline:
         InputError: `block_mb` is not above 0.
     """
     check_number("correlation.block_mb", block_mb, above_0, "a number of MiB above 0")
-    published = pipeline.networks.raft.corr_block
+    raft = raft_of(pipeline, "correlation=on_demand")
+    if raft is None:
+        return _ignored(pipeline)
+    published = raft.corr_block
     make = partial(OnDemand, published.num_levels, published.radius, int(block_mb * 2**20))
-    return _with_correlation(pipeline, "on_demand", make)
+    return _with_correlation(pipeline, raft, "on_demand", make)
 
 
 @claims_published
@@ -74,9 +85,12 @@ def triton(pipeline: Pipeline, on_demand: bool = False) -> Pipeline:
     """
     if not isinstance(on_demand, bool):
         raise InputError(f"correlation.on_demand is {on_demand!r}; give true or false")
-    device, published = pipeline.networks.device, pipeline.networks.raft.corr_block
+    device = pipeline.networks.device
     if device.type != "cuda":
         raise UnsupportedError(f"correlation=triton is a kernel for CUDA devices, not for this {device.type} device")
+    raft = raft_of(pipeline, "correlation=triton")
+    if raft is None:
+        return _ignored(pipeline)
     try:
         from variants.kernels import corr_op, triton_corr  # noqa: F401
     except ImportError as error:
@@ -102,7 +116,7 @@ def triton(pipeline: Pipeline, on_demand: bool = False) -> Pipeline:
         log.warning("correlation=triton: the kernel failed (%s); torch's operations look up instead", reason)
         pipeline.effective["correlation"]["lookup"] = f"torch, since the kernel failed: {reason}"
 
-    levels, radius = published.num_levels, published.radius
+    levels, radius = raft.corr_block.num_levels, raft.corr_block.radius
     make: Callable[..., Correlation]
     if on_demand:
         in_one = guarded(in_features, OnDemand.look_up, failed, device.type)
@@ -111,19 +125,24 @@ def triton(pipeline: Pipeline, on_demand: bool = False) -> Pipeline:
         make = partial(
             AllPairs, num_levels=levels, radius=radius, windows=guarded(in_volume, sampled, failed, device.type)
         )
-    _with_correlation(pipeline, "triton, on demand" if on_demand else "triton", make)
+    _with_correlation(pipeline, raft, "triton, on demand" if on_demand else "triton", make)
     pipeline.effective["correlation"]["lookup"] = "triton, not called"
     return pipeline
 
 
-def _with_correlation(pipeline: Pipeline, kind: str, make: Callable[..., Correlation]) -> Pipeline:
+def _ignored(pipeline: Pipeline) -> Pipeline:
+    pipeline.effective["correlation"] = {"kind": NO_RAFT}
+    return pipeline
+
+
+def _with_correlation(pipeline: Pipeline, raft: blocks.RAFT, kind: str, make: Callable[..., Correlation]) -> Pipeline:
     stats = pipeline.effective["correlation"] = {"kind": kind, "peak_bytes": 0}
 
     def note(used: int) -> None:
         stats["peak_bytes"] = max(stats["peak_bytes"], used)
 
     iterations = pipeline.schedule.raft_iterations
-    pipeline.flow_estimator = ClipFlow(pipeline.networks.raft, iterations, correlation=partial(make, note=note))
+    pipeline.flow_estimator = ClipFlow(raft, iterations, correlation=partial(make, note=note))
     pipeline.flow_estimator.identity = f"raft(iterations={iterations}, correlation={kind})"
     return pipeline
 

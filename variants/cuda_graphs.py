@@ -20,7 +20,7 @@ from propainter.inference.pipeline import FlowEstimator, Pipeline
 from propainter.models.raft import Flows
 from propainter.validation import check_whole
 from variants import UnsupportedError, claims_published, needs_cuda
-from variants.components import wrap
+from variants.components import NO_RAFT, wrap
 from variants.cuda_capture import CudaRecorder
 from variants.guard import first_line, guarded
 from variants.precision import TF32_BACKENDS
@@ -99,7 +99,9 @@ def record_calls(pipeline: Pipeline, max_graphs: int, recorder: Recorder, warmed
         return GraphedCall(stage, function, recorder, device, stats[stage], max_graphs, warmed_up)
 
     estimator = _innermost(pipeline.flow_estimator)
-    if isinstance(estimator, DedupFlowEstimator):
+    if pipeline.networks.raft is None:
+        stats["flow"] = {"status": NO_RAFT}
+    elif isinstance(estimator, DedupFlowEstimator):
         _graph_matching(estimator, graphed)
     else:
         stats["flow"] = {"status": "eager: RAFT's matching is recorded with reuse=flow or reuse=exact"}

@@ -13,7 +13,7 @@ from torch import Tensor
 from propainter.allocator import release_memory
 from propainter.errors import is_out_of_memory
 from propainter.inference.pipeline import Clip, Pipeline
-from propainter.models.networks import NETWORKS, Networks
+from propainter.models.networks import Networks
 from propainter.models.raft import Flows
 from propainter.renamed import module_getattr
 from propainter.validation import check_number
@@ -37,8 +37,9 @@ def ladder(
     list of {"stage", "step", "reason"}. The list has each step of a stage once over all runs.
 
     Args:
-        min_scale: the smallest of the flow's scales 1/2, 1/4, 1/8 to try; 1: none. They multiply the scale of
-            `raft_scale`. No side falls under 128 pixels, so that on small frames some scales change nothing.
+        min_scale: the smallest of RAFT's scales 1/2, 1/4, 1/8 to try; 1: none. They multiply the scale of
+            `raft_scale`. No side falls under 128 pixels, so that on small frames some scales change nothing. A pipeline
+            without RAFT has no such step.
         min_chunk: frames of the smallest chunk; each step halves the largest chunk that was tried.
         overlap: frames that neighbouring chunks share.
         cpu: whether the last step runs on the CPU in float32 (flow alone, or all stages). The networks return to their
@@ -60,7 +61,9 @@ class Ladder:
         self.pipeline = pipeline
         self.min_chunk, self.overlap, self.cpu = min_chunk, overlap, cpu
         self._estimate, self._split = pipeline.flow_estimator, pipeline.clip_splitter
-        self._scales = [scale for scale in _SCALES if scale >= min_scale]
+        # Another estimator, such as DIS, takes no memory that grows with the square of the pixels.
+        scales = [] if pipeline.networks.raft is None else _SCALES
+        self._scales = [scale for scale in scales if scale >= min_scale]
         self._flow_step = 0  # of this run: the next chunk does not try again what has failed
         self._flow_failed = False
         self._wrote_scale = False
@@ -160,14 +163,16 @@ class Ladder:
 
 
 @contextmanager
-def on_the_cpu(pipeline: Pipeline, names: tuple[str, ...] = NETWORKS) -> Iterator[None]:
-    """Move networks to the CPU in float32 inside the block; with all three networks, set the pipeline's dtype too."""
+def on_the_cpu(pipeline: Pipeline, names: tuple[str, ...] | None = None) -> Iterator[None]:
+    """Move networks, by default all, to the CPU in float32 inside the block; with all, set the pipeline's dtype too."""
+    everything = pipeline.networks.names
+    names = everything if names is None else names
     before, dtype = placements(pipeline.networks, names), pipeline.dtype
     try:
         with torch.inference_mode(False):  # inside it weights would become inference tensors for good
             for tensor, _, kept in before:
                 tensor.data = tensor.data.to("cpu", torch.float32 if kept.is_floating_point else kept)
-        if names == NETWORKS:
+        if names == everything:
             pipeline.dtype = torch.float32
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -181,7 +186,7 @@ def on_the_cpu(pipeline: Pipeline, names: tuple[str, ...] = NETWORKS) -> Iterato
 
 def placements(networks: Networks, names: tuple[str, ...]) -> list[tuple[Tensor, torch.device, torch.dtype]]:
     """Return every parameter and buffer of these networks with its device and dtype."""
-    modules = [getattr(networks, name) for name in names]
+    modules = [getattr(networks, name) for name in names if name in networks.names]
     tensors: list[Any] = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
     return [(tensor, tensor.device, tensor.dtype) for tensor in tensors]
 

@@ -61,7 +61,7 @@ class CachedFlow:
 
     Args:
         inner: estimates flow that has no entry. `inner.identity` is text on what shapes its flow.
-        network: RAFT with its final weights.
+        network: RAFT with its final weights; None where the flow is estimated without it.
         entries: the kept flows.
         effective: gets `flow_cache`. An entry has the inner estimator's own report with it, which a hit writes here
             again with `from_cache`.
@@ -71,7 +71,7 @@ class CachedFlow:
     """
 
     def __init__(
-        self, inner: FlowEstimator, network: nn.Module, entries: DiskLRUCache, effective: dict[str, Any]
+        self, inner: FlowEstimator, network: nn.Module | None, entries: DiskLRUCache, effective: dict[str, Any]
     ) -> None:
         self.inner = inner
         self.network = network
@@ -124,7 +124,7 @@ class CachedFlow:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else (device.type, *on_cpu)
         tf32 = [backend.fp32_precision for backend in TF32_BACKENDS]
         if self._weights is None:
-            self._weights = _weights(self.network)
+            self._weights = "no weights" if self.network is None else _weights(self.network)
         versions = torch.__version__, torchvision.__version__, self._sources
         parts = [self.identity, self._weights, autocast, tf32, name, *versions]
         return hashlib.sha256(repr([*parts, digest(frames)]).encode()).hexdigest()[:32]

@@ -13,9 +13,8 @@ from torchvision.ops import deform_conv2d
 from propainter import InputError
 from propainter.inference.pipeline import Pipeline
 from propainter.models.layers import DeformableAlignment
-from propainter.models.networks import NETWORKS
 from variants import UnsupportedError, claims_published, needs_cuda
-from variants.components import check_components, modules_of, wrap
+from variants.components import NO_RAFT, check_components, modules_of, raft_of, wrap
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -96,7 +95,7 @@ def amp(
     chosen = autocast_dtype(device, dtype)
     stages = ALL_STAGES if everything else GENERATOR_STAGES
     if cast_weights_once:
-        for name in NETWORKS if everything else ("generator",):
+        for name in pipeline.networks.names if everything else ("generator",):
             cast_weights(getattr(pipeline.networks, name), chosen)
     pipeline.effective["weights_cast"] = "once" if cast_weights_once else "at each call"
 
@@ -121,8 +120,9 @@ def half_all(pipeline: Pipeline, dtype: str | None = None) -> Pipeline:
     fp32(pipeline)
     device, networks = pipeline.networks.device, pipeline.networks
     chosen = autocast_dtype(device, dtype)
-    for network in (networks.raft, networks.flow_completion):
-        cast_weights(network, chosen)
+    for name in networks.names:
+        if name != "generator":
+            cast_weights(getattr(networks, name), chosen)
     cast_weights(networks.generator, chosen, nn.Module)
     pipeline.effective["weights_cast"] = "once"
 
@@ -157,6 +157,8 @@ def per_component(pipeline: Pipeline, dtypes: Mapping[str, str | None]) -> Pipel
         if dtypes[component] == "float32":
             continue
         dtype = autocast_dtype(device, dtypes[component])
+        if component == "raft" and raft_of(pipeline, "precision.dtypes.raft") is None:
+            pipeline.effective["precision"] = {"raft": NO_RAFT}
         for module in modules_of(pipeline.networks, component):
             wrap(module, autocast_inside(module.forward, device.type, dtype))
         deform_in_fp32(pipeline, [component])

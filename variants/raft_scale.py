@@ -1,4 +1,7 @@
-"""`raft_scale`: estimate flow on smaller frames, and resize it to the size of the video."""
+"""`raft_scale`: estimate flow on smaller frames, and resize it to the size of the video.
+
+In a pipeline without RAFT every option is ignored, and `effective["raft_scale"]` says so.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +14,7 @@ from propainter.inference.pipeline import FlowEstimator, Pipeline
 from propainter.models.raft import Flows
 from propainter.validation import check_number
 from variants import claims_published
+from variants.components import NO_RAFT, raft_of
 
 SMALLEST_SIDE = 128
 """RAFT's smallest height and width in pixels; both are multiples of 8."""
@@ -30,13 +34,19 @@ def scaled(pipeline: Pipeline, scale: float) -> Pipeline:
         InputError: the scale is another one.
     """
     check_number("raft_scale.scale", scale, lambda number: 0 < number <= 1, "a number above 0, and at most 1")
-    pipeline.flow_estimator = ScaledFlow(pipeline.flow_estimator, scale, pipeline.effective)
-    return pipeline
+    return _at_scale(pipeline, scale, None if scale == 1 else f"raft_scale.scale={scale}")
 
 
 def auto(pipeline: Pipeline) -> Pipeline:
     """Choose the scale by the frames' pixels: above 3840x2160 1/8, above 1920x1080 1/4, above 1024x1024 1/2, else 1."""
-    pipeline.flow_estimator = ScaledFlow(pipeline.flow_estimator, None, pipeline.effective)
+    return _at_scale(pipeline, None, "raft_scale=auto")
+
+
+def _at_scale(pipeline: Pipeline, scale: float | None, option: str | None) -> Pipeline:
+    if raft_of(pipeline, option) is None:
+        pipeline.effective["raft_scale"] = {"status": NO_RAFT}
+        return pipeline
+    pipeline.flow_estimator = ScaledFlow(pipeline.flow_estimator, scale, pipeline.effective)
     return pipeline
 
 

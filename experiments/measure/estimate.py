@@ -18,9 +18,10 @@ import torch
 from omegaconf import DictConfig
 
 from experiments.data import Clip
-from propainter import InputError, Pipeline
+from propainter import InputError, Networks, Pipeline
 from propainter.inference.preparation import process_size
 from propainter.io.atomic import atomic_write
+from propainter.models.networks import PUBLISHED
 from propainter.schedule import clip_length
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ def predict(
     tensors = FIXED_BYTES + CHANNELS[kind] * held * height * width * pipeline.dtype.itemsize + working
     arrays = held * size * (3 if streaming else 3 + 1 + 3)  # frames, masks, result
     on_gpu = pipeline.networks.device.type == "cuda"
-    speed = _speeds(cfg).get(speed_key(variant_id, pipeline.networks.device))
+    speed = _speeds(cfg).get(speed_key(variant_id, pipeline.networks))
     return Estimate(
         disk_bytes=disk[0],
         most_disk_bytes=disk[1],
@@ -170,16 +171,20 @@ def _check_memory(estimate: Estimate, device: torch.device, cfg: DictConfig, *, 
             )
 
 
-def speed_key(variant_id: str, device: torch.device) -> str:
-    """Return what a speed is kept under: the variant, and what runs it."""
+def speed_key(variant_id: str, networks: Networks) -> str:
+    """Return what a speed is kept under: the variant, what runs it, and the networks where they are not published.
+
+    `flow_estimator=auto` is RAFT with some weights, and DIS, which takes next to no time, with others.
+    """
     from experiments.system.environment import device_name
 
-    return f"{variant_id}, {device_name(device)}, {torch.get_num_threads()} threads"
+    kind = "" if networks.architecture == PUBLISHED else f", {networks.architecture} networks"
+    return f"{variant_id}, {device_name(networks.device)}, {torch.get_num_threads()} threads{kind}"
 
 
-def keep_speed(cfg: DictConfig, variant_id: str, device: torch.device, clip: Clip, seconds: float) -> None:
+def keep_speed(cfg: DictConfig, variant_id: str, networks: Networks, clip: Clip, seconds: float) -> None:
     """Keep how long a run took, for the next run's estimate; a folder that can't be written to keeps nothing."""
-    key, speed = speed_key(variant_id, device), seconds / (clip.num_frames * clip.height * clip.width / 1e6)
+    key, speed = speed_key(variant_id, networks), seconds / (clip.num_frames * clip.height * clip.width / 1e6)
     speeds = {name: value for name, value in _speeds(cfg).items() if name != key}
     kept = dict([*speeds.items(), (key, speed)][-MOST_SPEEDS:])
     with suppress(OSError), atomic_write(_file(cfg)) as partial:

@@ -97,5 +97,6 @@ def _key(pipeline: Pipeline, clip: LoadedClip, variant_id: str) -> str:
     """Hash what FLOPs depend on; the clip's hole too, since attention works where it is."""
     device = str(pipeline.networks.device.type)
     sources = source_fingerprint(propainter, variants)
-    parts = [variant_id, clip.fingerprint, device, torch.__version__, sources]
+    architecture = pipeline.networks.architecture
+    parts = [variant_id, architecture, clip.fingerprint, device, torch.__version__, sources]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]

@@ -179,8 +179,12 @@ def command(overrides: Sequence[str]) -> str:
 
 
 def describe_weights(weights: "Weights") -> types.WeightsUsed:
-    """Return the record's `weights`; `reason` only where seeded weights stand in."""
-    described: types.WeightsUsed = {"source": weights.source, "fingerprint": weights.fingerprint}
+    """Return the record's `weights`; `reason` only where other weights stand in for the released ones."""
+    described: types.WeightsUsed = {
+        "source": weights.source,
+        "architecture": weights.architecture,
+        "fingerprint": weights.fingerprint,
+    }
     return described if weights.reason is None else {**described, "reason": weights.reason}
 
 

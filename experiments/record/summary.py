@@ -31,7 +31,7 @@ def summary(record: dict[str, Any]) -> str:
         *_speedup(record["speedup"], doubtful=bool(record["disturbed"])),
         "",
         f"against the fp32 reference: {_quality(record['quality']) if record['quality'] else record['quality_reason']}",
-        f"weights: {record['weights']['source']}",
+        f"weights: {_weights(record['weights'])}",
         *_video(record.get("video")),
         *_attention(record["effective"].get("attention", {}).get("backend")),
         *fell_back(record["effective"]),
@@ -52,6 +52,14 @@ def _video(video: dict[str, Any] | None) -> list[str]:
         *([f"{given['file']} is damaged ({given['damage']})"] if given and given.get("damage") else []),
         *(f"not kept: {sentence}" for sentence in made["dropped"]),
     ]
+
+
+def _weights(used: dict[str, Any]) -> str:
+    """Return the source, and what the times are of where the networks are not the published ones."""
+    if used.get("architecture", "published") == "published":
+        return str(used["source"])
+    of = "" if used["source"] == used["architecture"] else f", {used['architecture']} architecture"
+    return f"{used['source']}{of} (narrower networks: times and memory are not those of the published widths)"
 
 
 def _pool(memory: dict[str, Any]) -> str:

@@ -105,6 +105,7 @@ class WeightsUsed(TypedDict, total=False):
     """Where the weights came from."""
 
     source: str
+    architecture: str
     fingerprint: str
     reason: str
 

@@ -3,12 +3,13 @@
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from experiments.data.outside import CHOICES
+from experiments.data.weights_options import SOURCES as SOURCES
+from experiments.data.weights_options import check_weights
 from experiments.measure.profiler import check_artifacts
 from propainter import InputError
 from propainter.io.video_writer import check_pix_fmt
 from propainter.validation import check_number, check_whole
 
-SOURCES = ("auto", "pretrained", "seeded")
 AUDIO = ("copy", "none")
 
 _WHOLE = {
@@ -53,5 +54,4 @@ def check_settings(cfg: DictConfig) -> None:
         raise InputError(f"output.outside is {cfg.output.outside!r}; give one of {', '.join(CHOICES)}")
     if cfg.output.audio not in AUDIO:
         raise InputError(f"output.audio is {cfg.output.audio!r}; give one of {', '.join(AUDIO)}")
-    if cfg.weights.source not in SOURCES:
-        raise InputError(f"weights.source is {cfg.weights.source!r}; give one of {', '.join(SOURCES)}")
+    check_weights(cfg.weights)

@@ -39,7 +39,11 @@ from variants import build_pipeline
 
 log = logging.getLogger(__name__)
 
-_WEIGHTS = {"pretrained": "released weights", "seeded": "SEEDED weights: the hole is filled with no meaning"}
+_WEIGHTS = {
+    "pretrained": "released weights",
+    "small": "SMALL weights of this project: narrower networks than the published ones",
+    "seeded": "SEEDED weights: the hole is filled with no meaning",
+}
 
 _SAME_BASELINE = "measure.baseline is this variant itself: it is timed alone; measure.baseline={} pairs it with itself"
 _TOO_LARGE = "the fp32 reference is out of memory on this device"

@@ -98,7 +98,7 @@ def inpaint_once(
         )
         record.add_cost(cost)
         if (seconds := cost["latency"]["first_s"]) is not None:
-            keep_speed(cfg, described, device, source, seconds)
+            keep_speed(cfg, described, pipeline.networks, source, seconds)
         return
     if why_not is not None:
         log.warning("the whole clip is read into memory: %s", why_not)
@@ -112,7 +112,7 @@ def inpaint_once(
     for part, seconds in (("read", clip.read_s), ("inpaint", first.seconds), ("write", written_s)):
         wall.add(part, seconds)
     cost["latency"]["where_s"] = wall.finish()
-    keep_speed(cfg, described, device, source, first.seconds)
+    keep_speed(cfg, described, pipeline.networks, source, first.seconds)
 
 
 def copy_frames(clip: Clip, folder: Path, output: DictConfig) -> tuple[str, Video]:

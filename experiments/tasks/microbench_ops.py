@@ -42,7 +42,7 @@ def shapes_of(networks: Networks, size: str, masked_share: float) -> Shapes:
     Returns:
         `query` [windows, heads, Q, d] and `key` [windows, heads, K, d] of the windows that touch the hole, `tokens`
         [1, T, rows, columns, C] and `window` [rows, columns], `features` [T, C, h, w] before they are doubled in size,
-        `feature_maps` [pairs, C, h, w] that RAFT compares.
+        `feature_maps` [pairs, C, h, w] that RAFT compares, where the networks have it.
 
     Raises:
         InputError: a size that is not in `SIZES`, or a share that is none.
@@ -63,14 +63,17 @@ def shapes_of(networks: Networks, size: str, masked_share: float) -> Shapes:
     windows = math.ceil(masked_share * rows * columns / near)
     fullest = max(plan_windows(CLIP_FRAMES), key=lambda window: len(window.frames))
     frames = len(fullest.frames)
-    return {
+    shapes = {
         "query": [windows, heads, frames * near, channels // heads],
         "key": [windows, heads, math.ceil(frames / DILATION) * (near + far), channels // heads],
         "tokens": [1, frames, rows, columns, channels],
         "window": list(layers.window),
         "features": [len(fullest.local), generator.decoder[0].conv.in_channels, height // 4, width // 4],
-        "feature_maps": [clip_length(width), 2 * networks.raft.update_block.hidden_state_size, height // 8, width // 8],
     }
+    if networks.raft is not None:
+        channels = 2 * networks.raft.update_block.hidden_state_size
+        shapes["feature_maps"] = [clip_length(width), channels, height // 8, width // 8]
+    return shapes
 
 
 def attention(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Alternatives:
@@ -127,8 +130,12 @@ def resample(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: tor
 
 def correlation(pipeline: Pipeline, shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Alternatives:
     """Make one pyramid of RAFT's correlations, with as many lookups in it as the schedule has iterations."""
-    published, iterations = pipeline.networks.raft.corr_block, pipeline.schedule.raft_iterations
-    levels, radius = published.num_levels, published.radius
+    raft, iterations = pipeline.networks.raft, pipeline.schedule.raft_iterations
+    if raft is None:
+        raise UnsupportedError(
+            "these weights have no RAFT, whose correlation could be timed; leave it out of task.groups"
+        )
+    levels, radius = raft.corr_block.num_levels, raft.corr_block.radius
 
     def look_up(make: Callable[[], Any], first: Tensor, second: Tensor, coords: Tensor) -> Tensor:
         block = make()

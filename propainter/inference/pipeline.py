@@ -38,11 +38,13 @@ from propainter.inference.preparation import (
     prepare_masks,
     process_size,
     resize_back,
+    widen_masks,
 )
 from propainter.inference.propagation import propagate_pixels
 from propainter.inference.shots import Hole, Region, SceneDetector, Shot, hole_of, inpaint_shots, plan_shots
 from propainter.inference.storage import DeviceStorage
 from propainter.models.attention import PUBLISHED_ATTENTION, WindowAttention
+from propainter.models.dis import MASK_MARGIN, DisFlowEstimator
 from propainter.models.flow_completion import complete_flow, predict_flow
 from propainter.models.networks import Networks
 from propainter.models.raft import ClipFlow
@@ -60,8 +62,10 @@ class Pipeline:
     Every attribute but `networks` has the published default; `propainter.inference.interfaces` describes callable ones.
 
     Attributes:
-        networks: the three networks, on the device where everything runs.
-        flow_estimator: default `ClipFlow` over `networks.raft`.
+        networks: on the device where everything runs.
+        flow_estimator: default `ClipFlow` over `networks.raft`; `DisFlowEstimator` where the networks have no RAFT.
+        flow_mask_margin: pixels by which flow completion's masks are dilated beyond the published ones, on each frame
+            that this leaves something of. Default 0; `MASK_MARGIN` where the networks have no RAFT.
         compositor: constructor of a compositor from frames and holes of one run.
         stage_runner: None for `run_stages`, which runs each stage over the whole clip.
         storage: constructor of the storage of one run's tensors.
@@ -96,11 +100,19 @@ class Pipeline:
     flow_predictor: FlowPredictor = predict_flow
     scene_detector: SceneDetector | None = None
     region: Region | None = None
+    flow_mask_margin: int = field(default=cast("int", None))  # as above
     first_frame: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
+        margin = 0
         if self.flow_estimator is None:
-            self.flow_estimator = ClipFlow(self.networks.raft, self.schedule.raft_iterations)
+            raft = self.networks.raft
+            if raft is not None:
+                self.flow_estimator = ClipFlow(raft, self.schedule.raft_iterations)
+            else:
+                self.flow_estimator, margin = DisFlowEstimator(), MASK_MARGIN
+        if self.flow_mask_margin is None:
+            self.flow_mask_margin = margin
 
     @torch.inference_mode()
     def __call__(self, frames: np.ndarray, masks: np.ndarray, flow_masks: np.ndarray | None = None) -> np.ndarray:
@@ -109,8 +121,8 @@ class Pipeline:
         Args:
             frames: uint8 [T, H, W, 3], RGB; T of at least 2, H and W of at least 128.
             masks: [T, H, W], or [H, W] for all frames; nonzero is the hole.
-            flow_masks: masks of flow and completion, of the same form (outpainting). With them no mask is dilated.
-                Without them all stages use `masks`, dilated by the schedule.
+            flow_masks: masks of flow and completion, of the same form (outpainting). With them the schedule dilates no
+                mask. Without them all stages use `masks`, dilated by the schedule.
 
         Returns:
             uint8 [T, H, W, 3]. Outside the hole it equals the input. A height or width that is no multiple of 8 makes
@@ -218,7 +230,22 @@ class Pipeline:
         else:
             holes = prepare_masks(clip.masks, size, dilation=0)
             flow_holes = prepare_masks(clip.flow_masks, size, dilation=0)
-        return frames, holes, flow_holes
+        return frames, holes, self.widen_flow_masks(flow_holes)
+
+    def widen_flow_masks(self, masks: np.ndarray) -> np.ndarray:
+        """Dilate flow completion's masks, uint8 [T, h, w], by `flow_mask_margin`.
+
+        Where a mask would cover its frame, `effective["flow_masks"]` and a warning say that it was left as it is.
+        """
+        wide, left_out = widen_masks(masks, self.flow_mask_margin)
+        note = {"margin_px": self.flow_mask_margin, "left_out": "on frames that the masks would cover whole"}
+        if left_out and self.effective.setdefault("flow_masks", note) is note:
+            log.warning(
+                "the margin of %d pixels around the masks of flow completion is left out on frames that it would "
+                "cover whole",
+                self.flow_mask_margin,
+            )
+        return wide
 
     def _estimate_flow(self, store: DeviceStorage, frames: np.ndarray) -> None:
         """Estimate flow in both directions, in float32 (docs/model.md, sections 1 and 4.2)."""

@@ -69,6 +69,24 @@ def prepare_masks(masks: np.ndarray, size: tuple[int, int], dilation: int) -> np
     return masks
 
 
+def widen_masks(masks: np.ndarray, margin: int) -> tuple[np.ndarray, int]:
+    """Dilate flow masks by a margin; a mask that would cover its frame stays as it is.
+
+    Args:
+        masks: uint8 [T, h, w] of 0 and 1.
+        margin: number of dilations by the cross.
+
+    Returns:
+        The masks, and the number of those that stayed as they were for this reason.
+    """
+    if not margin:
+        return masks, 0
+    wide = prepare_masks(masks, (masks.shape[1], masks.shape[2]), margin)
+    covered = wide.all(axis=(1, 2)) & ~masks.all(axis=(1, 2))
+    wide[covered] = masks[covered]
+    return wide, int(covered.sum())
+
+
 def resize_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize uint8 [T, H, W] by nearest neighbour."""
     return _resize(masks, size, Image.Resampling.NEAREST)

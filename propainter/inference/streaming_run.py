@@ -233,7 +233,7 @@ class StreamingRun:
                 flow_hole = prepare_masks(flow_mask[None] != 0, self.small_size, dilation=0)
             self.buffer.put_image("images", self.read, prepare_frames(frame[None], self.small_size)[0])
             self.buffer.put_image("holes", self.read, hole[0])
-            self.buffer.put_image("flow_holes", self.read, flow_hole[0])
+            self.buffer.put_image("flow_holes", self.read, self.pipeline.widen_flow_masks(flow_hole)[0])
             self.read += 1
         return self.read
 

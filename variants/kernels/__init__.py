@@ -18,11 +18,10 @@ from propainter.allocator import no_heap_trim
 from propainter.inference.pipeline import Clip, Pipeline, StageRunner
 from propainter.models.flow_completion import predict_flow
 from propainter.models.layers import DeformableAlignment
-from propainter.models.networks import NETWORKS
 from propainter.models.raft import ClipFlow, Correlation, Flows
 from propainter.models.warp import warp
 from variants import UnsupportedError, claims_published, needs_cuda
-from variants.components import is_wrapped, wrap
+from variants.components import NO_RAFT, is_wrapped, raft_of, wrap
 from variants.correlation import AllPairs
 from variants.guard import guarded, recorded
 from variants.kernels import gru_op
@@ -57,9 +56,13 @@ def cpu(pipeline: Pipeline) -> Pipeline:
     device, estimator = pipeline.networks.device, pipeline.flow_estimator
     if device.type != "cpu":
         raise UnsupportedError(f"kernels=cpu are for the CPU, not for this {device.type} device")
-    if not isinstance(estimator, (ClipFlow, DedupFlowEstimator)):
+    raft = raft_of(pipeline, "numba's part of kernels=cpu")
+    if raft is None:
+        stats: dict[str, Any] = {"windows": NO_RAFT, "recurrent": NO_RAFT}
+    elif isinstance(estimator, (ClipFlow, DedupFlowEstimator)):
+        stats = _loops_by_numba(estimator, raft.corr_block, _flow_dtype(pipeline))
+    else:
         raise UnsupportedError(f"kernels=cpu belong to RAFT's own flow estimators, not to {type(estimator).__name__}")
-    stats = _loops_by_numba(estimator, pipeline.networks.raft.corr_block, _flow_dtype(pipeline))
     generator = pipeline.networks.generator
     layers = sum(convolve_linear_layers(module) for module in (generator.transformers, generator.sc))
     for network in (pipeline.networks.flow_completion, generator):
@@ -108,9 +111,11 @@ def cuda(pipeline: Pipeline) -> Pipeline:
             f"kernels=cuda needs the package triton ({error}): pip install triton, or preset=fast_cuda_torch"
         ) from error
     stats: dict[str, Any] = dict.fromkeys(("alignment", "bias", "recurrent", "warp"), "torch")
+    if raft_of(pipeline, "the recurrent units' part of kernels=cuda") is None:
+        stats["recurrent"] = NO_RAFT
     pipeline.effective["kernels"] = stats
     _align_by_triton(pipeline, stats)
-    in_half = [name for name in NETWORKS if is_half(getattr(pipeline.networks, name))]
+    in_half = [name for name in pipeline.networks.names if is_half(getattr(pipeline.networks, name))]
     for name in in_half:
         in_channels_last(getattr(pipeline.networks, name))
     stats["channels_last"] = in_half
@@ -178,7 +183,7 @@ def _add_biases_by_triton(pipeline: Pipeline, stats: dict[str, Any]) -> None:
         stats["bias_by_torch"] = refused
         return torch_bias_act(x, bias, slope)
 
-    for name in NETWORKS:
+    for name in pipeline.networks.names:
         fuse_biases(getattr(pipeline.networks, name), add)
 
 

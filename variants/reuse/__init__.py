@@ -11,6 +11,7 @@ from propainter.models.layers import DeformableAlignment
 from propainter.models.raft import ClipFlow
 from propainter.validation import above_0, check_number, check_whole
 from variants import UnsupportedError, claims_published
+from variants.components import NO_RAFT, raft_of
 from variants.reuse.batching import FrameBatcher
 from variants.reuse.dedup_flow import DedupFlowEstimator
 from variants.reuse.deform_conv import sampled_deform_conv
@@ -24,7 +25,8 @@ def flow(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
     """Encode each frame once in RAFT, compute both directions from one volume, and upsample once per pair.
 
     `effective["reuse"]["flow"]` has figures of the estimator's latest call: `feature_frames` (encoded),
-    `pairs_together` (in a batch), `upsamplings` (batches), `context` (how often the context's convolutions ran).
+    `pairs_together` (in a batch), `upsamplings` (batches), `context` (how often the context's convolutions ran). In a
+    pipeline without RAFT it has `status`, which says that the option is ignored.
 
     Args:
         batch_mb: bound of a batch of pairs in MiB; None: 256 on the CPU, 1024 elsewhere.
@@ -35,6 +37,9 @@ def flow(pipeline: Pipeline, batch_mb: float | None = None) -> Pipeline:
     """
     if batch_mb is not None:
         check_number("reuse.batch_mb", batch_mb, above_0, "a number of MiB above 0, or null")
+    if raft_of(pipeline, "reuse of flow") is None:
+        _stats(pipeline, "flow").update(status=NO_RAFT)
+        return pipeline
     published = pipeline.flow_estimator
     if not isinstance(published, ClipFlow):
         raise UnsupportedError(

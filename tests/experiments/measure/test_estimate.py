@@ -7,7 +7,6 @@ from collections import namedtuple
 
 import psutil
 import pytest
-import torch
 from omegaconf import OmegaConf
 
 from experiments.data import sample_clip
@@ -21,7 +20,6 @@ from variants.residency import lean
 
 CLIP = sample_clip(200, 240, 432)
 PIXELS = 200 * 240 * 432
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -101,30 +99,30 @@ class TestTime:
         caplog.set_level(logging.INFO)
         assert announce(CLIP, pipeline, tmp_path, cfg, "a", streaming=False).seconds is None
         assert "time is not known before the first part" in caplog.text
-        keep_speed(cfg, "a", CPU, sample_clip(100, 240, 432), 60.0)
+        keep_speed(cfg, "a", pipeline.networks, sample_clip(100, 240, 432), 60.0)
         assert announce(CLIP, pipeline, tmp_path, cfg, "a", streaming=False).seconds == pytest.approx(120)
         assert "about 2 min, as before" in caplog.text
         assert predict(CLIP, pipeline, cfg, "b", streaming=False).seconds is None
 
     @pytest.mark.parametrize("content", ["", "[1]", "{", "\0\xff", '{"KEY": "fast"}', '{"KEY": NaN}', '{"KEY": -1.0}'])
-    def test_a_damaged_file_is_ignored(self, pipeline, cfg, content):
+    def test_a_damaged_file_is_ignored(self, pipeline, networks, cfg, content):
         path = module._file(cfg)
         path.parent.mkdir()
-        path.write_text(content.replace("KEY", module.speed_key("a", CPU)), encoding="latin-1")
+        path.write_text(content.replace("KEY", module.speed_key("a", pipeline.networks)), encoding="latin-1")
         assert predict(CLIP, pipeline, cfg, "a", streaming=False).seconds is None
-        keep_speed(cfg, "a", CPU, CLIP, 60.0)
+        keep_speed(cfg, "a", networks, CLIP, 60.0)
         assert predict(CLIP, pipeline, cfg, "a", streaming=False).seconds == pytest.approx(60)
 
-    def test_the_newest_are_kept(self, cfg, monkeypatch):
+    def test_the_newest_are_kept(self, networks, cfg, monkeypatch):
         monkeypatch.setattr(module, "MOST_SPEEDS", 2)
         for name in ("a", "b", "a", "c"):
-            keep_speed(cfg, name, CPU, CLIP, 60.0)
+            keep_speed(cfg, name, networks, CLIP, 60.0)
         kept = json.loads(module._file(cfg).read_text())
         assert [key[0] for key in kept] == ["a", "c"]
 
-    def test_a_folder_that_can_not_be_written_to(self, cfg, tmp_path):
+    def test_a_folder_that_can_not_be_written_to(self, networks, cfg, tmp_path):
         (tmp_path / "cache").write_text("a file")
-        keep_speed(cfg, "a", CPU, CLIP, 60.0)
+        keep_speed(cfg, "a", networks, CLIP, 60.0)
         assert (tmp_path / "cache").read_text() == "a file"
 
 
