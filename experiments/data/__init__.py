@@ -4,6 +4,7 @@ from experiments.data.clip import Clip, Fingerprint, LoadedClip, Survey, load, s
 from experiments.data.folder import folder_clip
 from experiments.data.outpaint import outpaint_clip, outpaint_scales
 from experiments.data.sample import sample_clip
+from experiments.data.synthetic import synthetic_clip
 from experiments.data.video import video_clip
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "outpaint_scales",
     "sample_clip",
     "survey",
+    "synthetic_clip",
     "video_clip",
 ]

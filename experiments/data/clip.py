@@ -48,6 +48,10 @@ class Clip(ABC):
         """Yield what is really behind the holes, uint8 RGB [H, W, 3]; None where it is unknown."""
         return None
 
+    def exact_flow(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return flow_f and flow_b of the truth, float32 [T-1, 2, H, W] in pixels; None where unknown."""
+        return None
+
     def times(self) -> Sequence[Fraction] | None:
         """Return the time of each frame and, as one more entry, the end of the last, in seconds of the file's clock.
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,9 @@ ZOOM, ZOOM_PERIOD = 0.04, 131
 TILT_DEG, TILT_PERIOD = 2.0, 107
 CUP_PATH, CUP_PERIODS = (0.27, 0.2), (113, 79)
 CUP_TILT_DEG, CUP_TILT_PERIOD = 12.0, 89
+
+Matrix = tuple[float, float, float, float, float, float]
+"""An affine map as Pillow takes it: the first two rows of its matrix, row by row."""
 
 CUP_SIZE = 0.34  # of the frame's shorter side
 # Where the cup is in coffee.png: left, top, right, bottom of a box and of its two ellipses.
@@ -77,6 +81,21 @@ class SampleClip(Clip):
         for index in range(self.num_frames):
             yield np.array(self._background(index))
 
+    def exact_flow(self) -> tuple[np.ndarray, np.ndarray]:
+        views = [np.array([*self._background_view(index), 0, 0, 1]).reshape(3, 3) for index in range(self.num_frames)]
+        rows, columns = np.mgrid[: self.height, : self.width]
+        # Pillow's coordinates: the middle of the first pixel is at 0.5, 0.5.
+        points = np.stack([columns + 0.5, rows + 0.5, np.ones_like(rows)]).reshape(3, -1)
+
+        def flow(view: np.ndarray, other: np.ndarray) -> np.ndarray:
+            moved = np.linalg.inv(other) @ view @ points - points
+            return moved[:2].reshape(2, self.height, self.width).astype(np.float32)
+
+        pairs = list(pairwise(views))
+        shape = (len(pairs), 2, self.height, self.width)
+        forward, backward = ([flow(a, b) for a, b in pairs], [flow(b, a) for a, b in pairs])
+        return np.array(forward, np.float32).reshape(shape), np.array(backward, np.float32).reshape(shape)
+
     @cached_property
     def _phases(self) -> dict[str, float]:
         draw = np.random.default_rng(self.seed).uniform
@@ -99,6 +118,9 @@ class SampleClip(Clip):
         return photograph.resize(size, Image.Resampling.LANCZOS)
 
     def _background(self, index: int) -> Image.Image:
+        return self._transformed(self._photograph, self._background_view(index))
+
+    def _background_view(self, index: int) -> Matrix:
         return self._view(
             self._photograph,
             shift_x=PAN[0] * self.width * self._swing("pan", PAN_PERIODS[0], index),
@@ -121,20 +143,23 @@ class SampleClip(Clip):
         return cup.resize(size, Image.Resampling.BICUBIC)
 
     def _cup(self, index: int) -> Image.Image:
-        return self._view(
+        view = self._view(
             self._cup_cutout,
             shift_x=CUP_PATH[0] * self.width * self._swing("cup", CUP_PERIODS[0], index),
             shift_y=CUP_PATH[1] * self.height * self._swing("cup_down", CUP_PERIODS[1], index),
             scale=1.0,
             angle=math.radians(CUP_TILT_DEG) * self._swing("cup_tilt", CUP_TILT_PERIOD, index),
         )
+        return self._transformed(self._cup_cutout, view)
 
-    def _view(self, image: Image.Image, *, shift_x: float, shift_y: float, scale: float, angle: float) -> Image.Image:
-        """A frame-sized view of `image`: its middle moved by a shift (in pixels), scaled and turned (radians)."""
+    def _view(self, image: Image.Image, *, shift_x: float, shift_y: float, scale: float, angle: float) -> Matrix:
+        """Map a frame to `image`: its middle moved by a shift (in pixels), scaled and turned (radians)."""
         cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
         middle_x, middle_y = self.width / 2, self.height / 2
         offset_x = image.width / 2 + shift_x - cosine * middle_x + sine * middle_y
         offset_y = image.height / 2 + shift_y - sine * middle_x - cosine * middle_y
-        matrix = (cosine, -sine, offset_x, sine, cosine, offset_y)
+        return (cosine, -sine, offset_x, sine, cosine, offset_y)
+
+    def _transformed(self, image: Image.Image, matrix: Matrix) -> Image.Image:
         size = (self.width, self.height)
         return image.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)

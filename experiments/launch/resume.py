@@ -1,6 +1,6 @@
 """`resume=FOLDER`: go on with what the folder holds, and run only what came to no result there.
 
-A sweep or a suite goes on run by run, a streaming run that was stopped part by part.
+A sweep or a suite goes on run by run, a quality table clip by clip, a streaming run that was stopped part by part.
 """
 
 from collections.abc import Callable, Sequence
@@ -105,8 +105,16 @@ def resumed(line: CommandLine) -> CommandLine:
 
 
 def _is_suite(folder: Path) -> bool:
+    return _task_in(folder) == "suite"
+
+
+def _is_quality_table(folder: Path) -> bool:
+    return _task_in(folder) == "removal_quality"
+
+
+def _task_in(folder: Path) -> str | None:
     config = _stored(folder, "config.yaml")
-    return config is not None and task_of(str(OmegaConf.select(config, "task._target_")))[0] == "suite"
+    return None if config is None else task_of(str(OmegaConf.select(config, "task._target_")))[0]
 
 
 def _stored(folder: Path, name: str) -> Any:
@@ -125,6 +133,10 @@ def _stored(folder: Path, name: str) -> Any:
 
 def _suite_line(line: CommandLine, folder: Path) -> CommandLine:
     return _as_started(line, folder, "suite", _stored(folder, "overrides.yaml") or [])
+
+
+def _quality_table_line(line: CommandLine, folder: Path) -> CommandLine:
+    return _as_started(line, folder, "quality table", _stored(folder, "overrides.yaml") or [])
 
 
 def _is_streaming_run(folder: Path) -> bool:
@@ -181,6 +193,7 @@ def _in_folder(line: CommandLine, key: str, folder: Path) -> CommandLine:
 
 KINDS = (
     Kind("suite", _is_suite, _suite_line),
+    Kind("quality table", _is_quality_table, _quality_table_line),
     Kind("sweep", _is_sweep, _sweep_line),
     Kind("streaming run", _is_streaming_run, _streaming_line),
 )

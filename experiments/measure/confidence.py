@@ -24,6 +24,10 @@ INTERIM_GROWTH = 4 / 3
 TAIL = 0.1
 """Share of samples at either end that count by rank; of fewer than ten it is none."""
 
+BOOTSTRAP_RESAMPLES = 10_000
+BOOTSTRAP_LEAST = 5
+"""Fewest samples that are resampled for an interval."""
+
 OUTLIER = 3.5
 """An outlier is this many standard deviations, estimated from the median absolute deviation, off the median."""
 
@@ -68,6 +72,26 @@ def log_t_interval(samples: Sequence[float], level: float = LEVEL) -> Interval |
     with np.errstate(over="ignore"):
         low, high, centre = np.exp([centre - half, centre + half, centre]).tolist()
     return Interval(low, high, centre)
+
+
+def bootstrap_interval(samples: Sequence[float], level: float = LEVEL) -> Interval | None:
+    """Compute the interval of the mean by the percentile bootstrap (Efron and Tibshirani, 1993, chapter 13).
+
+    The same samples give the same interval.
+
+    Args:
+        samples: finite, any unit.
+        level: share of such intervals that hold the true mean, about.
+
+    Returns:
+        None for fewer than `BOOTSTRAP_LEAST` samples, whose interval would be too narrow.
+    """
+    if len(samples) < BOOTSTRAP_LEAST:
+        return None
+    values = np.asarray(samples, dtype=float)
+    drawn = np.random.default_rng(0).choice(values, (BOOTSTRAP_RESAMPLES, len(values)))
+    low, high = np.quantile(drawn.mean(axis=1), [(1 - level) / 2, (1 + level) / 2]).tolist()
+    return Interval(low, high, float(values.mean()))
 
 
 def count_outliers(samples: Sequence[float]) -> int:

@@ -29,6 +29,9 @@ SMALL_EXPERIMENTS = {
     "compile_report": ["task.components=[decoder]"],
     "drift": [],
     "micro": MICRO,
+    "removal_quality": [
+        *("task.num_frames=2", "task.height=128", "task.width=128", "task.sample_seeds=[0]", "task.synthetic_clips=0"),
+    ],
     "trust": ["task.times=1"],
     "waterfall": first_run_of_a_suite(),
     "claims": first_run_of_a_suite(*MICRO),  # of single operations on a CPU

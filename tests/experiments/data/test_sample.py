@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.exact_flow import assert_explains
 
 from experiments.data import load, sample_clip
 from propainter import InputError
@@ -86,3 +87,8 @@ def test_wrong_options_of_the_sample_are_named(wrong):
     (option, value), *_ = wrong.items()
     with pytest.raises(InputError, match=f"data.{option} is {value!r}; give"):
         sample_clip(**wrong)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_exact_flow_leads_to_the_same_picture(seed):
+    assert_explains(sample_clip(3, 240, 432, seed=seed), share=0.25)

@@ -52,6 +52,13 @@ def test_a_suite_goes_on_as_it_was_started_but_for_what_is_typed(suite):
         resume("-m", f"resume={suite}")
 
 
+def test_a_quality_table_goes_on_as_it_was_started(suite):
+    (suite / ".hydra" / "config.yaml").write_text("task:\n  _target_: experiments.tasks.removal_quality.run\n")
+    assert f"hydra.run.dir='{suite}'" in resume(f"resume={suite}")
+    with pytest.raises(InputError, match="is the folder of a quality table; leave out -m"):
+        resume("-m", f"resume={suite}")
+
+
 @pytest.mark.parametrize("target", ["experiments.suite.run", "experiments.tasks.suite.claims"])
 def test_a_suite_of_any_version_goes_on(suite, target):
     (suite / ".hydra" / "config.yaml").write_text(f"task:\n  _target_: {target}\n")
@@ -69,7 +76,7 @@ def test_a_damaged_file_of_the_suite_is_named(suite, name, content):
 @pytest.mark.parametrize(
     ("name", "more", "named"),
     [
-        ("nowhere", [], "which is not there; give the folder of a suite, a sweep or a streaming run"),
+        ("nowhere", [], "which is not there; give the folder of a suite, a quality table, a sweep or a streaming run"),
         ("file", [], "which is a file"),
         ("empty", [], "which holds nothing that can go on"),
         ("single", [], "the folder of a single run, which can't go on; run its command again"),

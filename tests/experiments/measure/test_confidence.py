@@ -11,7 +11,14 @@ from scipy import stats
 
 from experiments.measure import confidence as statistics
 from experiments.measure.ci_coverage import PRESETS, Clock, Noise, limits, paired, single
-from experiments.measure.confidence import Sampling, agree, count_outliers, interim_counts, log_t_interval
+from experiments.measure.confidence import (
+    Sampling,
+    agree,
+    bootstrap_interval,
+    count_outliers,
+    interim_counts,
+    log_t_interval,
+)
 
 several = st.lists(st.floats(0.1, 10), min_size=2, max_size=60)
 
@@ -194,3 +201,15 @@ class TestPairs:
         """A machine that gets a third slower meanwhile: pairs in turn do not notice, one after the other would."""
         steady, drifting = (paired("standard", Noise(0.02, drift=drift), 0.0, 500) for drift in (0.0, 0.3))
         assert drifting.holds_one >= steady.holds_one - 0.02
+
+
+def test_the_bootstrap_interval_holds_the_mean_about_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    intervals = [bootstrap_interval(random.normal(2.0, 1.0, 20)) for _ in range(200)]
+    assert 0.88 < np.mean([low < 2.0 < high for low, high, _ in intervals]) < 0.98
+    samples = [0.5, -1.0, 2.0, 3.5, 0.25]
+    assert bootstrap_interval(samples) == bootstrap_interval(samples)
+    low, high, centre = bootstrap_interval(samples)
+    assert centre == np.mean(samples) and min(samples) < low < centre < high < max(samples)
+    assert bootstrap_interval([3.0] * 5) == (3.0, 3.0, 3.0)
+    assert bootstrap_interval(samples[:4]) is None
