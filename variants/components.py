@@ -11,10 +11,15 @@ COMPONENTS = ("raft", "flow_completion", "encoder", "feature_propagation", "tran
 
 
 def modules_of(networks: Networks, component: str) -> list[nn.Module]:
-    """Return the modules that do a component's work; each is called from outside the component."""
+    """Return the modules that do a component's work, none of a network that is not there.
+
+    Each is called from outside the component.
+    """
     raft, generator = networks.raft, networks.generator
     modules: dict[str, list[nn.Module]] = {
-        "raft": [raft.feature_encoder, raft.context_encoder, raft.update_block, raft.mask_predictor],
+        "raft": []
+        if raft is None
+        else [raft.feature_encoder, raft.context_encoder, raft.update_block, raft.mask_predictor],
         "flow_completion": [networks.flow_completion],
         "encoder": [generator.encoder],
         "feature_propagation": [generator.feat_prop_module],

@@ -13,7 +13,7 @@ from torch import Tensor
 from propainter.allocator import release_memory
 from propainter.errors import is_out_of_memory
 from propainter.inference.pipeline import Clip, Pipeline
-from propainter.models.networks import NETWORKS, Networks
+from propainter.models.networks import Networks
 from propainter.models.raft import Flows
 from propainter.renamed import module_getattr
 from propainter.validation import check_number
@@ -160,14 +160,16 @@ class Ladder:
 
 
 @contextmanager
-def on_the_cpu(pipeline: Pipeline, names: tuple[str, ...] = NETWORKS) -> Iterator[None]:
-    """Move networks to the CPU in float32 inside the block; with all three networks, set the pipeline's dtype too."""
+def on_the_cpu(pipeline: Pipeline, names: tuple[str, ...] | None = None) -> Iterator[None]:
+    """Move networks, by default all, to the CPU in float32 inside the block; with all, set the pipeline's dtype too."""
+    everything = pipeline.networks.names
+    names = everything if names is None else names
     before, dtype = placements(pipeline.networks, names), pipeline.dtype
     try:
         with torch.inference_mode(False):  # inside it weights would become inference tensors for good
             for tensor, _, kept in before:
                 tensor.data = tensor.data.to("cpu", torch.float32 if kept.is_floating_point else kept)
-        if names == NETWORKS:
+        if names == everything:
             pipeline.dtype = torch.float32
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -181,7 +183,7 @@ def on_the_cpu(pipeline: Pipeline, names: tuple[str, ...] = NETWORKS) -> Iterato
 
 def placements(networks: Networks, names: tuple[str, ...]) -> list[tuple[Tensor, torch.device, torch.dtype]]:
     """Return every parameter and buffer of these networks with its device and dtype."""
-    modules = [getattr(networks, name) for name in names]
+    modules = [getattr(networks, name) for name in names if name in networks.names]
     tensors: list[Any] = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
     return [(tensor, tensor.device, tensor.dtype) for tensor in tensors]
 

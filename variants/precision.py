@@ -13,7 +13,6 @@ from torchvision.ops import deform_conv2d
 from propainter import InputError
 from propainter.inference.pipeline import Pipeline
 from propainter.models.layers import DeformableAlignment
-from propainter.models.networks import NETWORKS
 from variants import UnsupportedError, claims_published, needs_cuda
 from variants.components import check_components, modules_of, wrap
 
@@ -96,7 +95,7 @@ def amp(
     chosen = autocast_dtype(device, dtype)
     stages = ALL_STAGES if everything else GENERATOR_STAGES
     if cast_weights_once:
-        for name in NETWORKS if everything else ("generator",):
+        for name in pipeline.networks.names if everything else ("generator",):
             cast_weights(getattr(pipeline.networks, name), chosen)
     pipeline.effective["weights_cast"] = "once" if cast_weights_once else "at each call"
 
@@ -121,8 +120,9 @@ def half_all(pipeline: Pipeline, dtype: str | None = None) -> Pipeline:
     fp32(pipeline)
     device, networks = pipeline.networks.device, pipeline.networks
     chosen = autocast_dtype(device, dtype)
-    for network in (networks.raft, networks.flow_completion):
-        cast_weights(network, chosen)
+    for name in networks.names:
+        if name != "generator":
+            cast_weights(getattr(networks, name), chosen)
     cast_weights(networks.generator, chosen, nn.Module)
     pipeline.effective["weights_cast"] = "once"
 

@@ -52,8 +52,8 @@ def fake_cuda_device() -> Iterator[Networks]:
     """
     with _fake_cuda():
         networks = build_networks()
-        for network in (networks.raft, networks.flow_completion, networks.generator):
-            convert(network, lambda x: x.to(DEVICE))
+        for name in networks.names:
+            convert(getattr(networks, name), lambda x: x.to(DEVICE))
         with torch.inference_mode(), _KnownValues():
             yield networks
 

@@ -81,7 +81,7 @@ def count(overrides: Sequence[str], frames: int, height: int, width: int, ceilin
     with fake_cuda_device() as networks:
         weights = sum(
             x.nbytes
-            for part in (networks.raft, networks.flow_completion, networks.generator)
+            for part in (getattr(networks, name) for name in networks.names)
             for x in [*part.parameters(), *part.buffers()]
         )
         counter = CostCounter(ceilings, live_bytes=weights)

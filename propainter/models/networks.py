@@ -1,4 +1,4 @@
-"""The three networks, their weights under the released names, and seeded weights (docs/model.md, section 7)."""
+"""The networks by architecture, weights under the released names, and seeded weights (docs/model.md, section 7)."""
 
 import math
 import os
@@ -20,6 +20,22 @@ from propainter.models.lazy_torchvision import raft as blocks
 from propainter.models.raft import build_raft, published_state_dict, without_prefix
 
 NETWORKS = ("raft", "flow_completion", "generator")
+"""Names of all networks; an architecture may have fewer."""
+
+PUBLISHED = "published"
+"""The architecture of the released weights."""
+
+SMALL = "small"
+"""This project's own architecture: the same classes with narrower widths, and no RAFT."""
+
+ARCHITECTURES: dict[str, dict[str, dict[str, Any]]] = {
+    PUBLISHED: {"raft": {}, "flow_completion": {}, "generator": {}},
+    SMALL: {
+        "flow_completion": {"channels": 8},
+        "generator": {"channels": 32, "hidden": 128, "depth": 4, "mlp_hidden": 245},
+    },
+}
+"""Constructor arguments that differ from the published ones, by architecture and network."""
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "raft": build_raft,
@@ -43,48 +59,86 @@ _GAINS = {
 
 @dataclass
 class Networks:
-    """Hold RAFT, the flow completion network and the generator."""
+    """Hold RAFT, the flow completion network and the generator; a network that the architecture lacks is None."""
 
     raft: blocks.RAFT
     flow_completion: FlowCompletion
     generator: Generator
+    architecture: str = PUBLISHED
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the networks that are there."""
+        return tuple(name for name in NETWORKS if getattr(self, name) is not None)
 
     def to(self, *args: Any, **kwargs: Any) -> "Networks":
-        """Move all three networks as `nn.Module.to` does. Return self."""
-        for name in NETWORKS:
+        """Move all networks as `nn.Module.to` does. Return self."""
+        for name in self.names:
             getattr(self, name).to(*args, **kwargs)
         return self
 
     @property
     def device(self) -> torch.device:
         """Return the networks' device."""
-        return next(self.raft.parameters()).device
+        return next(getattr(self, self.names[0]).parameters()).device
+
+
+def networks_of(architecture: str) -> tuple[str, ...]:
+    """Return the names of an architecture's networks.
+
+    Raises:
+        InputError: no architecture has this name.
+    """
+    if architecture not in ARCHITECTURES:
+        raise InputError(f"unknown architecture {architecture!r}; give one of {', '.join(ARCHITECTURES)}")
+    return tuple(ARCHITECTURES[architecture])
 
 
 def build_networks(
+    architecture: str = PUBLISHED,
     *,
     raft: Mapping[str, Any] | None = None,
     flow_completion: Mapping[str, Any] | None = None,
     generator: Mapping[str, Any] | None = None,
 ) -> Networks:
-    """Build the networks with random weights, in eval mode, float32, on the CPU; widths and depths are the published.
+    """Build the networks with random weights, in eval mode, float32, on the CPU.
 
     Args:
-        raft: constructor arguments of the network that differ from the published ones.
+        architecture: "published" or "small".
+        raft: constructor arguments of the network that differ from the architecture's.
         flow_completion: the same.
         generator: the same.
+
+    Raises:
+        InputError: no architecture has this name, or it lacks a network whose arguments are given.
     """
-    return Networks(
-        raft=build_raft(**(raft or {})).eval(),
-        flow_completion=FlowCompletion(**(flow_completion or {})).eval(),
-        generator=Generator(**(generator or {})).eval(),
-    )
+    given = {"raft": raft, "flow_completion": flow_completion, "generator": generator}
+    for name in given.keys() - set(networks_of(architecture)):
+        if given[name] is not None:
+            raise InputError(f"arguments are given for {name}, which the {architecture} architecture has not")
+    built = {
+        name: _BUILDERS[name](**{**arguments, **(given[name] or {})}).eval()
+        for name, arguments in ARCHITECTURES[architecture].items()
+    }
+    return Networks(**{**dict.fromkeys(NETWORKS), **built}, architecture=architecture)  # type: ignore[arg-type]
 
 
 def published_state(networks: Networks, network: str) -> dict[str, Tensor]:
-    """Return one network's state dict under the released checkpoint's names, RAFT's without "module."."""
+    """Return one network's state dict under the released checkpoint's names, RAFT's without "module.".
+
+    Raises:
+        InputError: the architecture has no such network.
+    """
+    if network not in networks.names:
+        raise _lacks(networks.architecture, networks.names, network)
     module = getattr(networks, network)
     return published_state_dict(module) if network == "raft" else module.state_dict()
+
+
+def _lacks(architecture: str, names: tuple[str, ...], network: str) -> InputError:
+    if network not in NETWORKS:
+        return InputError(f"unknown network {network!r}; give one of {', '.join(names)}")
+    return InputError(f"the {architecture} architecture has no {network} network; give one of {', '.join(names)}")
 
 
 def load_weights(
@@ -145,9 +199,10 @@ def _checked(networks: Networks, network: str, state: Mapping[str, Tensor]) -> d
         }
     found = "; ".join(f"{len(names)} {what} ({_few(names)})" for what, names in wrong.items() if names)
     if found:
-        raise InputError(
-            f"these are not weights of the {network} network: {found}; give the released checkpoint of that network"
-        )
+        published = networks.architecture == PUBLISHED
+        of = f"the {network} network" if published else f"the {networks.architecture} architecture's {network} network"
+        give = "the released checkpoint of that network" if published else "weights of that architecture"
+        raise InputError(f"these are not weights of {of}: {found}; give {give}")
     return dict(state)
 
 
@@ -160,7 +215,7 @@ def _few(names: list[str], count: int = 3) -> str:
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
-def seeded_state_dict(network: str, salt: str = "golden") -> dict[str, Tensor]:
+def seeded_state_dict(network: str, salt: str = "golden", architecture: str = PUBLISHED) -> dict[str, Tensor]:
     """Draw reproducible, well conditioned weights, seeded by each tensor's name (docs/model.md, section 7).
 
     Seeded weights replace released ones that cannot be downloaded. Every computation stays the same. The picture in the
@@ -169,17 +224,19 @@ def seeded_state_dict(network: str, salt: str = "golden") -> dict[str, Tensor]:
     Args:
         network: "raft", "flow_completion" or "generator".
         salt: another salt gives other weights.
+        architecture: "published" or "small".
 
     Returns:
         Published names to float32 tensors (int64 for batch counters), without the computed index buffers.
 
     Raises:
-        InputError: no network has this name.
+        InputError: no architecture has this name, or it has no such network.
     """
-    if network not in NETWORKS:
-        raise InputError(f"unknown network {network!r}; give one of {', '.join(NETWORKS)}")
+    names = networks_of(architecture)
+    if network not in names:
+        raise _lacks(architecture, names, network)
     with torch.device("meta"):
-        module = _BUILDERS[network]()
+        module = _BUILDERS[network](**ARCHITECTURES[architecture][network])
     shapes = published_state_dict(module) if network == "raft" else module.state_dict()
     drawn = {
         name: torch.zeros(tensor.shape, dtype=torch.int64 if name.endswith(_COUNTER) else torch.float32)

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from propainter import Networks, build_networks
-from propainter.models.networks import NETWORKS, fill_seeded
+from propainter.models.networks import fill_seeded
 
 
 def narrow_networks() -> Networks:
@@ -14,7 +14,7 @@ def narrow_networks() -> Networks:
         flow_completion=dict(channels=16),
         generator=dict(channels=32, hidden=64, depth=3, heads=2, mlp_hidden=98),
     )
-    for name in NETWORKS:
+    for name in networks.names:
         for key, weight in getattr(networks, name).state_dict().items():
             if weight.is_floating_point():
                 fill_seeded(weight, key, "narrow")

@@ -12,6 +12,7 @@ import torch
 from support.clips import applied, black, clip, small_clip
 
 from propainter import Clip, Networks, Pipeline, Schedule
+from propainter.models.networks import NETWORKS
 from variants import fallback
 
 QUICK = Schedule(raft_iterations=1)
@@ -28,6 +29,7 @@ class FakeNetworks:
 
     def __init__(self) -> None:
         self.raft, self.flow_completion, self.generator = (torch.nn.Linear(1, 1).half() for _ in range(3))
+        self.names = NETWORKS
 
     @property
     def device(self) -> torch.device:
@@ -244,11 +246,12 @@ class TestLadder:
     def test_weights_come_back_as_they_were(self, networks):
         """To the CPU in float32 and back, under the pipeline's inference mode, weights stay trainable tensors."""
         own = Networks(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).half(), torch.nn.BatchNorm2d(2).bfloat16())
-        before = {id(t): t.clone() for _, m in vars(own).items() for t in (*m.parameters(), *m.buffers())}
+        modules = [getattr(own, name) for name in own.names]
+        before = {id(t): t.clone() for m in modules for t in (*m.parameters(), *m.buffers())}
         with torch.inference_mode(), fallback.on_the_cpu(SimpleNamespace(networks=own, dtype=torch.float16)):
             assert own.flow_completion.weight.dtype == own.generator.running_mean.dtype == torch.float32
             assert own.generator.num_batches_tracked.dtype == torch.int64
-        for module in vars(own).values():
+        for module in modules:
             for tensor in (*module.parameters(), *module.buffers()):
                 assert torch.equal(tensor, before[id(tensor)])
                 assert tensor.dtype == before[id(tensor)].dtype

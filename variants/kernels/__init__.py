@@ -18,7 +18,6 @@ from propainter.allocator import no_heap_trim
 from propainter.inference.pipeline import Clip, Pipeline, StageRunner
 from propainter.models.flow_completion import predict_flow
 from propainter.models.layers import DeformableAlignment
-from propainter.models.networks import NETWORKS
 from propainter.models.raft import ClipFlow, Correlation, Flows
 from propainter.models.warp import warp
 from variants import UnsupportedError, claims_published, needs_cuda
@@ -110,7 +109,7 @@ def cuda(pipeline: Pipeline) -> Pipeline:
     stats: dict[str, Any] = dict.fromkeys(("alignment", "bias", "recurrent", "warp"), "torch")
     pipeline.effective["kernels"] = stats
     _align_by_triton(pipeline, stats)
-    in_half = [name for name in NETWORKS if is_half(getattr(pipeline.networks, name))]
+    in_half = [name for name in pipeline.networks.names if is_half(getattr(pipeline.networks, name))]
     for name in in_half:
         in_channels_last(getattr(pipeline.networks, name))
     stats["channels_last"] = in_half
@@ -178,7 +177,7 @@ def _add_biases_by_triton(pipeline: Pipeline, stats: dict[str, Any]) -> None:
         stats["bias_by_torch"] = refused
         return torch_bias_act(x, bias, slope)
 
-    for name in NETWORKS:
+    for name in pipeline.networks.names:
         fuse_biases(getattr(pipeline.networks, name), add)
 
 

@@ -11,6 +11,7 @@ from support.command_line import ROOT
 
 from propainter import InputError, build_networks, inpaint, load_weights, published_state, seeded_state_dict
 from propainter.inference.preparation import prepare_masks
+from propainter.models.networks import NETWORKS
 
 PUBLISHED_PREFIX = {"raft": "module.", "flow_completion": "", "generator": ""}
 
@@ -37,6 +38,59 @@ def test_seeded_rule():
     assert torch.allclose(start, torch.tensor([-0.059965, 0.069873, -0.164560, -0.129285]), atol=1e-6)
     other = seeded_state_dict("generator", salt="pepper")
     assert not torch.equal(other["encoder.layers.0.weight"], state["encoder.layers.0.weight"])
+
+
+class TestArchitectures:
+    def test_small_has_no_raft_and_few_parameters(self):
+        small = build_networks("small")
+        assert small.raft is None
+        assert small.names == ("flow_completion", "generator")
+        assert sum(p.numel() for name in small.names for p in getattr(small, name).parameters()) < 4e6
+        assert small.device.type == "cpu"
+        assert small.to("meta").device.type == "meta"
+
+    def test_published_is_the_default(self, networks):
+        assert networks.architecture == "published"
+        assert networks.names == NETWORKS
+
+    def test_arguments_override_the_architectures(self):
+        small = build_networks("small", generator={"depth": 1})
+        state = published_state(small, "generator")
+        assert small.architecture == "small"
+        assert not any(name.startswith("transformers.transformer.1.") for name in state)
+        assert (
+            state["encoder.layers.0.weight"].shape
+            == seeded_state_dict("generator", architecture="small")["encoder.layers.0.weight"].shape
+        )
+
+    def test_seeded_weights_fit(self):
+        small = build_networks("small")
+        states = {name: seeded_state_dict(name, architecture="small") for name in small.names}
+        load_weights(small, **states)
+        assert torch.equal(small.generator.decoder[6].weight, states["generator"]["decoder.6.weight"])
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (lambda: build_networks("tiny"), "unknown architecture 'tiny'; give one of published, small"),
+            (lambda: build_networks("small", raft={}), "arguments are given for raft, which the small architecture"),
+            (lambda: seeded_state_dict("raft", architecture="small"), "the small architecture has no raft network"),
+            (lambda: seeded_state_dict("rift", architecture="small"), "unknown network 'rift'; give one of flow_comp"),
+            (lambda: seeded_state_dict("raft", architecture="tiny"), "unknown architecture 'tiny'"),
+            (lambda: published_state(build_networks("small"), "raft"), "the small architecture has no raft network"),
+            (
+                lambda: load_weights(build_networks("small"), raft={"x": torch.zeros(1)}),
+                "the small architecture has no raft network",
+            ),
+            (
+                lambda: load_weights(build_networks("small"), generator=seeded_state_dict("generator")),
+                "not weights of the small architecture's generator network: .* instead of",
+            ),
+        ],
+    )
+    def test_refused(self, call, message):
+        with pytest.raises(InputError, match=message):
+            call()
 
 
 def changed(state: dict, **changes) -> dict:
