@@ -44,7 +44,7 @@ class Recipe:
 
     network: str
     architecture: str
-    widths: Mapping[str, Any]
+    widths: Mapping[str, Any] | None
     start: str | None
     flow_completion: str | None
     data: str
@@ -121,7 +121,7 @@ class Recipe:
         check_number("train.save_minutes", self.save_minutes, lambda x: x > 0, "minutes above 0")
         if not isinstance(self.decode_references, bool):
             raise InputError(f"train.decode_references is {self.decode_references!r}; give true or false")
-        if not isinstance(self.widths, Mapping):
+        if not isinstance(self.widths, Mapping | None):
             raise InputError(f"train.widths is {self.widths!r}; give constructor arguments, '{{channels: 16}}'")
 
     def _check_clips(self) -> None:

@@ -51,10 +51,11 @@ def charbonnier(x: Tensor) -> Tensor:
 
 
 def smoothness(flow: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first- and second-order smoothness of flow in the hole (https://arxiv.org/abs/1711.07837, section 3.2).
+    """Return the first- and second-order smoothness of flow in the hole.
 
-    First order: differences to the right and lower neighbour. Second order: second differences along rows, columns and
-    both diagonals. A difference counts where its first (second order: its middle) pixel is hole.
+    Section 3.2 of https://arxiv.org/abs/1711.07837. First order: differences to the right and lower neighbour. Second
+    order: second differences along rows, columns and both diagonals. A difference counts where its first (second order:
+    its middle) pixel is hole.
 
     Args:
         flow: [B, T, 2, H, W] in pixels.
@@ -199,7 +200,9 @@ def consistency_loss(flows: Flows, targets: Flows, masks: Tensor) -> Tensor:
         flow, back, true, true_back = (x.flatten(0, 1) for x in (flow, back, true, true_back))
         with torch.no_grad():
             visible = forward_backward_consistency(true, true_back, flow_to_grid(true))
-        disagreement = charbonnier((flow + warp(back, flow_to_grid(flow))).square().sum(1, keepdim=True).add(1e-6).sqrt())
+        disagreement = charbonnier(
+            (flow + warp(back, flow_to_grid(flow))).square().sum(1, keepdim=True).add(1e-6).sqrt()
+        )
         weight = visible * hole.flatten(0, 1)
         parts.append(masked_mean(disagreement.unflatten(0, (clips, -1)), weight.unflatten(0, (clips, -1))))
     return (parts[0] + parts[1]) / 2

@@ -228,12 +228,13 @@ class GeneratorStep(nn.Module):
         encoded = network.encode(frames, masks, remaining)
         if not self.decode_references:
             here = masks[:, :local], remaining[:, :local]
-            return network.generate(encoded, flows, *here, window_attention=self.window_attention)
+            prediction = network.generate(encoded, flows, *here, window_attention=self.window_attention)
+            return network.complete(prediction, frames[:, :local])
         propagated, plan = network.propagate(encoded[:, :local], flows, masks[:, :local], remaining[:, :local])
         features = torch.cat([propagated, encoded[:, local:]], 1)
         size = features.shape[-2], features.shape[-1]
         tokens = network.transformers(network.ss(features), size, plan, self.window_attention)
-        return network.decode(features, tokens)
+        return network.complete(network.decode(features, tokens), frames)
 
 
 class RaftStep(nn.Module):
