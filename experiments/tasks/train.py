@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from torch.multiprocessing import ProcessRaisedException
 
-from experiments.errors import log_failure
+from experiments.errors import NonFiniteError, log_failure
 from experiments.record.record import write_json
 from experiments.record.stream_state import resume_command
 from experiments.system.environment import choose_device, describe
@@ -29,9 +32,6 @@ log = logging.getLogger(__name__)
 RECORD = "training.json"
 ENDED_BY = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 """Statuses of a training that a signal ended."""
-
-CLOSING_S = 60
-"""Seconds that processes have to save after a signal."""
 
 
 def run(cfg: DictConfig) -> str:
@@ -85,52 +85,44 @@ def check_device(recipe: Recipe, device: torch.device) -> None:
 def launch(recipe: Recipe, device: torch.device, weights: dict[str, Any], folder: Path, resume: bool) -> dict[str, Any]:
     """Run `train` in this process, or in as many as the recipe has devices; return what the first one found.
 
-    A signal to this process is passed on to those that it started, which save and end.
+    Raises:
+        NonFiniteError: a loss is NaN or infinite.
     """
+    from experiments.tasks.train_fabric import make_fabric, train_process
+
     fabric = make_fabric(recipe, device)
     if recipe.devices == 1:
         fabric.launch()
         return train(fabric, recipe, weights, folder, resume)
-    asked: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: (asked.append(number), _pass_on(number)))
     try:
-        return fabric.launch(train, recipe, weights, folder, resume)
-    except KeyboardInterrupt:
-        _pass_on(signal.SIGINT)
-        deadline = time.monotonic() + CLOSING_S
+        with signals_passed_on():
+            # Fabric looks through the arguments for tensors, and refuses a frozen dataclass.
+            found = fabric.launch(train_process, recipe.as_dict(), weights, str(folder), resume)
+    except ProcessRaisedException as error:
+        last = str(error).strip().splitlines()[-1]
+        raise RuntimeError(f"a process of the training failed: {last}") from error
+    if "non_finite" in found:
+        raise NonFiniteError(found["non_finite"])
+    return found
+
+
+@contextmanager
+def signals_passed_on() -> Iterator[None]:
+    """Pass SIGINT and SIGTERM on to the processes that this one started, inside the block; a second Ctrl-C ends all."""
+    asked: list[int] = []
+
+    def pass_on(number: int, frame: Any) -> None:
+        again = asked and number == signal.SIGINT
+        asked.append(number)
         for process in multiprocessing.active_children():
-            process.join(max(0.0, deadline - time.monotonic()))
-        saved = read_checkpoint(folder)
-        return {"updates": saved["update_number"], "complete": False, "signal": signal.SIGINT}
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, signal.SIGKILL if again else number)
+        if again:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, pass_on) for number in ENDED_BY}
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _pass_on(number: int) -> None:
-    for process in multiprocessing.active_children():
-        if process.pid is not None and process.is_alive():
-            os.kill(process.pid, number)
-
-
-def make_fabric(recipe: Recipe, device: torch.device) -> Any:
-    """Return a Fabric for the recipe's precision and processes."""
-    from lightning_fabric import Fabric
-    from lightning_fabric.plugins.precision import MixedPrecision
-    from lightning_fabric.strategies import DDPStrategy
-
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-
-    class InputsKept(MixedPrecision):
-        """Autocast that leaves inputs in float32: a flow of 10 pixels in bfloat16 is off by up to 1/32 of a pixel."""
-
-        def convert_input(self, data: Any) -> Any:
-            return data
-
-    mixed = {"bf16": "bf16-mixed", "fp16": "16-mixed"}.get(recipe.precision)
-    options: dict[str, Any] = {"plugins": [InputsKept(mixed, device.type)]} if mixed else {"precision": "32-true"}
-    if recipe.devices > 1:
-        options["strategy"] = DDPStrategy(start_method="spawn")
-    devices: Any = recipe.devices
-    if device.type == "cuda" and recipe.devices == 1:
-        devices = [device.index or 0]
-    return Fabric(accelerator=device.type, devices=devices, **options)
+        for number, handler in before.items():
+            signal.signal(number, handler)
