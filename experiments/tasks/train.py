@@ -112,7 +112,7 @@ def signals_passed_on() -> Iterator[None]:
     asked: list[int] = []
 
     def pass_on(number: int, frame: Any) -> None:
-        again = asked and number == signal.SIGINT
+        again = len(asked) > 0 and number == signal.SIGINT
         asked.append(number)
         for process in multiprocessing.active_children():
             if process.pid is not None and process.is_alive():
