@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -182,7 +183,8 @@ def dis_flows(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Estimate flow by OpenCV's DIS, preset medium: uint8 [T, H, W, 3] -> flow_f and flow_b, float32 [T-1, 2, H, W]."""
     import cv2
 
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    api: Any = cv2  # its stub lacks DIS
+    dis = api.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in np.ascontiguousarray(frames)]
     pairs = list(zip(grey[:-1], grey[1:], strict=True))
     forward = np.stack([dis.calc(one, other, None) for one, other in pairs])

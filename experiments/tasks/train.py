@@ -21,7 +21,7 @@ from experiments.record.record import write_json
 from experiments.record.stream_state import resume_command
 from experiments.system.environment import choose_device, describe
 from experiments.tasks.train_loop import clips_of, train
-from experiments.tasks.train_networks import WEIGHTS, frozen_networks
+from experiments.tasks.train_networks import WEIGHTS, build_network, frozen_networks
 from experiments.tasks.train_recipe import Recipe
 from experiments.tasks.train_state import read_checkpoint
 from propainter.errors import InputError
@@ -43,10 +43,16 @@ def run(cfg: DictConfig) -> str:
         check_device(recipe, device)
         resume = cfg.resume is not None
         if resume:
-            recipe.check_continues(read_checkpoint(folder)["recipe"])
-        clips_of(recipe)
+            saved = read_checkpoint(folder)
+            recipe.check_continues(saved["recipe"])
+            if saved["update_number"] >= recipe.steps:
+                print(f"the training in {folder} is complete: {saved['update_number']} updates; nothing to do")
+                return "ok"
         weights: Any = OmegaConf.to_container(cfg.weights, resolve=True)
-        frozen_networks(recipe, weights, torch.device("cpu"))  # what is wrong with them is said before processes start
+        if recipe.devices > 1:  # what is wrong with the inputs is said before processes start
+            clips_of(recipe)
+            build_network(recipe)
+            frozen_networks(recipe, weights, torch.device("cpu"))
         started = time.time()
         found = launch(recipe, device, weights, folder, resume)
         status = "ok" if found["complete"] else ENDED_BY.get(found["signal"], "failed")
@@ -90,7 +96,7 @@ def launch(recipe: Recipe, device: torch.device, weights: dict[str, Any], folder
     """
     from experiments.tasks.train_fabric import make_fabric, train_process
 
-    fabric = make_fabric(recipe, device)
+    fabric: Any = make_fabric(recipe, device)
     if recipe.devices == 1:
         fabric.launch()
         return train(fabric, recipe, weights, folder, resume)

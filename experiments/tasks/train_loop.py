@@ -197,7 +197,7 @@ def train(fabric: Any, recipe: Recipe, weights: Mapping[str, Any], folder: Path,
     Raises:
         NonFiniteError: a loss is NaN or infinite.
     """
-    training = Training(fabric, recipe, frozen_networks(recipe, weights, fabric.device))
+    training = Training(fabric, recipe, frozen_networks(recipe, weights, fabric.device), resume)
     if resume:
         training.load(folder)
     first = training.update_number

@@ -50,7 +50,7 @@ def build_network(recipe: Recipe) -> nn.Module:
         raise InputError(f"the {recipe.architecture} architecture has no {recipe.network}; give {', '.join(known)}")
     torch.manual_seed(recipe.seed)
     try:
-        networks = build_networks(recipe.architecture, **{recipe.network: dict(recipe.widths or {})})  # type: ignore[arg-type]
+        networks = build_networks(recipe.architecture, **{recipe.network: dict(recipe.widths or {})})
     except (TypeError, ValueError, RuntimeError, AssertionError, ZeroDivisionError) as error:
         raise InputError(
             f"train.widths is {dict(recipe.widths or {})}, which {recipe.network} can't be built of: {error}"
@@ -170,7 +170,7 @@ def _frozen(recipe: Recipe) -> list[str]:
 
 
 def build_step(recipe: Recipe, network: Any, frozen: Mapping[str, nn.Module]) -> nn.Module:
-    """Return the step that trains the network."""
+    """Return the step that trains the network; without a frozen completion the generator gets the estimated flow."""
     raft = (
         raft_flows(frozen["raft"], 20 if recipe.network == "raft" else recipe.raft_iterations)
         if "raft" in frozen
@@ -182,7 +182,8 @@ def build_step(recipe: Recipe, network: Any, frozen: Mapping[str, nn.Module]) ->
         return CompletionStep(network, recipe.losses, estimates, targets)
     if recipe.network == "raft":
         return RaftStep(network, targets, recipe.raft_iterations)
-    completion: Any = frozen["flow_completion"]
+    completion: Any = frozen.get("flow_completion")
+    flows = estimates if completion is None else completed_flows(completion, estimates)
     kernel = F.scaled_dot_product_attention if recipe.attention == "sdpa" else manual_attention
     attention = PublishedWindowAttention(kernel)
-    return GeneratorStep(network, completed_flows(completion, estimates), recipe.decode_references, attention)
+    return GeneratorStep(network, flows, recipe.decode_references, attention)

@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -31,15 +32,16 @@ class Training:
         fabric: lightning_fabric's `Fabric`, launched.
         recipe: the recipe.
         frozen: see `frozen_networks`.
+        resume: whether a checkpoint is loaded next: the recipe's first weights are not read then.
 
     Attributes:
         network: that is trained, not wrapped.
         update_number: of the next update: so many are done.
     """
 
-    def __init__(self, fabric: Any, recipe: Recipe, frozen: dict[str, nn.Module]) -> None:
+    def __init__(self, fabric: Any, recipe: Recipe, frozen: dict[str, nn.Module], resume: bool = False) -> None:
         self.fabric, self.recipe = fabric, recipe
-        self.network = build_network(recipe)
+        self.network = build_network(replace(recipe, start=None) if resume else recipe)
         self.average = None
         if recipe.ema is not None:
             self.average = AveragedModel(self.network, multi_avg_fn=averaging(recipe.ema)).to(fabric.device)

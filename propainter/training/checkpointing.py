@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -38,7 +39,8 @@ def _parts(network: nn.Module, level: str) -> Iterator[nn.Module]:
         if level == "all":
             yield from (network.encoder, network.feat_prop_module, network.decoder)
     elif isinstance(network, FlowCompletion) and level == "all":
-        first, *rest = network.encoder1
+        first: Any = network.encoder1[0]
+        rest = network.encoder1[1:]
         yield from (network.downsample, first.conv1, first.conv2)
         yield from (part for part in rest if any(True for _ in part.parameters()))
         yield from (network.encoder2, network.mid_dilation, network.feat_prop_module)
