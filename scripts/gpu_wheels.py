@@ -1,7 +1,8 @@
 """Fetch the wheels that a GPU machine without a network lacks, for Python 3.12 on x86-64 Linux (`make gpu-wheels`).
 
 They are the dependencies of pyproject.toml, pytest and what these need, less gpu_machine_has.txt and
-gpu_not_needed.txt, in the versions of constraints.txt. A package that has no wheel is built, which works for pure Python. `--python` takes another version.
+gpu_not_needed.txt, in the versions of constraints.txt. A package that has no wheel is built, which works for
+pure Python. `--python` takes another version.
 """
 
 import argparse

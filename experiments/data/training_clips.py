@@ -27,8 +27,13 @@ class ClipOptions:
         frames: lengths of the local frames; of several, each update draws one.
         references: number of frames from outside the local ones.
         height, width: in pixels.
+        mask_dilation: pixels by which the drawn masks are dilated, as the pipeline dilates a user's.
         mask_margin: pixels by which the flow's hole is larger than the mask.
         dis: whether flow is estimated by DIS here.
+        photographs: a folder with more pictures to draw from.
+        windows: number of parts that are cut out of each clip, with references from it; 0 for the whole clip.
+        window: local frames of a part.
+        crop: rows and columns of a part.
     """
 
     seed: int
@@ -36,8 +41,13 @@ class ClipOptions:
     references: int
     height: int
     width: int
+    mask_dilation: int = 0
     mask_margin: int = 0
     dis: bool = False
+    photographs: str | None = None
+    windows: int = 0
+    window: int = 10
+    crop: tuple[int, int] = (240, 432)
 
 
 class TrainingClips(Dataset[Arrays], ABC):
@@ -61,11 +71,33 @@ class TrainingClips(Dataset[Arrays], ABC):
         # All clips of an update have one length, whichever process draws them.
         local = int(np.random.default_rng([options.seed, update]).choice(options.frames))
         arrays = self.draw(update * batch + index, local)
-        masks = arrays["masks"][:local]
-        arrays["flow_masks"] = dilated(masks, options.mask_margin)
+        arrays["masks"] = dilated(arrays["masks"], options.mask_dilation)
+        arrays["flow_masks"] = dilated(arrays["masks"][:local], options.mask_margin)
         if options.dis:
             arrays["estimated_f"], arrays["estimated_b"] = dis_flows(arrays["frames"][:local])
+        if options.windows:
+            arrays["cuts"] = self.cuts(np.random.default_rng([options.seed, *key, 4]), arrays["masks"])
         return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+    @property
+    def outside(self) -> int:
+        """Return the number of frames beside the local ones."""
+        return 0 if self.options.windows else self.options.references
+
+    def cuts(self, random: np.random.Generator, masks: np.ndarray) -> np.ndarray:
+        """Draw parts of a clip about its hole: masks [T, H, W] -> rows as in `Batch.cuts`."""
+        options, (num_frames, *size) = self.options, masks.shape
+        window = min(options.window, num_frames)
+        rows = []
+        for _ in range(options.windows):
+            start = int(random.integers(0, num_frames - window + 1))
+            others = np.setdiff1d(np.arange(num_frames), np.arange(start, start + window))
+            references = np.sort(random.choice(others, min(options.references, len(others)), replace=False))
+            hole = np.argwhere(masks[start + window // 2])
+            middle = hole[random.integers(len(hole))] if len(hole) else random.integers(0, size)
+            corner = np.clip(middle - np.array(options.crop) // 2, 0, np.array(size) - options.crop)
+            rows.append([*corner, *options.crop, window, *range(start, start + window), *references])
+        return np.array(rows, np.int64)
 
     @abstractmethod
     def draw(self, number: int, local: int) -> Arrays:
@@ -79,7 +111,7 @@ class TrainingClips(Dataset[Arrays], ABC):
         """
         start = int(random.integers(0, available - local + 1))
         outside = np.setdiff1d(np.arange(available), np.arange(start, start + local))
-        references = np.sort(random.choice(outside, self.options.references, replace=False))
+        references = np.sort(random.choice(outside, self.outside, replace=False))
         return np.concatenate([np.arange(start, start + local), references]), start
 
 
@@ -91,10 +123,10 @@ class SyntheticClips(TrainingClips):
 
         options = self.options
         random = np.random.default_rng([options.seed, number, 1])
-        total = local + options.references
+        total = local + self.outside
         order, start = self.local_first(random, total, local)
         seed = int(random.integers(2**31))
-        clip = synthetic_clip(seed, total, options.height, options.width, split="train")
+        clip = synthetic_clip(seed, total, options.height, options.width, split="train", folder=options.photographs)
         window = slice(start, start + local - 1)
         pictures = {name: getattr(clip, name)[order] for name in ("frames", "truth", "masks")}
         return {**pictures, "flow_f": clip.flow_f[window], "flow_b": clip.flow_b[window]}
@@ -112,7 +144,7 @@ class FolderClips(TrainingClips):
 
     def __init__(self, root: Path, options: ClipOptions) -> None:
         super().__init__(options)
-        self.videos = video_folders(root, max(options.frames) + options.references)
+        self.videos = video_folders(root, max(options.frames) + self.outside)
 
     def draw(self, number: int, local: int) -> Arrays:
         from propainter.training.masks import random_masks

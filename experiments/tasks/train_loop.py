@@ -51,8 +51,13 @@ def clips_of(recipe: Recipe) -> TrainingClips:
         recipe.references,
         recipe.height,
         recipe.width,
+        recipe.mask_dilation,
         recipe.mask_margin,
         recipe.estimate == "dis",
+        recipe.photographs,
+        recipe.windows,
+        recipe.window,
+        (recipe.crop[0], recipe.crop[1]),
     )
     return SyntheticClips(options) if recipe.data == "synthetic" else FolderClips(Path(str(recipe.root)), options)
 

@@ -12,7 +12,7 @@ from propainter.validation import check_number, check_whole
 
 LOSSES = {
     "flow_completion": ("hole", "valid", "smooth_first", "smooth_second", "census", "edge", "consistency"),
-    "generator": ("hole", "valid", "adversarial"),
+    "generator": ("hole", "valid", "filled", "unfilled", "adversarial"),
     "raft": ("sequence",),
 }
 """Names of each network's losses."""
@@ -30,7 +30,16 @@ CHOICES = {
 
 WHOLE = {
     **{"raft_iterations": 1, "batch": 1, "steps": 1, "devices": 1, "prefetch": 1, "log_every": 1},
-    **{"references": 0, "mask_margin": 0, "warmup": 0, "seed": 0, "workers": 0},
+    **{
+        "references": 0,
+        "windows": 0,
+        "window": 2,
+        "mask_dilation": 0,
+        "mask_margin": 0,
+        "warmup": 0,
+        "seed": 0,
+        "workers": 0,
+    },
 }
 """Least values of whole numbers."""
 
@@ -49,11 +58,16 @@ class Recipe:
     flow_completion: str | None
     data: str
     root: str | None
+    photographs: str | None
     frames: Sequence[int]
     references: int
+    windows: int
+    window: int
+    crop: Sequence[int]
     height: int
     width: int
     estimate: str
+    mask_dilation: int
     mask_margin: int
     raft_iterations: int
     batch: int
@@ -135,12 +149,27 @@ class Recipe:
             check_whole(f"train.{name}", side, least)
             if side % 8:
                 raise InputError(f"train.{name} is {side}; give a multiple of 8")
+        if self.windows:
+            self._check_crop()
         if self.data == "folder" and self.root is None:
             raise InputError("train.root is missing: give the folder that holds the videos' folders, train.root=FOLDER")
         if self.data == "folder" and self.estimate == "exact":
             raise InputError("train.estimate=exact needs train.data=synthetic: filmed videos have no exact flow")
         if self.network != "generator" and self.references:
             raise InputError(f"train.references is {self.references}; only the generator has references, give 0")
+
+    def _check_crop(self) -> None:
+        sides = self.crop
+        if not isinstance(sides, Sequence) or len(sides) != 2:
+            raise InputError(f"train.crop is {sides!r}; give rows and columns, [96, 128]")
+        for side, most in zip(sides, (self.height, self.width), strict=True):
+            check_whole("train.crop", side, 32)
+            if side % 8 or side > most:
+                raise InputError(
+                    f"train.crop is {list(sides)}; give multiples of 8, at most {self.height}x{self.width}"
+                )
+        if self.network != "generator":
+            raise InputError(f"train.windows is {self.windows}; only the generator learns from parts of clips, give 0")
 
     def _check_losses(self) -> None:
         known = LOSSES[self.network]

@@ -18,9 +18,10 @@ from experiments.tasks.train_recipe import Recipe
 from propainter.errors import InputError
 from propainter.io.atomic import atomic_write
 from propainter.training.checkpointing import apply_checkpointing
+from propainter.training.deform_conv import use_sampled_deform_conv
 from propainter.training.discriminator import Discriminator
 from propainter.training.losses import hinge_generator, hinge_real_fake
-from propainter.training.step import Batch, Losses, deform_in_fp32, weighted_sum
+from propainter.training.step import Batch, Losses, weighted_sum
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,7 @@ class Training:
         if recipe.ema is not None:
             self.average = AveragedModel(self.network, multi_avg_fn=averaging(recipe.ema)).to(fabric.device)
         apply_checkpointing(self.network, recipe.checkpointing)
-        if recipe.precision != "fp32":
-            deform_in_fp32(self.network)
+        use_sampled_deform_conv(self.network)
         step = build_step(recipe, self.network, frozen).train()
         parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         optimizer = self._optimizer(parameters)

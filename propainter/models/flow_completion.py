@@ -134,6 +134,12 @@ class FlowCompletion(nn.Module):
         self.upsample = nn.Sequential(conv3x3(c1, c1), leaky(), UpConv(c1, 2))
         self.edgeDetector = EdgeDetector()
         self.frame_batcher: FramewiseCall = unbatched
+        if residual:
+            # Training starts close to the dominant motion.
+            with torch.no_grad():
+                last: Any = self.upsample[-1]
+                last.conv.weight.mul_(0.1)
+                last.conv.bias.zero_()
 
     def forward(self, masked_flow: Tensor, masks: Tensor) -> Tensor:
         """Predict flow at every pixel.

@@ -164,6 +164,12 @@ class Generator(nn.Module):
         self.sc = SoftComposition(channels, hidden)
         self.feat_prop_module = FeaturePropagation(channels)
         self.transformers = TemporalSparseTransformer(hidden, depth, heads, mlp_hidden, window, pool)
+        if residual:
+            # Training starts close to the propagated frames.
+            with torch.no_grad():
+                last: Any = self.decoder[-1]
+                last.weight.mul_(0.1)
+                last.bias.zero_()
 
     def forward(
         self, frames: Tensor, flows: Flows, masks: Tensor, remaining_masks: Tensor, num_local_frames: int

@@ -10,8 +10,6 @@ from propainter.inference.propagation import propagate_pixels
 from propainter.models.attention import PUBLISHED_ATTENTION, WindowAttention
 from propainter.models.flow_completion import FlowCompletion, complete_flow, predict_flow
 from propainter.models.generator import Generator
-from propainter.models.layers import DeformableAlignment
-from propainter.models.lazy_torchvision import deform_conv2d
 from propainter.models.raft import Flows, estimate_flow
 from propainter.training.losses import (
     census_loss,
@@ -19,6 +17,7 @@ from propainter.training.losses import (
     edge_loss,
     flow_edges,
     hole_and_valid,
+    masked_mean,
     sequence_loss,
     smoothness,
 )
@@ -38,6 +37,8 @@ class Batch(NamedTuple):
         flows: true flow_f and flow_b of `truth` between the local frames, each [B, L-1, 2, H, W] in pixels; None where
             unknown.
         estimated: the flow that completion gets, estimated beforehand; None where it is estimated in the step.
+        cuts: parts of the clips, from which alone the generator learns: int64 [B, K, 5 + n], each a row of top, left,
+            height, width, the number of local frames, and the n frames' numbers, local ones first; None for all.
     """
 
     frames: Tensor
@@ -46,6 +47,7 @@ class Batch(NamedTuple):
     flow_masks: Tensor
     flows: Flows | None = None
     estimated: Flows | None = None
+    cuts: Tensor | None = None
 
     @property
     def local(self) -> int:
@@ -71,7 +73,8 @@ class Batch(NamedTuple):
             return (there(f"{name}_f"), there(f"{name}_b")) if f"{name}_f" in arrays else None
 
         masks, flow_masks = (there(name)[:, :, None].float() for name in ("masks", "flow_masks"))
-        return cls(picture("frames"), picture("truth"), masks, flow_masks, both("flow"), both("estimated"))
+        flows = both("flow"), both("estimated")
+        return cls(picture("frames"), picture("truth"), masks, flow_masks, *flows, arrays.get("cuts"))
 
 
 FlowSource = Callable[[Batch], Flows]
@@ -200,17 +203,25 @@ class GeneratorStep(nn.Module):
         self.window_attention = window_attention
 
     def forward(self, batch: Batch) -> tuple[Losses, Tensor, Tensor]:
-        """Return the losses hole and valid, the composites for the discriminator, and the truth beside them.
+        """Return the losses, the composites for the discriminator, and the truth beside them.
+
+        The losses are hole and valid, as published, and the hole's two parts: filled by propagation, and unfilled.
 
         Both are [B, T, 3, H, W] in [-1, 1]; [B, L, ...] without the references. The composite is the prediction in the
         hole and the truth outside.
         """
         flows, frames, remaining = self.prepare(batch)
+        if batch.cuts is not None:
+            batch, flows, frames, remaining = cut(batch, flows, frames, remaining)
         predicted = self.predict(frames, flows, batch.masks, remaining, batch.local).float()
         count = predicted.shape[1]
         truth, masks = batch.truth[:, :count], batch.masks[:, :count]
         hole, valid = hole_and_valid(predicted, truth, masks)
-        return {"hole": hole, "valid": valid}, predicted * masks + truth * (1 - masks), truth
+        left = remaining[:, :count]
+        error = (predicted - truth).abs()
+        filled, unfilled = masked_mean(error, masks * (1 - left)), masked_mean(error, left)
+        losses = {"hole": hole, "valid": valid, "filled": filled, "unfilled": unfilled}
+        return losses, predicted * masks + truth * (1 - masks), truth
 
     @torch.no_grad()
     def prepare(self, batch: Batch) -> tuple[Flows, Tensor, Tensor]:
@@ -235,6 +246,25 @@ class GeneratorStep(nn.Module):
         size = features.shape[-2], features.shape[-1]
         tokens = network.transformers(network.ss(features), size, plan, self.window_attention)
         return network.complete(network.decode(features, tokens), frames)
+
+
+def cut(batch: Batch, flows: Flows, frames: Tensor, remaining: Tensor) -> tuple[Batch, Flows, Tensor, Tensor]:
+    """Cut the parts that `batch.cuts` names out of a prepared batch: the same with K times as many, smaller clips."""
+    parts: list[list[Tensor]] = []
+    assert batch.cuts is not None
+    for clip, rows in enumerate(batch.cuts.tolist()):
+        for top, left, height, width, local, *numbers in rows:
+            place = (..., slice(top, top + height), slice(left, left + width))
+            first = numbers[0]
+            parts.append(
+                [x[clip, numbers][place] for x in (frames, remaining, batch.frames, batch.truth, batch.masks)]
+                + [batch.flow_masks[clip, numbers[:local]][place]]
+                + [flow[clip, first : first + local - 1][place] for flow in flows]
+            )
+    filled, remaining, filmed, truth, masks, flow_masks, forward, backward = (
+        torch.stack(x) for x in zip(*parts, strict=True)
+    )
+    return Batch(filmed, truth, masks, flow_masks), (forward, backward), filled, remaining
 
 
 class RaftStep(nn.Module):
@@ -273,20 +303,3 @@ class RaftStep(nn.Module):
 def weighted_sum(losses: Losses, weights: Mapping[str, float]) -> Tensor:
     """Return the sum of the losses, each times its weight; one without a weight does not count."""
     return torch.stack([weights[name] * value for name, value in losses.items() if weights.get(name)]).sum()
-
-
-def deform_in_fp32(network: nn.Module) -> nn.Module:
-    """Compute the network's deformable convolutions in float32 under autocast; return the network.
-
-    torchvision has no bfloat16 kernel on the CPU, and none that autocast would choose.
-    """
-    for module in network.modules():
-        if isinstance(module, DeformableAlignment):
-            module.deform_conv = _deform_conv_fp32
-    return network
-
-
-def _deform_conv_fp32(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Tensor:
-    options = {name: value.float() if isinstance(value, Tensor) else value for name, value in options.items()}
-    with torch.autocast(x.device.type, enabled=False):
-        return deform_conv2d(x.float(), offset.float(), weight.float(), bias.float(), **options)
