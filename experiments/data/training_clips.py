@@ -5,12 +5,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from propainter.errors import InputError
+from propainter.inference.preparation import widen_masks
 from propainter.io.images import IMAGE_SUFFIXES, list_images, read_image
 from propainter.io.paths import expand_home
 
@@ -71,8 +71,8 @@ class TrainingClips(Dataset[Arrays], ABC):
         # All clips of an update have one length, whichever process draws them.
         local = int(np.random.default_rng([options.seed, update]).choice(options.frames))
         arrays = self.draw(update * batch + index, local)
-        arrays["masks"] = dilated(arrays["masks"], options.mask_dilation)
-        arrays["flow_masks"] = dilated(arrays["masks"][:local], options.mask_margin)
+        arrays["masks"], _ = widen_masks(arrays["masks"], options.mask_dilation)
+        arrays["flow_masks"], _ = widen_masks(arrays["masks"][:local], options.mask_margin)
         if options.dis:
             arrays["estimated_f"], arrays["estimated_b"] = dis_flows(arrays["frames"][:local])
         if options.windows:
@@ -201,27 +201,15 @@ def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def dilated(masks: np.ndarray, pixels: int) -> np.ndarray:
-    """Return masks uint8 [T, H, W], dilated `pixels` times by a cross of 3x3, as the pipeline does."""
-    import cv2
-
-    if not pixels:
-        return masks
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    return np.stack([cv2.dilate(mask, cross, iterations=pixels) for mask in masks])
-
-
 def dis_flows(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Estimate flow by OpenCV's DIS, preset medium: uint8 [T, H, W, 3] -> flow_f and flow_b, float32 [T-1, 2, H, W]."""
-    import cv2
+    """Estimate flow by OpenCV's DIS as the pipeline does: uint8 [T, H, W, 3] -> flow_f, flow_b [T-1, 2, H, W]."""
+    import torch
 
-    api: Any = cv2  # its stub lacks DIS
-    dis = api.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in np.ascontiguousarray(frames)]
-    pairs = list(zip(grey[:-1], grey[1:], strict=True))
-    forward = np.stack([dis.calc(one, other, None) for one, other in pairs])
-    backward = np.stack([dis.calc(other, one, None) for one, other in pairs])
-    return forward.transpose(0, 3, 1, 2), backward.transpose(0, 3, 1, 2)
+    from propainter.models.dis import DisFlowEstimator
+
+    pictures = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)[None].float() / 127.5 - 1
+    forward, backward = DisFlowEstimator()(pictures)
+    return forward[0].numpy(), backward[0].numpy()
 
 
 class Updates(Sampler[list[tuple[int, int, int]]]):

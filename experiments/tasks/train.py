@@ -21,10 +21,11 @@ from experiments.record.record import write_json
 from experiments.record.stream_state import resume_command
 from experiments.system.environment import choose_device, describe
 from experiments.tasks.train_loop import clips_of, train
-from experiments.tasks.train_networks import WEIGHTS, build_network, frozen_networks
+from experiments.tasks.train_networks import NETWORKS_FILE, WEIGHTS, build_network, frozen_networks
 from experiments.tasks.train_recipe import Recipe
 from experiments.tasks.train_state import read_checkpoint
 from propainter.errors import InputError
+from propainter.models.networks import SMALL
 from variants import UnsupportedError
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,9 @@ def run(cfg: DictConfig) -> str:
         return log_failure(error)[0]
     if status == "ok":
         print(f"weights: {folder / WEIGHTS}")
+        if (folder / NETWORKS_FILE).exists():
+            source = "small" if recipe.architecture == SMALL else "pretrained"
+            print(f"all networks: weights={source} weights.file={folder / NETWORKS_FILE}")
     else:
         done = f"{found['updates']} of {recipe.steps} updates"
         log.warning("%s after %s, which are saved; %s does the rest", status, done, resume_command(folder))

@@ -25,7 +25,7 @@ from experiments.data.training_clips import (
     training_loader,
 )
 from experiments.errors import NonFiniteError
-from experiments.tasks.train_networks import CHECKPOINT, WEIGHTS, export, frozen_networks
+from experiments.tasks.train_networks import CHECKPOINT, NETWORKS_FILE, WEIGHTS, export, export_all, frozen_networks
 from experiments.tasks.train_recipe import Recipe
 from experiments.tasks.train_state import Training
 from propainter.io.atomic import atomic_write
@@ -202,7 +202,8 @@ def train(fabric: Any, recipe: Recipe, weights: Mapping[str, Any], folder: Path,
     Raises:
         NonFiniteError: a loss is NaN or infinite.
     """
-    training = Training(fabric, recipe, frozen_networks(recipe, weights, fabric.device), resume)
+    frozen = frozen_networks(recipe, weights, fabric.device)
+    training = Training(fabric, recipe, frozen, resume)
     if resume:
         training.load(folder)
     first = training.update_number
@@ -218,7 +219,8 @@ def train(fabric: Any, recipe: Recipe, weights: Mapping[str, Any], folder: Path,
             if writer:
                 training.save(folder)
                 if training.update_number >= recipe.steps:
-                    export(folder / WEIGHTS, recipe, {recipe.network: training.weights()})
+                    export(folder / WEIGHTS, recipe, training.weights())
+                    export_all(folder / NETWORKS_FILE, recipe, training.weights(), frozen)
         finally:
             losses.close()
     peak = memory.peak_bytes()

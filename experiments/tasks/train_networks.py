@@ -29,11 +29,17 @@ from propainter.training.step import (
     raft_flows,
     true_flows,
 )
+from propainter.weights_file import empty_networks, save_networks
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 WEIGHTS = "weights.safetensors"
+"""The trained network alone, in float32."""
+
+NETWORKS_FILE = "networks.safetensors"
+"""All networks of the architecture, in float16: `weights=small weights.file=...`."""
+
 FROZEN = ("raft", "flow_completion")
 
 
@@ -107,25 +113,43 @@ def trained_state(path: str, network: str, option: str) -> tuple[dict[str, Tenso
     }
 
 
-def export(path: Path, recipe: Recipe, states: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write weights as safetensors in float32, atomically, with their architecture.
+def export(path: Path, recipe: Recipe, state: Mapping[str, Tensor]) -> None:
+    """Write the trained network's weights as safetensors in float32, atomically, with their architecture.
 
     Args:
         path: the file.
         recipe: the recipe.
-        states: state dicts by network.
+        state: the network's state dict.
     """
-    tensors = {
-        f"{network}.{name}": tensor.detach().cpu().contiguous()
-        for network, state in states.items()
-        for name, tensor in state.items()
-        if not name.endswith("valid_ind_rolled")
-    }
-    metadata = {"architecture": recipe.architecture}
-    if recipe.widths:
-        metadata["widths"] = json.dumps(dict(recipe.widths or {}))
+    tensors = {f"{recipe.network}.{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    metadata = {"architecture": recipe.architecture, "widths": json.dumps(dict(recipe.widths or {}))}
     with atomic_write(path) as partial:
         save_file(tensors, partial, metadata)
+
+
+def export_all(path: Path, recipe: Recipe, state: Mapping[str, Tensor], frozen: Mapping[str, nn.Module]) -> bool:
+    """Write all networks of the architecture in float16, which `weights.file` names, if they are at hand.
+
+    Args:
+        path: the file.
+        recipe: the recipe.
+        state: of the trained network.
+        frozen: the others.
+
+    Returns:
+        Whether they are: none is missing, and all have the architecture's own widths.
+    """
+    networks = empty_networks(recipe.architecture)
+    states = {name: network.state_dict() for name, network in frozen.items()} | {recipe.network: state}
+    if not set(networks.names) <= set(states):
+        return False
+    try:
+        for name in networks.names:
+            getattr(networks, name).load_state_dict(states[name])
+    except RuntimeError:  # other widths
+        return False
+    save_networks(networks, path, recipe=recipe.as_dict())
+    return True
 
 
 def frozen_networks(recipe: Recipe, weights: Mapping[str, Any], device: torch.device) -> dict[str, nn.Module]:
