@@ -169,6 +169,8 @@ def load_small() -> Networks:
     Raises:
         InputError: the package was installed without the file, or the file is damaged.
     """
+    if not small.FILE.is_file():
+        raise InputError(f"{small.FILE} is not there: the package was installed without it; install it again")
     networks = load_file(small.FILE)
     if networks.architecture != SMALL:
         raise InputError(

@@ -29,7 +29,7 @@ REFUSED = ("failed", "timed_out", "non_finite")
 
 _KEPT = ("variant.", "data.", "weights.", "environment.", "latency.", "speedup.", "memory.", "quality.", "run.limits.")
 _DROPPED = ("environment.packages", "quality.frames.", "latency.samples_s")
-_KEPT_WHOLE = ("schema", "status", "reason", "place", "processes", "run.command", "disturbed")
+_KEPT_WHOLE = ("schema", "status", "reason", "quality_reason", "place", "processes", "run.command", "disturbed")
 
 Baseline = dict[str, Any]
 """`variants`: rows of `variants_table`, cut down, with `performance` (whether times and memory count), `reference` (key

@@ -8,12 +8,13 @@ from typing import Any
 
 from analysis.commands.bless import Baseline, build, pixels, read_baseline
 from analysis.commands.check_result import Bounds, Finding, Outcome
+from analysis.commands.check_truth import check_truth
 from analysis.errors import InputError
 from analysis.records.atomic import print_or_write
 from analysis.records.load import load_some
 from analysis.results import format as figures
 from analysis.results import intervals
-from analysis.results.pairing import differences, match
+from analysis.results.pairing import differences, match, same_variant
 from analysis.results.pooling import STATUSES, Row, decibel, name
 
 RSS_NOISE_BYTES = 64 * 2**20
@@ -28,6 +29,7 @@ def check(
     subset: bool = False,
     tolerant: bool = False,
     accuracy_only: bool = False,
+    truth_only: bool = False,
 ) -> Outcome:
     """Compare a sweep with a baseline: first the reference's frames, then each variant.
 
@@ -36,6 +38,8 @@ def check(
         subset: variants of the baseline that the sweep does not have are no regression.
         tolerant: references need not be bit-equal on the same torch and processor either.
         accuracy_only: times and memory are not compared.
+        truth_only: statuses and PSNR against the truth alone are compared. Rounding moves these by far less than the
+            bound, so that one baseline serves all processors and versions of torch.
     """
     outcome = Outcome()
     pairs = []
@@ -44,15 +48,22 @@ def check(
         if found is not None:
             pairs.append((row, found))
         elif not subset:
+            namesakes = [other for other in new["variants"] if same_variant(row, other)]
             why = "it is in the baseline and not in this sweep (--subset allows that)"
+            if namesakes:
+                why = f"this sweep's can't be compared with it: {'; '.join(differences([row], namesakes))}"
             outcome.regressions.append(Finding(_label(row), "status", row["status"], "absent", why))
     if not pairs:
         return Outcome(not_comparable=differences(old["variants"], new["variants"]))
-    _check_references(outcome, new, old, pairs, bounds, tolerant)
+    if not truth_only:
+        _check_references(outcome, new, old, pairs, bounds, tolerant)
     for before, after in pairs:
-        outcome.compared.setdefault(_label(after), []).append("accuracy")
-        _check_accuracy(outcome, before, after, bounds, tolerant)
-        if not accuracy_only:
+        outcome.compared.setdefault(_label(after), []).append("truth" if truth_only else "accuracy")
+        _check_status(outcome, before, after)
+        if not truth_only:
+            _check_accuracy(outcome, before, after, bounds, tolerant)
+        check_truth(outcome, before, after, bounds, truth_only=truth_only)
+        if not (accuracy_only or truth_only):
             _check_performance(outcome, before, after, bounds)
     matched = [id(after) for _, after in pairs]
     fresh = [_label(row) for row in new["variants"] if id(row) not in matched]
@@ -114,14 +125,18 @@ def _psnr_db(one: str, other: str) -> float:
     return 10 * math.log10(255**2 / mean_square) if mean_square else math.inf
 
 
+def _check_status(outcome: Outcome, before: Row, after: Row) -> None:
+    if STATUSES.index(after["status"]) > STATUSES.index(before["status"]):
+        now = f"{after['status']}: {after.get('reason')}"
+        outcome.regressions.append(Finding(_label(after), "status", before["status"], now, "the status is worse"))
+
+
 def _check_accuracy(outcome: Outcome, before: Row, after: Row, bounds: Bounds, tolerant: bool) -> None:
     label, exact = _label(after), same_arithmetic(before, after) and not tolerant
 
     def regression(figure: str, was: str, now: str, why: str) -> None:
         outcome.regressions.append(Finding(label, figure, was, now, why))
 
-    if STATUSES.index(after["status"]) > STATUSES.index(before["status"]):
-        regression("status", before["status"], f"{after['status']}: {after.get('reason')}", "the status is worse")
     if after["status"] != "ok":
         return
     now, was = decibel(after), decibel(before)
@@ -211,6 +226,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", type=Path, required=True, metavar="FILE|DIR", help="of bless, or a sweep folder")
     parser.add_argument("--psnr-drop", type=float, default=usual.psnr_drop_db, metavar="DB", help="%(default)s dB")
     parser.add_argument("--psnr-floor", type=float, metavar="DB", help="least PSNR in the hole; none by default")
+    parser.add_argument(
+        "--truth-psnr-drop",
+        type=float,
+        default=usual.truth_psnr_drop_db,
+        metavar="DB",
+        help="of the PSNR in the hole against the truth: %(default)s dB",
+    )
     parser.add_argument("--ssim-drop", type=float, default=usual.ssim_drop, metavar="X", help="%(default)s")
     parser.add_argument("--lpips-rise", type=float, default=usual.lpips_rise, metavar="X", help="%(default)s")
     parser.add_argument(
@@ -226,6 +248,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tolerant", action="store_true", help="use that tolerance on the same ones too")
     parser.add_argument("--subset", action="store_true", help="the sweep need not have all variants of the baseline")
     parser.add_argument("--accuracy-only", action="store_true", help="do not compare times and memory")
+    parser.add_argument(
+        "--truth-only", action="store_true", help="compare statuses and PSNR against the truth, and nothing else"
+    )
     parser.add_argument("--allow-disturbed", action="store_true", help="compare times and memory of disturbed runs too")
     parser.add_argument("--format", choices=("text", "markdown", "json", "junit"), default="text")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="a file instead of the screen")
@@ -242,6 +267,7 @@ def main(arguments: argparse.Namespace) -> int:
         arguments.lpips_rise,
         arguments.slower,
         arguments.reference_psnr,
+        arguments.truth_psnr_drop,
     )
     frame = load_some(arguments.path)
     new = build(frame, allow_disturbed=arguments.allow_disturbed)
@@ -254,6 +280,7 @@ def main(arguments: argparse.Namespace) -> int:
             subset=arguments.subset,
             tolerant=arguments.tolerant,
             accuracy_only=arguments.accuracy_only,
+            truth_only=arguments.truth_only,
         )
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise InputError(f"{arguments.baseline} is a damaged baseline ({type(error).__name__}: {error}).") from error

@@ -12,7 +12,7 @@ class Bounds:
     psnr_drop_db: the hole's PSNR may fall by this. psnr_floor_db: and not under this. ssim_drop, lpips_rise: these may
     get worse by this. slower: share by which time, memory and a paired speedup may get worse. reference_psnr_db: on
     another torch or processor a frame of the reference may be this far from the baseline's, and PSNR of at least this
-    counts as equal.
+    counts as equal. truth_psnr_drop_db: the hole's PSNR against the truth may fall by this.
     """
 
     psnr_drop_db: float = 0.5
@@ -21,6 +21,7 @@ class Bounds:
     lpips_rise: float = 0.01
     slower: float = 0.05
     reference_psnr_db: float = 60.0
+    truth_psnr_drop_db: float = 0.2
 
 
 @dataclass(frozen=True)

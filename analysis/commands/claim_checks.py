@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis.results import format as figures
 from analysis.results import intervals, soundness
-from analysis.results.pooling import Row, comparable, decibel, name, unpaired
+from analysis.results.pooling import Row, architecture, comparable, decibel, name, unpaired
 
 CONFIRMED, PARTLY, CONTRADICTED, INCONCLUSIVE, NOT_MEASURED = (
     "confirmed",
@@ -241,7 +241,7 @@ def _measured(
         text=text or ("" if value is None else _text(part["figure"], value, interval, kind)),
         variant=variant,
         baseline=part.get("baseline"),
-        data=data or figures.size(row),
+        data=data or figures.size(row) + ("" if architecture(row) == "published" else f", {figures.weights(row)}"),
         device=figures.where(row),
         kind=kind,
         doubt=doubt,

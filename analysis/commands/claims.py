@@ -23,13 +23,18 @@ from analysis.errors import InputError
 from analysis.records.atomic import print_or_write
 from analysis.records.load import load, load_micro
 from analysis.results.format import distinct_doubts
-from analysis.results.pooling import Row, rows_of, variants_table
+from analysis.results.pooling import Row, architecture, rows_of, variants_table
 from analysis.results.soundness import typed
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FILE = Path(__file__).with_name("claims.yaml")
+
+LEARNED = ("pretrained", "small")
+"""Sources of weights that were learned, so that what they paint has a meaning."""
+
+_QUALITY = ("psnr_hole_db", "truth_db")
 
 VERDICTS = (CONFIRMED, PARTLY, CONTRADICTED, INCONCLUSIVE, NOT_MEASURED)
 
@@ -138,8 +143,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(claim: dict[str, Any], rows: list[Row], micro: list[Row]) -> dict[str, Any]:
-    learned = [row for row in rows if row.get("weights.source") == "pretrained"] if claim.get("quality") else rows
-    found = [(part, measure(part, learned, micro)) for part in claim["parts"]]
+    published = [row for row in rows if architecture(row) == "published"]
+    learned = [row for row in rows if row.get("weights.source") in LEARNED]
+    found = [(part, measure(part, _usable(claim, part, published, learned), micro)) for part in claim["parts"]]
     judged = [(part, ms) for part, ms in found if not part.get("context")]
     verdict = combine(combine(m.verdict for m in measured) for _, measured in judged)
     remarks = []
@@ -147,6 +153,11 @@ def _evaluate(claim: dict[str, Any], rows: list[Row], micro: list[Row]) -> dict[
         remarks.append(f"It can't be measured: {claim['unavailable']}.")
     if claim.get("quality") and len(learned) < len(rows):
         remarks.append("Runs with seeded weights are left out: they show numerical agreement, not visual quality.")
+    if len(published) < len(rows) and not claim.get("quality"):
+        remarks.append(
+            "Runs of the small networks are left out: they are narrower than ProPainter's published ones, which the "
+            "claim is about."
+        )
     lacking = [part["what"] for part, measured in judged if not measured]
     if lacking and verdict != NOT_MEASURED:
         remarks.append(f"Not measured: {'; '.join(lacking)}.")
@@ -167,6 +178,14 @@ def _evaluate(claim: dict[str, Any], rows: list[Row], micro: list[Row]) -> dict[
         "measured": [asdict(m) for _, measured in found for m in measured],
         "commands": list(dict.fromkeys(typed(shlex.join(["python", "run.py", *run])) for run in overrides)),
     }
+
+
+def _usable(claim: dict[str, Any], part: dict[str, Any], published: list[Row], learned: list[Row]) -> list[Row]:
+    """Return the rows that may answer a part: published widths, and of visual quality all weights that were learned."""
+    if not claim.get("quality"):
+        return published
+    quality = part["figure"] in _QUALITY
+    return [row for row in learned if quality or architecture(row) == "published"]
 
 
 def _exceeds(part: dict[str, Any], measured: Measured) -> bool:

@@ -10,7 +10,7 @@ from analysis.errors import InputError
 from analysis.records.load import load_some
 from analysis.results import format as figures
 from analysis.results.intervals import disjoint
-from analysis.results.pooling import Row, decibel, rows_of, variants_table
+from analysis.results.pooling import Row, architecture, decibel, rows_of, variants_table
 from analysis.results.soundness import command, speed_order
 
 RUNNERS_UP = 3
@@ -92,13 +92,15 @@ def recommend(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[list[
 def answer(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[str, bool]:
     """Return what to use, in words, and whether anything fits."""
     fitting, rest = recommend(rows, bounds, purpose)
-    lines = [f"{figures.size(rows[0])}; {figures.where(rows[0])}; {rows[0].get('weights.source')} weights"]
+    lines = [f"{figures.size(rows[0])}; {figures.where(rows[0])}; {figures.weights(rows[0])}"]
     psnr = next((bound for bound in bounds if bound.high_is_good), None)
     if psnr and rows[0].get("weights.source") == "seeded":
         lines.append(
             f"The weights are the seeded ones, so {psnr.limit:g} dB is a bound on numerical agreement with the fp32 "
             "reference here, not on visual quality."
         )
+    if architecture(rows[0]) != "published":
+        lines.append("These are figures of networks that are narrower than the published ones, not of ProPainter's.")
     if fitting:
         best, *others = fitting
         good = "fastest" if purpose == "speed" else "smallest"
@@ -156,6 +158,7 @@ def _described(row: Row, best: Row | None = None) -> list[str]:
         figures.seconds(row.get("latency.median_s"), row.get("latency.ci95_s")),
         figures.memory(row.get("memory.peak_bytes")),
         f"{figures.psnr(row) or 'not compared'} in the hole",
+        *([f"{figures.truth_psnr(row)} to the truth"] if figures.truth_psnr(row) else []),
     ]
     if row.get("speedup.median") and not row.get("doubt.speedup"):
         kind = ", unpaired" if row["speedup.kind"] == "unpaired" else ""

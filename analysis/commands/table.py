@@ -13,7 +13,7 @@ from analysis.records.atomic import print_or_write
 from analysis.records.load import load_some
 from analysis.results import format as figures
 from analysis.results import soundness
-from analysis.results.pooling import Row, rows_of, variants_table
+from analysis.results.pooling import Row, rows_of, truth_decibel, variants_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +31,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     ),
     "memory": lambda row: figures.memory(row.get("memory.peak_bytes")),
     "psnr_hole": figures.psnr,
+    "psnr_to_truth": figures.truth_psnr,
     "ssim": lambda row: f"{row['quality.ssim']:.5f}" if "quality.ssim" in row else "",
     "lpips": lambda row: f"{row['quality.lpips']:.5f}" if "quality.lpips" in row else "",
     "command": lambda row: soundness.typed(row.get("run.command", "")),
@@ -63,6 +64,10 @@ RAW = (
     "quality.psnr_hole_db",
     "quality.ssim",
     "quality.lpips",
+    "quality.truth.psnr_hole_db",
+    "quality.truth.reference_psnr_hole_db",
+    "quality.truth.ssim",
+    "quality.truth.lpips",
     "disturbed",
     "doubt.latency",
     "doubt.speedup",
@@ -76,7 +81,8 @@ def to_markdown(table: "pd.DataFrame", columns: Sequence[str] | None = None) -> 
     """Return a Markdown table of a `variants_table`.
 
     Args:
-        columns: of `COLUMNS`, or the table's own; by default `USUAL`, with data and device where there are several.
+        columns: of `COLUMNS`, or the table's own; by default `USUAL`, with data and device where there are several,
+            and with the PSNR against the truth where a row knows it.
 
     Raises:
         InputError: a column that is not there.
@@ -84,7 +90,8 @@ def to_markdown(table: "pd.DataFrame", columns: Sequence[str] | None = None) -> 
     rows = rows_of(table)
     if columns is None:
         telling = [key for key in ("data", "device") if len({COLUMNS[key](row) for row in rows}) > 1]
-        columns = [USUAL[0], *telling, *USUAL[1:]]
+        truth = ["psnr_to_truth"] if any(truth_decibel(row) is not None for row in rows) else []
+        columns = [USUAL[0], *telling, *USUAL[1:], *truth]
     return markdown(columns, cells(table, rows, columns))
 
 

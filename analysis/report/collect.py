@@ -82,7 +82,7 @@ def _settings(table: list[Flat]) -> list[str]:
             "size": _size(flat),
             "device": flat.get("environment.device") or "",
             "torch": f"torch {flat['environment.torch']}" if flat.get("environment.torch") else "",
-            "weights": f"{flat['weights.source']} weights" if flat.get("weights.source") else "",
+            "weights": figures.weights(flat) if flat.get("weights.source") else "",
             "schedule": _schedule(flat),
             "limits": " ".join(f"{key}={pooling.plain(value)}" for key, value in pooling.limits(flat).items()),
         }

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from analysis.results.format import memory, seconds, times
+from analysis.results.format import memory, seconds, times, truth_psnr
 from analysis.results.rows import Row, fastest, within_bounds
 
 LEAST_PSNR_HOLE_DB = 40.0
@@ -12,8 +12,16 @@ LEAST_PSNR_HOLE_DB = 40.0
 SEEDED = (
     "These runs used weights that were made up, not learned: they do the same work in the same time, but what they "
     "paint in the hole means nothing. Every figure of quality on this page is numerical agreement with the fp32 "
-    "reference, not visual quality."
+    "reference, not visual quality; to the truth it says nothing."
 )
+
+
+SMALL = (
+    "These runs used narrower networks than the published ones, without RAFT. Latency and memory on this page are "
+    "theirs, not those of ProPainter's published widths, and no claim of speed or memory is judged by them."
+)
+
+TRAINED_SMALL = " Their weights are this project's own (weights=small) and were trained: what they paint has a meaning."
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,14 @@ def quality_text(row: Row) -> str:
     if row.psnr_hole_db is None:
         return "not known" + (f": {row.quality_reason}" if row.quality_reason else "")
     return f"{row.psnr_hole_db:.1f} dB in the hole{kind}"
+
+
+def truth_text(row: Row) -> str:
+    """Return the hole's PSNR to the truth in a few words, beside the reference's; empty where it is unknown."""
+    own, reference = truth_psnr(row.flat), truth_psnr(row.flat, "reference_")
+    if not own:
+        return ""
+    return own + (f" (reference {reference})" if reference else "")
 
 
 def findings(rows: Sequence[Row]) -> list[Finding]:
@@ -222,6 +238,8 @@ def _costs(row: Row, published: Row | None, gained: str) -> list[tuple[str, str]
             text += f", {_percent(row.peak_bytes, against.peak_bytes)}"
         costs.append(("Memory", text))
     costs.append(("Agreement" if row.weights_source == "seeded" else "Quality", quality_text(row)))
+    if truth_text(row):
+        costs.append(("To the truth", truth_text(row)))
     if row.compile_s:
         costs.append(("Compiling", f"{seconds(row.compile_s)} once"))
     if row.disturbed:

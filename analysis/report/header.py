@@ -47,6 +47,11 @@ def notices(frame: "pd.DataFrame", rows: list[Row]) -> list[dict[str, Any]]:
     if any(row.weights_source == "seeded" for row in rows):
         some = "" if all(row.weights_source in ("seeded", None) for row in rows) else "Some of the runs are concerned. "
         found.append({"kind": "seeded", "head": "Seeded weights.", "text": some + findings.SEEDED, "commands": []})
+    if small := [row for row in rows if row.architecture != "published"]:
+        some = "" if len(small) == len(rows) else "Some of the runs are concerned. "
+        trained = findings.TRAINED_SMALL if any(row.weights_source == "small" for row in small) else ""
+        text = some + findings.SMALL + trained
+        found.append({"kind": "small", "head": "Small networks.", "text": text, "commands": []})
     left_out = frame.attrs.get("left_out") or []
     if left_out:
         files = "One file was" if len(left_out) == 1 else f"{len(left_out)} files were"

@@ -105,7 +105,10 @@ def _weights(records: list[pooling.Row]) -> list[tuple[str, str]]:
     for record in records:
         if record.get("weights.source"):
             reason = record.get("weights.reason")
-            text = record.get("weights.fingerprint", "no fingerprint") + (f": {reason}" if reason else "")
+            text = record.get("weights.fingerprint", "no fingerprint")
+            if pooling.architecture(record) != "published":
+                text += f", {pooling.architecture(record)} networks, narrower than the published ones"
+            text += f": {reason}" if reason else ""
             pairs.setdefault((record["weights.source"], record.get("weights.fingerprint")), text)
     return [(source, text) for (source, _), text in pairs.items()]
 

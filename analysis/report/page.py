@@ -94,6 +94,7 @@ def _page(
     settings = by_setting(rows)
     main_rows = settings[0]
     several = page_table.several_settings(rows)
+    truth = page_table.knows_truth(rows)
     viewer = frames_of(_viewer_order(settings))
     return environment.get_template("report.html.j2").render(
         title=f"ProPainter Bench: {len(rows)} variants",
@@ -106,7 +107,7 @@ def _page(
         settings_left_out=_left_out(len(settings) - 1 - MOST_SETTINGS),
         columns=page_table.columns(rows),
         rows=[
-            {"row": row, "why": page_table.why(row), "cells": page_table.cells(row, several)}
+            {"row": row, "why": page_table.why(row), "cells": page_table.cells(row, several, truth)}
             for row in page_table.ordered(settings)
         ],
         statuses=sorted(Counter(row.status for row in rows).items()),
@@ -189,6 +190,8 @@ def _table_caption(rows: list[Row]) -> str:
     text += "variant, with its interval."
     if findings.quality_word(rows) == "agreement":
         text += " PSNR, SSIM and LPIPS are numerical agreement with the fp32 reference, not visual quality."
+    if page_table.knows_truth(rows):
+        text += f" {page_table.TRUTH}: PSNR in the hole against what is really behind it, with the reference's own."
     return text
 
 

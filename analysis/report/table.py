@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.report.findings import quality_word
-from analysis.results.format import memory, seconds, times
+from analysis.results.format import memory, seconds, times, truth_psnr
 from analysis.results.rows import Row
 
 
@@ -35,6 +35,9 @@ class Cell:
     badge_kind: str = ""
 
 
+TRUTH = "To truth"
+"""The head of the column on the truth."""
+
 IDENTICAL_SORTS_AS_DB = 1e6
 
 _STATUS_BADGES = {"unsupported": "dim"}
@@ -47,7 +50,7 @@ def ordered(settings: Sequence[Sequence[Row]]) -> list[Row]:
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
-    """Return the columns; with several settings one more says which."""
+    """Return the columns: one more says the setting where there are several, one the PSNR to the truth if known."""
     kind = "agreement" if quality_word(rows) == "agreement" else ""
     settings = [Column("Setting", "text")] if several_settings(rows) else []
     return [
@@ -59,11 +62,17 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         Column("PSNR (hole)", "number larger", f"dB{', ' + kind if kind else ''}"),
         Column("SSIM", "number larger", kind),
         Column("LPIPS", "number", kind),
+        *([Column(TRUTH, "number larger", "dB (hole)")] if knows_truth(rows) else []),
         Column("Status", "text"),
     ]
 
 
-def cells(row: Row, with_setting: bool) -> list[Cell]:
+def knows_truth(rows: Sequence[Row]) -> bool:
+    """Return whether any row was compared with the truth."""
+    return any(row.truth_psnr_hole_db is not None for row in rows)
+
+
+def cells(row: Row, with_setting: bool, with_truth: bool = False) -> list[Cell]:
     """Return a row's cells, in the columns' order."""
     disturbed = "disturbed" if row.disturbed else ""
     return [
@@ -75,6 +84,7 @@ def cells(row: Row, with_setting: bool) -> list[Cell]:
         Cell(row.psnr_text, str(IDENTICAL_SORTS_AS_DB) if row.identical else _plain(row.psnr_hole_db), "number"),
         _number(row.ssim, "{:.5f}".format),
         _number(row.lpips, "{:.5f}".format),
+        *([_truth(row)] if with_truth else []),
         Cell(
             "" if row.status != "ok" else "ok",
             row.status,
@@ -98,6 +108,15 @@ def several_settings(rows: Sequence[Row]) -> bool:
 
 def _number(value: float | None, form, sub: str = "") -> Cell:
     return Cell("", "", "number") if value is None else Cell(form(value), _plain(value), "number", sub)
+
+
+def _truth(row: Row) -> Cell:
+    value = row.truth_psnr_hole_db
+    if value is None:
+        return Cell("", "", "number")
+    reference = truth_psnr(row.flat, "reference_").removesuffix(" dB")
+    sub = f"ref. {reference}" if reference else ""
+    return Cell(truth_psnr(row.flat).removesuffix(" dB"), _plain(min(value, IDENTICAL_SORTS_AS_DB)), "number", sub)
 
 
 def _speedup(row: Row) -> Cell:

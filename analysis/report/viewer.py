@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.report.findings import quality_text
+from analysis.report.findings import quality_text, truth_text
 from analysis.results.rows import Row
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,10 @@ MOST_BYTES = 6_000_000
 MOST_FRAMES = 12
 """Of one variant; of more, these are taken evenly."""
 
-_NAME = re.compile(r"(\d+)_(input|result|reference|difference)\.png")
+KINDS = ("input", "result", "truth", "reference", "difference")
+"""The pictures of a frame; a clip without a truth has no `truth`."""
+
+_NAME = re.compile(rf"(\d+)_({'|'.join(KINDS)})\.png")
 
 
 def frames_of(rows: Sequence[Row]) -> dict[str, Any]:
@@ -35,8 +38,8 @@ def frames_of(rows: Sequence[Row]) -> dict[str, Any]:
 
     Returns:
         `images`, a list of data URLs; `variants`, each with `name`, `label`, `differs` (from the reference),
-        `facts` and `frames`: number, `facts` and the index in `images` of `input`, `result`, `reference` and
-        `difference` (None where that file is missing); `start`, the index of the first variant that differs; `amplify`;
+        `facts` and `frames`: number, `facts` and the index in `images` of each of `KINDS` (None where that file is
+        missing); `start`, the index of the first variant that differs; `amplify`; `truth`, whether any frame has it;
         `left_out`, how many rows have frames but did not fit.
     """
     images: list[str] = []
@@ -53,7 +56,7 @@ def frames_of(rows: Sequence[Row]) -> dict[str, Any]:
         frames = []
         for number, files in _evenly(sorted(found.items())):
             frame: dict[str, Any] = {"number": number, "facts": _facts(row, number)}
-            for kind in ("input", "result", "reference", "difference"):
+            for kind in KINDS:
                 frame[kind] = None
                 content = _read(files.get(kind))
                 if content is None:
@@ -71,6 +74,7 @@ def frames_of(rows: Sequence[Row]) -> dict[str, Any]:
                 frames.append(frame)
         if frames:
             facts = [f"Whole clip: {quality_text(row)}"]
+            facts += [f"To the truth: {truth_text(row)} in the hole"] if truth_text(row) else []
             shown = {
                 "name": row.name,
                 "label": row.label,
@@ -80,7 +84,15 @@ def frames_of(rows: Sequence[Row]) -> dict[str, Any]:
             }
             variants.append(shown)
     start = next((place for place, item in enumerate(variants) if item["differs"]), 0)
-    return {"images": images, "variants": variants, "start": start, "amplify": AMPLIFY, "left_out": left_out}
+    truth = any(frame["truth"] is not None for item in variants for frame in item["frames"])
+    return {
+        "images": images,
+        "variants": variants,
+        "start": start,
+        "amplify": AMPLIFY,
+        "truth": truth,
+        "left_out": left_out,
+    }
 
 
 def _files(folder: Path) -> dict[int, dict[str, Path]]:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from analysis.results.pooling import Row, decibel
+from analysis.results.pooling import Row, architecture, decibel, truth_decibel
 
 GIB = 2**30
 
@@ -44,12 +44,31 @@ def psnr(row: Row) -> str:
     return "identical" if value == float("inf") else f"{value:.1f} dB"
 
 
+def truth_psnr(row: Row, of: str = "") -> str:
+    """Return the hole's PSNR against the truth: "24.12 dB", "identical", or nothing where the truth is unknown.
+
+    Args:
+        of: "" for the row's result, "reference_" for the fp32 reference of it.
+    """
+    value = truth_decibel(row, of)
+    if value is None:
+        return ""
+    return "identical" if value == float("inf") else f"{value:.2f} dB"
+
+
 def size(row: Row) -> str:
     """Return the clip of a row: "sample, 6 frames of 160x128"."""
     if row.get("data.frames") is None:
         return "unknown data"
     height, width = (int(row.get(f"data.{side}", 0)) for side in ("height", "width"))
     return f"{row.get('data.name')}, {int(row['data.frames'])} frames of {width}x{height}"
+
+
+def weights(row: Row) -> str:
+    """Return the weights of a row: "pretrained weights", "small weights", "seeded weights of the small networks"."""
+    source, widths = row.get("weights.source"), architecture(row)
+    of = "" if widths in ("published", source) else f" of the {widths} networks"
+    return f"{source} weights{of}"
 
 
 def where(row: Row) -> str:
@@ -59,12 +78,16 @@ def where(row: Row) -> str:
 
 def agreement(rows: Iterable[Row]) -> str | None:
     """Return what figures of quality are, where any row's weights are the seeded ones."""
-    if all(row.get("weights.source") != "seeded" for row in rows):
+    seeded = [row for row in rows if row.get("weights.source") == "seeded"]
+    if not seeded:
         return None
-    return (
+    text = (
         "The weights are the seeded ones: every figure of quality (PSNR, SSIM, LPIPS) is numerical agreement with the "
         "fp32 reference, not visual quality."
     )
+    if any(truth_decibel(row) is not None for row in seeded):
+        text += " Against the truth it says nothing, since these weights were not learned."
+    return text
 
 
 def distinct_doubts(doubts: Iterable[tuple[str, str, str | None]]) -> tuple[list[tuple[str, str | None]], int]:

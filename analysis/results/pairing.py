@@ -1,12 +1,15 @@
 """Match the rows of one sweep with those of another."""
 
+from typing import Any
+
 from analysis.results import format as figures
-from analysis.results.pooling import Row, options
+from analysis.results.pooling import Row, architecture, options
 
 _MUST_EQUAL = {
     "schema": "schema",
     "data": "data.fingerprint",
     "weights": "weights.fingerprint",
+    "architecture": "weights.architecture",
     "device": "environment.device_type",
     "limit of VRAM": "run.limits.vram_gb",
     "limit of host memory": "run.limits.host_gb",
@@ -15,7 +18,8 @@ _MUST_EQUAL = {
 _SHOWN = {
     "schema": lambda row: f"schema {row.get('schema')}",
     "data": lambda row: f"{figures.size(row)} ({str(row.get('data.fingerprint'))[:8]})",
-    "weights": lambda row: f"{row.get('weights.source')} weights ({str(row.get('weights.fingerprint'))[:8]})",
+    "weights": lambda row: f"{figures.weights(row)} ({str(row.get('weights.fingerprint'))[:8]})",
+    "architecture": lambda row: f"the {architecture(row)} networks",
     "device": lambda row: str(row.get("environment.device_type")),
     "limit of VRAM": lambda row: str(row.get("run.limits.vram_gb", "none")),
     "limit of host memory": lambda row: str(row.get("run.limits.host_gb", "none")),
@@ -45,8 +49,12 @@ def same_variant(one: Row, other: Row) -> bool:
 
 
 def obstacles(one: Row, other: Row) -> list[str]:
-    """Return what makes two rows of a variant incomparable, in words: "schema", "data", "weights", "device", limits."""
-    return [word for word, key in _MUST_EQUAL.items() if one.get(key) != other.get(key)]
+    """Return what makes two rows of a variant incomparable, in words: "schema", "data", "weights" and so on."""
+    return [word for word, key in _MUST_EQUAL.items() if _value(one, key) != _value(other, key)]
+
+
+def _value(row: Row, key: str) -> Any:
+    return architecture(row) if key == "weights.architecture" else row.get(key)
 
 
 def differences(old: list[Row], new: list[Row]) -> list[str]:

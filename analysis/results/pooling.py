@@ -22,6 +22,7 @@ _SAME = (
     "variant.id",
     "data.fingerprint",
     "weights.fingerprint",
+    "weights.architecture",
     "run.limits.vram_gb",
     "run.limits.host_gb",
 )
@@ -62,7 +63,8 @@ def variants_table(frame: "pd.DataFrame") -> "pd.DataFrame":
     groups: dict[tuple, list[Row]] = {}
     for record in rows_of(frame):
         if record.get("run.task") in (None, "inpaint"):
-            groups.setdefault((machine_key(record), *(record.get(key) for key in _SAME)), []).append(record)
+            same = (architecture(record) if key == "weights.architecture" else record.get(key) for key in _SAME)
+            groups.setdefault((machine_key(record), *same), []).append(record)
     rows = [_pool(records) for records in groups.values()]
     baselines = _compare_unpaired(rows)
     _label(rows)
@@ -93,6 +95,11 @@ def name(variant_id: str | None) -> str:
     return (variant_id or "unknown").split("#")[0]
 
 
+def architecture(row: Row) -> str:
+    """Return which widths the networks had: "published", which all older records are of, or "small"."""
+    return row.get("weights.architecture") or "published"
+
+
 def options(row: Row, group: str = "") -> Row:
     """Return the resolved settings of a variant, or of one of its groups."""
     start = f"variant.options.{group}"
@@ -104,6 +111,17 @@ def decibel(row: Row) -> float | None:
     if row.get("quality.identical") is None:
         return None
     return row.get("quality.psnr_hole_db", math.inf)
+
+
+def truth_decibel(row: Row, of: str = "") -> float | None:
+    """Return the hole's PSNR against the truth in dB, infinite where the hole is the truth's; None where it is unknown.
+
+    Args:
+        of: "" for the row's result, "reference_" for the fp32 reference of it.
+    """
+    if row.get(f"quality.truth.{of}ssim") is None and row.get(f"quality.truth.{of}psnr_hole_db") is None:
+        return None
+    return row.get(f"quality.truth.{of}psnr_hole_db", math.inf)
 
 
 def _pool(records: list[Row]) -> Row:
@@ -223,11 +241,10 @@ def _compare_unpaired(rows: list[Row]) -> dict[int, Row]:
 
 
 def comparable(one: Row, other: Row) -> bool:
-    """Return whether times of two rows may be compared: same environment, data, weights and schedule."""
-    same = ("place", "data.fingerprint", "weights.fingerprint")
-    return all(one.get(key) == other.get(key) for key in same) and options(one, "schedule") == options(
-        other, "schedule"
-    )
+    """Return whether times of two rows may be compared: same environment, data, weights, widths and schedule."""
+    same = all(one.get(key) == other.get(key) for key in ("place", "data.fingerprint", "weights.fingerprint"))
+    widths = architecture(one) == architecture(other)
+    return same and widths and options(one, "schedule") == options(other, "schedule")
 
 
 def unpaired(baseline: Row, row: Row, times: str, speedup: str) -> Row:
@@ -261,4 +278,5 @@ def plain(value: Any) -> str:
 
 def limits(row: Row) -> Row:
     """Return the limits that a row ran with, by what is typed for them."""
-    return {key.removeprefix("run."): value for key, value in row.items() if key in _SAME[3:]}
+    limited = [key for key in _SAME if key.startswith("run.limits.")]
+    return {key.removeprefix("run."): value for key, value in row.items() if key in limited}

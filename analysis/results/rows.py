@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.results import soundness
-from analysis.results.pooling import STAGES, limits, options
+from analysis.results.pooling import STAGES, architecture, limits, options, truth_decibel
 
 MIB = 2**20
 
@@ -83,6 +83,11 @@ class Row:
     runs = _column("records")
 
     @property
+    def architecture(self) -> str:
+        """Return which widths the networks had, "published" or "small"."""
+        return architecture(self.flat)
+
+    @property
     def command(self) -> str:
         """Return the command that makes this run."""
         return soundness.command(self.flat)
@@ -154,6 +159,11 @@ class Row:
     def psnr_text(self) -> str:
         """Return PSNR in the hole as text, without unit."""
         return "identical" if self.identical else "" if self.psnr_hole_db is None else f"{self.psnr_hole_db:.1f}"
+
+    @property
+    def truth_psnr_hole_db(self) -> float | None:
+        """Return PSNR in the hole against the truth; infinite where they are equal, None where the truth is unknown."""
+        return truth_decibel(self.flat)
 
     @property
     def speedup_sure(self) -> bool:

@@ -32,7 +32,8 @@ from variants.presets.by_device import compose_for
 
 log = logging.getLogger(__name__)
 
-OK, FAILED, USAGE, UNSUPPORTED, INTERRUPTED = 0, 1, 2, 3, 130
+OK, FAILED, USAGE, UNSUPPORTED, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
+CODES = {"ok": OK, "unsupported": UNSUPPORTED, "interrupted": INTERRUPTED, "terminated": TERMINATED}
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -124,7 +125,7 @@ def exit_code(statuses: Sequence[str], sweep: bool) -> int:
     """Return the exit code of the runs' statuses (see run.py)."""
     if sweep:
         return OK if all(status in ("ok", "unsupported", "out_of_memory") for status in statuses) else FAILED
-    return {"ok": OK, "unsupported": UNSUPPORTED}.get(statuses[-1], FAILED) if statuses else OK
+    return CODES.get(statuses[-1], FAILED) if statuses else OK
 
 
 def _as_ctrl_c(number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,7 @@
 """`resume=FOLDER`: go on with what the folder holds, and run only what came to no result there.
 
-A sweep or a suite goes on run by run, a quality table clip by clip, a streaming run that was stopped part by part.
+A sweep or a suite goes on run by run, a quality table clip by clip, a streaming run that was stopped part by part,
+a training from its checkpoint.
 """
 
 from collections.abc import Callable, Sequence
@@ -139,6 +140,15 @@ def _quality_table_line(line: CommandLine, folder: Path) -> CommandLine:
     return _as_started(line, folder, "quality table", _stored(folder, "overrides.yaml") or [])
 
 
+def _is_training(folder: Path) -> bool:
+    config = _stored(folder, "config.yaml")
+    return config is not None and task_of(str(OmegaConf.select(config, "task._target_")))[0] == "train"
+
+
+def _training_line(line: CommandLine, folder: Path) -> CommandLine:
+    return _as_started(line, folder, "training", _stored(folder, "overrides.yaml") or [])
+
+
 def _is_streaming_run(folder: Path) -> bool:
     if (folder / STATE).exists():
         return True
@@ -194,6 +204,7 @@ def _in_folder(line: CommandLine, key: str, folder: Path) -> CommandLine:
 KINDS = (
     Kind("suite", _is_suite, _suite_line),
     Kind("quality table", _is_quality_table, _quality_table_line),
+    Kind("training", _is_training, _training_line),
     Kind("sweep", _is_sweep, _sweep_line),
     Kind("streaming run", _is_streaming_run, _streaming_line),
 )

@@ -157,7 +157,7 @@ def write_preview(
     """Write `preview.png` and, where there is a reference, its pictures in `preview/`.
 
     Args:
-        result, reference: uint8 [T, H, W, 3]; without a reference `preview.png` has input and result alone.
+        result, reference: uint8 [T, H, W, 3]; without a reference `preview.png` has no reference and no difference.
         count: how many frames, spread evenly, are shown.
         caption: the line above the preview.
     """
@@ -173,8 +173,14 @@ def write_preview(
 def preview_images(
     clip: LoadedClip, result: np.ndarray, reference: np.ndarray | None, number: int
 ) -> dict[str, np.ndarray]:
-    """Return one frame's input with the hole tinted, result, reference and amplified difference, uint8 [h, w, 3]."""
+    """Return one frame's pictures, uint8 [h, w, 3].
+
+    They are the input with the hole tinted, the result, the truth where the clip has one, and the reference and the
+    amplified difference where there is a reference.
+    """
     images = {"input": tinted(clip.frames[number], clip.masks[number]), "result": result[number]}
+    if clip.truth is not None:
+        images["truth"] = clip.truth[number]
     if reference is not None:
         difference = np.abs(result[number].astype(int) - reference[number].astype(int)) * AMPLIFY
         images |= {"reference": reference[number], "difference": difference.clip(0, 255).astype(np.uint8)}

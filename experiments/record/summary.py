@@ -1,5 +1,6 @@
 """A record in a few lines for the screen."""
 
+from collections.abc import Callable
 from typing import Any
 
 from experiments.record.fallbacks import fell_back
@@ -31,6 +32,7 @@ def summary(record: dict[str, Any]) -> str:
         *_speedup(record["speedup"], doubtful=bool(record["disturbed"])),
         "",
         f"against the fp32 reference: {_quality(record['quality']) if record['quality'] else record['quality_reason']}",
+        *_truth((record["quality"] or {}).get("truth")),
         f"weights: {_weights(record['weights'])}",
         *_video(record.get("video")),
         *_attention(record["effective"].get("attention", {}).get("backend")),
@@ -151,6 +153,22 @@ def _quality(quality: dict[str, Any]) -> str:
         f"largest error {quality['max_abs_error']} of 255",
     ]
     return ", ".join(figures)
+
+
+def _truth(truth: dict[str, Any] | None) -> list[str]:
+    """Return a line on the result against the truth, beside the reference's own figures; none where it is unknown."""
+    if truth is None:
+        return []
+    figures = [
+        f"PSNR in the hole {_beside(truth, 'psnr_hole_db', _decibel)}",
+        f"SSIM {_beside(truth, 'ssim', '{:.5f}'.format)}",
+        *([] if truth["lpips"] is None else [f"LPIPS {_beside(truth, 'lpips', '{:.5f}'.format)}"]),
+    ]
+    return [f"against the truth: {', '.join(figures)}"]
+
+
+def _beside(truth: dict[str, Any], name: str, form: Callable[[Any], str]) -> str:
+    return f"{form(truth[name])} (the reference {form(truth[f'reference_{name}'])})"
 
 
 def _decibel(value: float | None) -> str:

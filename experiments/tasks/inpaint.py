@@ -72,6 +72,8 @@ def run(cfg: DictConfig) -> str:
         print(summary(content))
     if record.video is not None:
         print(f"result: {folder / record.video['output']['file']}")
+    if (folder / "preview.png").exists():
+        print(f"preview: {folder / 'preview.png'}")
     print(f"run folder: {folder}")
     return record.status
 

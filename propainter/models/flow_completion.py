@@ -7,6 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from propainter.models.dominant_motion import dominant_motion
 from propainter.models.layers import DeformableAlignment, UpConv, conv3x3, conv_pair, leaky
 from propainter.models.raft import Flows
 from propainter.models.warp import propagation_order
@@ -105,14 +106,17 @@ class FlowCompletion(nn.Module):
     Args:
         channels: channels of the first level (published: 32). The other levels have two and four times as many.
         state_limit: see `SecondOrderPropagation`. A recurrence trained on short clips diverges on long ones without it.
+        residual: whether the network completes what one affine motion a frame leaves (`dominant_motion`), which is
+            taken from its input and added to its output (published: False).
 
     Attributes:
         frame_batcher: caller of `stem` and `decode` with all frames; default `unbatched`. Both methods treat each
             frame by itself.
     """
 
-    def __init__(self, channels: int = 32, state_limit: float | None = None) -> None:
+    def __init__(self, channels: int = 32, state_limit: float | None = None, residual: bool = False) -> None:
         super().__init__()
+        self.residual = residual
         c1, c2, c4 = channels, 2 * channels, 4 * channels
         self.downsample = nn.Sequential(
             nn.Conv3d(3, c1, (1, 5, 5), stride=(1, 2, 2), padding=(0, 2, 2), padding_mode="replicate"), leaky()
@@ -142,6 +146,10 @@ class FlowCompletion(nn.Module):
             [B, T, 2, H, W] in pixels.
         """
         batch = masked_flow.shape[0]
+        dominant = None
+        if self.residual:
+            dominant = dominant_motion(masked_flow.flatten(0, 1), masks.flatten(0, 1)).view_as(masked_flow)
+            masked_flow = ((masked_flow - dominant) * (1 - masks)).to(masked_flow.dtype)
         # No layer's input stays referenced: all frames at half the size take more memory than the rest of the run.
         first: Any = self.encoder1[0]  # a P3D, whose first convolution `stem` calls
         quarter = first.conv2(self.frame_batcher(self.stem, (masked_flow, masks), 1, 2))
@@ -151,7 +159,8 @@ class FlowCompletion(nn.Module):
         eighth = self.feat_prop_module(rearrange(eighth, "b c t h w -> b t c h w"))
         features = eighth.flatten(0, 1), rearrange(quarter, "b c t h w -> (b t) c h w"), masks.flatten(0, 1)
         flow = self.frame_batcher(self.decode, features, 0, 0)
-        return rearrange(flow, "(b t) c h w -> b t c h w", b=batch)
+        flow = rearrange(flow, "(b t) c h w -> b t c h w", b=batch)
+        return flow if dominant is None else (flow + dominant).to(flow.dtype)
 
     def stem(self, masked_flow: Tensor, masks: Tensor) -> Tensor:
         """Return the layers before the first convolution over time, [B, channels, T, H/2, W/2]; see `forward`."""

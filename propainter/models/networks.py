@@ -31,7 +31,7 @@ SMALL = "small"
 ARCHITECTURES: dict[str, dict[str, dict[str, Any]]] = {
     PUBLISHED: {"raft": {}, "flow_completion": {}, "generator": {}},
     SMALL: {
-        "flow_completion": {"channels": 8, "state_limit": 5.0},
+        "flow_completion": {"channels": 8, "state_limit": 5.0, "residual": True},
         "generator": {"channels": 32, "hidden": 128, "depth": 4, "mlp_hidden": 245, "residual": True},
     },
 }

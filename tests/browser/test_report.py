@@ -21,7 +21,7 @@ KEYS = {"enter": "\ue007", "right": "\ue014"}
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
     records = [
-        make_record(seconds=8.0),
+        make_record(seconds=8.0, truth_db=None),
         make_record(attention="sdpa", seconds=6.0, paired=1.33),
         make_record(precision="amp", seconds=5.0, paired=1.6, psnr_hole_db=48.0, disturbed=["another process ran"]),
         make_record(
@@ -157,10 +157,33 @@ def test_the_viewer_changes_variant_frame_and_wipe(driver, page, width, dark):
     assert "75%" in driver.execute_script(cut).replace("74.9", "75")
 
 
+@pytest.mark.parametrize(("width", "dark"), LOOKS)
+def test_the_viewer_shows_the_truth_and_wipes_over_it(driver, page, width, dark):
+    show(driver, page, width=width, height=900, dark=dark)
+    source = "return document.getElementById(arguments[0]).src"
+    picture = {name: driver.execute_script(source, f"panel-{name}") for name in ("input", "truth", "reference")}
+    assert picture["truth"] not in (picture["input"], picture["reference"])
+    shown = "return document.getElementById('panel-truth').getBoundingClientRect().width"
+    assert driver.execute_script(shown) > 100
+    assert "To the truth: 7.09 dB (reference 7.09 dB) in the hole" in _find(driver, "#viewer-facts")[0].text
+    for name in ("truth", "input", "reference"):
+        _type(driver, "#viewer-left", name)
+        assert driver.execute_script(source, "stage-reference") == picture[name]
+        assert _find(driver, "#stage-left-tag")[0].text == name
+        assert _find(driver, "#viewer-wipe")[0].get_attribute("aria-valuetext") == f"50 percent {name}"
+
+    _type(driver, "#viewer-left", "truth")
+    _type(driver, "#viewer-variant", "0")  # a record that does not know the truth
+    assert driver.execute_script(shown) == 0
+    assert _find(driver, "#viewer-left")[0].get_attribute("value") == "reference"
+    assert driver.execute_script(source, "stage-reference") == picture["reference"]
+    assert not _find(driver, "#viewer-left option[value=truth]")[0].is_enabled()
+
+
 def test_a_command_is_copied(driver, page):
     show(driver, page, width=1280, height=900, dark=False)
     button = _find(driver, ".card .copy")[0]
-    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", button)
     button.click()
     announcement = "return document.getElementById('announcement').textContent"
     for _ in range(50):

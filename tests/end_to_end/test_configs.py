@@ -57,6 +57,14 @@ def test_defaults_are_the_published():
     assert dict(composed("preset=published").hydra.runtime.choices) | {"preset": None} == choices | {"preset": None}
 
 
+@pytest.mark.parametrize(
+    "experiment", ["claims", "compile_report", "drift", "gpu_suite", "matrix", "trust", "waterfall"]
+)
+def test_experiments_measure_published_widths_with_seeded_weights_unless_asked_otherwise(experiment):
+    assert composed(f"experiment={experiment}").weights.source == "seeded"
+    assert composed(f"experiment={experiment}", "weights=pretrained").weights.source == "pretrained"
+
+
 @pytest.mark.slow
 def test_shots_are_found_where_nothing_is_measured_unless_asked_otherwise():
     chosen = {

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from support.narrow import narrow_networks
 
 from propainter import InputError, build_networks, published_state, small
 from propainter.models.networks import ARCHITECTURES
@@ -196,9 +197,16 @@ class TestRefused:
         with pytest.raises(InputError, match="of the published architecture, and these networks are of the small one"):
             load_pretrained(empty_networks("small"), tmp_path, url="http://127.0.0.1:9/")
 
-    def test_a_shipped_file_of_another_architecture(self, shipped, tmp_path, monkeypatch):
+    def test_a_package_without_its_file(self, tmp_path, monkeypatch):
         monkeypatch.setattr(small, "FILE", tmp_path / "gone.safetensors")
-        with pytest.raises(InputError, match="gone.safetensors does not exist"):
+        with pytest.raises(InputError, match="gone.safetensors is not there: .*; install it again"):
+            load_small()
+
+    def test_a_shipped_file_of_another_architecture(self, narrow, tmp_path, monkeypatch):
+        monkeypatch.setattr(small, "FILE", tmp_path / "small.safetensors")
+        monkeypatch.setattr("propainter.weights_file.empty_networks", lambda architecture: narrow_networks())
+        save_networks(narrow, small.FILE)
+        with pytest.raises(InputError, match="of the published architecture, not of the small one"):
             load_small()
 
 

@@ -11,6 +11,7 @@ from support.command_line import CHEAP, SMALLEST, picture_folder
 
 from propainter.io.video_format import VideoFormat
 from propainter.io.video_writer import VideoWriter
+from propainter.weights import empty_networks, load_seeded, save_networks
 
 MEASURED_ONCE = [*CHEAP[1:], "measure.reference=false", "measure.min_pairs=1"]
 """One timed run, one pair where a baseline is asked for, no fp32 reference."""
@@ -51,6 +52,10 @@ class UsersFiles:
         mask = np.zeros((128, 128), np.uint8)
         mask[40:60, 50:80] = 255
         Image.fromarray(mask).save(self.mask)
+        self.small = folder / "small.safetensors"
+        networks = empty_networks("small")
+        load_seeded(networks)
+        save_networks(networks, self.small)
         self.cuts = folder / "cuts.txt"
         self.cuts.write_text("1\n")
 
@@ -61,6 +66,7 @@ class UsersFiles:
             "data.frames": str(self.frames),
             "data.masks": str(self.mask),
             "weights.dir": str(self.weights),
+            "weights.file": str(self.small),
             "scenes.path": str(self.cuts),
             "task.folder": str(self.frames),
         }

@@ -38,8 +38,10 @@ def make_record(**changes: Any) -> dict[str, Any]:
             options: {group: {setting: value}}, part of the id;
             seconds: the median latency; noise: half the 95% interval's width over it (0.03);
             peak_bytes: of the whole run; psnr_hole_db: None makes the result identical to the reference;
+            truth_db: the hole's PSNR against the truth, its reference's being 24 dB; None: the truth is unknown;
             paired: the true speedup over published, recorded as a paired one;
-            weights: "seeded" or "pretrained"; frames, height, width, repeat, device, device_type, torch, cpu;
+            weights: "seeded", "small" or "pretrained"; architecture: "published" or "small";
+            frames, height, width, repeat, device, device_type, torch, cpu;
             status, reason: a status other than ok empties latency, memory, stages and quality;
             seed: of the noise in the samples;
             any key of the record, its levels joined by two underscores (quality__ssim=0.9), applied last.
@@ -52,8 +54,11 @@ def make_record(**changes: Any) -> dict[str, Any]:
     psnr_hole_db = take("psnr_hole_db", None if not changed else 85.0)
     frames, height, width, repeat = take("frames", 6), take("height", 128), take("width", 160), take("repeat", 0)
     source, device = take("weights", "seeded"), take("device", "AMD EPYC")
+    widths = take("architecture", "small" if source == "small" else "published")
+    of = [] if widths == "published" else [widths]
     device_type, torch = take("device_type", "cpu"), take("torch", "2.15.0")
     status, reason, paired = take("status", "ok"), take("reason", None), take("paired", None)
+    truth_db = take("truth_db", "golden")
     cpu = take("cpu", device if device_type == "cpu" else "AMD EPYC")
     samples = list(seconds * np.exp(np.random.default_rng(take("seed", 0)).normal(0, noise / 2, 5)))
     variant_id = f"{','.join(changed) or 'published'}#{_hash(groups, options)[:8]}"
@@ -65,7 +70,7 @@ def make_record(**changes: Any) -> dict[str, Any]:
         "status": status,
         "reason": reason,
         "variant": {"id": variant_id, **groups, "options": options},
-        "weights": {"source": source, "fingerprint": _hash(source)[:16]},
+        "weights": {"source": source, "architecture": widths, "fingerprint": _hash(source, *of)[:16]},
         "speedup": _paired(paired, seconds, noise, baseline_options) if paired else None,
         "quality": record["quality"] | _quality(psnr_hole_db, frames),
         "disturbed": [],
@@ -108,6 +113,10 @@ def make_record(**changes: Any) -> dict[str, Any]:
         }
     record["environment"] |= {"device": device, "device_type": device_type, "torch": torch, "cpu": cpu}
     record["environment"]["fingerprint"] = _hash(device, torch)[:16]
+    if truth_db is None:
+        record["quality"]["truth"] = None
+    elif truth_db != "golden":
+        record["quality"]["truth"] |= {"psnr_hole_db": truth_db, "reference_psnr_hole_db": 24.0}
     if status != "ok":
         record |= dict.fromkeys(("latency", "memory", "stages", "quality", "speedup"))
         record["reason"] = reason or f"made up: {status}"
@@ -158,8 +167,8 @@ def write_sweep(
     """Write a sweep folder: 0/record.json, 1/record.json, ... and records.parquet; returns the folder.
 
     Args:
-        with_previews: also preview/NNNNN_{input,result,reference,difference}.png, at the records' size, for runs that
-            went well.
+        with_previews: also preview/NNNNN_{input,result,truth,reference,difference}.png, at the records' size, for runs
+            that went well; `truth` of those that know it.
         parquet: false leaves records.parquet out.
         reference_error, result_error: added to every pixel of the references, of the results that are not identical.
     """
@@ -258,6 +267,8 @@ def _write_previews(folder: Path, record: dict[str, Any], reference_error: int, 
             "result": reference + np.uint8(own),
             "difference": np.full_like(picture, 10 * own),
         }
+        if record["quality"]["truth"]:
+            images["truth"] = 255 - picture
         for name, image in images.items():
             Image.fromarray(image).save(folder / f"{number:05d}_{name}.png")
 

@@ -81,10 +81,11 @@
   words.form.addEventListener("submit", (event) => event.preventDefault());
   filter();
 
-  /* The viewer: a variant, a frame, a wipe between reference and variant. */
+  /* The viewer: a variant, a frame, a wipe between another picture and the variant. */
   const data = by("viewer-data") && JSON.parse(by("viewer-data").textContent);
   if (!data) return;
-  const [variant, frame, wipe, stage] = ["variant", "frame", "wipe", "stage"].map((name) => by("viewer-" + name));
+  const [variant, frame, left, wipe, stage] = ["variant", "frame", "left", "wipe", "stage"].map((name) => by("viewer-" + name));
+  const leftNames = { reference: "Reference", truth: "Truth", input: "Input with the hole tinted" };
   const put = (image, index, text) => {
     image.closest("figure, .stage > img").hidden = index === null;
     if (index === null) return;
@@ -97,12 +98,16 @@
     const where = `frame ${shown.number}`;
     by("viewer-frame-number").textContent = `${shown.number} (${Number(frame.value) + 1} of ${chosen.frames.length})`;
     frame.setAttribute("aria-valuetext", where);
-    put(by("stage-reference"), shown.reference, `Reference, ${where}`);
+    for (const option of left.options) option.disabled = shown[option.value] === null;
+    if (left.selectedOptions[0].disabled) left.value = "reference";
+    put(by("stage-reference"), shown[left.value], `${leftNames[left.value]}, ${where}`);
+    by("stage-left-tag").textContent = left.value;
     put(by("stage-result"), shown.result, `${chosen.name}, ${where}`);
     put(by("panel-reference"), shown.reference, `Reference, ${where}`);
     put(by("panel-result"), shown.result, `${chosen.name}, ${where}`);
     put(by("panel-difference"), shown.difference, `Difference of ${chosen.name} from the reference, ${where}`);
     put(by("panel-input"), shown.input, `Input with the hole tinted, ${where}`);
+    if (by("panel-truth")) put(by("panel-truth"), shown.truth, `Truth, ${where}`);
     by("viewer-facts").replaceChildren(...[...chosen.facts, ...shown.facts].map((fact) => {
       const line = document.createElement("span");
       line.textContent = fact;
@@ -118,7 +123,7 @@
   };
   const setWipe = (percent) => {
     stage.style.setProperty("--wipe", `${percent}%`);
-    wipe.setAttribute("aria-valuetext", `${Math.round(percent)} percent reference`);
+    wipe.setAttribute("aria-valuetext", `${Math.round(percent)} percent ${left.value}`);
   };
   const drag = (event) => {
     const box = stage.getBoundingClientRect();
@@ -130,6 +135,7 @@
   stage.addEventListener("pointermove", (event) => { if (stage.hasPointerCapture(event.pointerId)) drag(event); });
   variant.addEventListener("change", choose);
   frame.addEventListener("input", draw);
+  left.addEventListener("change", () => { draw(); setWipe(Number(wipe.value)); });
   wipe.addEventListener("input", () => setWipe(Number(wipe.value)));
   choose();
   setWipe(50);

@@ -61,7 +61,8 @@ class TestRed:
             ({"quality__ssim": 0.99}, "quality.ssim: 0.99994 -> 0.99000"),
             ({"quality__lpips": 0.02}, "quality.lpips: 0.00006 -> 0.02000"),
             ({"status": "failed", "reason": "killed"}, "status: ok -> failed: killed"),
-            ({"quality": None}, "quality.psnr_hole_db: 85.0 dB -> unknown"),
+            ({"quality": None}, "quality.psnr_hole_db: 85.0 dB -> unknown: the run was not compared"),
+            ({"quality": None, "quality_reason": "too large"}, "quality.psnr_hole_db: 85.0 dB -> unknown: too large"),
             ({"seconds": 6.9}, "latency.median_s: 6.00 s (5.82 to 6.18) -> 6.90 s (6.69 to 7.11)"),
             ({"peak_bytes": 440 * MIB}, "memory.peak_bytes: 352 MiB -> 440 MiB"),
         ],
@@ -141,6 +142,8 @@ class TestNotComparable:
         ("change", "expected"),
         [
             ({"weights": "pretrained"}, "other weights: seeded weights"),
+            ({"weights": "small"}, "other architecture: the published networks before, the small networks now"),
+            ({"weights": "small"}, "other weights: seeded weights"),
             ({"frames": 7}, "other data: sample, 6 frames of 160x128"),
             ({"device_type": "cuda"}, "other device: cpu before, cuda now"),
             ({"schema": 1}, "other schema: schema 2 before, schema 1 now"),

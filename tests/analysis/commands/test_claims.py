@@ -254,6 +254,21 @@ class TestClaims:
         of = dict(raft_scale="half", height=256, width=256, psnr_hole_db=35.0, weights="pretrained")
         assert verdict("raft_scale_quality", make_record(**of))["verdict"] == CONFIRMED
 
+    def test_quality_with_small_weights_names_them(self, verdict):
+        of = dict(raft_scale="half", height=256, width=256, psnr_hole_db=35.0, weights="small")
+        found = verdict("raft_scale_quality", make_record(**of))
+        assert found["verdict"] == CONFIRMED
+        assert found["measured"][0]["data"].endswith(", small weights")
+
+    @pytest.mark.parametrize("source", ["small", "seeded"])
+    def test_time_and_memory_of_small_networks_judge_nothing(self, verdict, source):
+        of = dict(weights=source, architecture="small")
+        records = [make_record(**of), make_record(**of, compile="default", paired=1.3, seconds=6, peak_bytes=10**8)]
+        for claim in ("compile_speed", "compile_memory"):
+            found = verdict(claim, *records)
+            assert found["verdict"] == NOT_MEASURED
+            assert "small networks are left out" in found["remark"]
+
     @pytest.mark.parametrize(("peak", "status", "expected"), [(12, "ok", CONFIRMED), (14, "ok", CONTRADICTED),
                                                               (0, "out_of_memory", CONTRADICTED)])  # fmt: skip
     def test_4k(self, verdict, peak, status, expected):

@@ -36,6 +36,12 @@ class TestRecommend:
         learned = [make_record(weights="pretrained")]
         assert "agreement" not in run("recommend", "--min-psnr-hole-db", "40", records=learned)[1]
 
+    def test_small_networks_are_named(self, run):
+        out = run("recommend", "--min-psnr-hole-db", "40", records=[make_record(weights="small")])[1]
+        assert "; small weights\n" in out and "narrower than the published ones" in out and "agreement" not in out
+        out = run("recommend", records=[make_record(architecture="small")])[1]
+        assert "; seeded weights of the small networks\n" in out
+
     def test_nothing_fits(self, run):
         code, out, _ = run("recommend", "--max-memory-gb", "0.25", "--max-latency-s", "8.5")
         assert code == 1

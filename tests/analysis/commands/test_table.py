@@ -63,6 +63,17 @@ class TestTable:
             assert code == 2
             assert "latency.median_s" in err
 
+    def test_the_truth_has_a_column_where_a_row_knows_it(self, run):
+        records = [make_record(truth_db=24.0), make_record(precision="amp", truth_db=23.85)]
+        lines = run("table", records=records)[1].splitlines()
+        assert lines[0].endswith("| lpips | psnr_to_truth |")
+        assert [line.split("|")[-2].strip() for line in lines[2:4]] == ["24.00 dB", "23.85 dB"]
+        assert lines[-1].endswith("Against the truth it says nothing, since these weights were not learned.")
+        rows = list(csv.DictReader(io.StringIO(run("table", "--format", "csv", records=records)[1])))
+        keys = ("quality.truth.psnr_hole_db", "quality.truth.reference_psnr_hole_db")
+        assert [rows[1][key] for key in keys] == ["23.85", "24"]
+        assert "truth" not in run("table", records=[make_record(truth_db=None)])[1]
+
     def test_several_clips_are_told_apart(self, run):
         out = run("table", records=[make_record(), make_record(frames=7)])[1]
         assert "sample, 7 frames of 160x128" in out

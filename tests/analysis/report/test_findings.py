@@ -101,6 +101,14 @@ class TestFindings:
             assert card.row.name == "precision=amp"
             assert card.sentence.endswith(" Lower, but doubtful, is the time of attention=sdpa.")
 
+    def test_the_truth_stands_beside_the_reference(self, rows):
+        learned = dict(weights="pretrained", truth_db=24.0)
+        found = rows(make_record(**learned), make_record(attention="sdpa", seconds=4.0, **learned | {"truth_db": 23.9}))
+        costs = dict(words.findings(found)[0].costs)
+        assert costs["Quality"] == "85.0 dB in the hole"
+        assert costs["To the truth"] == "23.90 dB (reference 24.00 dB)"
+        assert "To the truth" not in dict(words.findings(rows(make_record(truth_db=None)))[0].costs)
+
     def test_nothing_within_the_bound(self, rows):
         card = words.findings(rows(make_record(precision="amp", psnr_hole_db=20.0)))[-1]
         assert (card.row, card.command, card.figure) == (None, None, "none")

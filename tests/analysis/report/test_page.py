@@ -34,8 +34,9 @@ class TestPage:
         assert lines["attention=sdpa"][1:4] == ["6.00 s ± 3%", "1.33x 1.29 to 1.37 paired", "352 MiB"]
         assert "no <half> & such on this cpu" in next(name for name in lines if name.startswith("precision=half"))
         disturbed = next(line for line in lines.values() if line[0].startswith("precision=amp"))
-        assert (disturbed[0], disturbed[7]) == ("precision=ampanother process ran", "ok disturbed")
+        assert (disturbed[0], disturbed[8]) == ("precision=ampanother process ran", "ok disturbed")
         assert lines["residency=lean"][4] == "identical"
+        assert lines["residency=lean"][7] == "7.09 ref. 7.09"
         assert "6 records of 6 variants. Latency is the median of the timed runs" in squeezed(page.text)
 
     def test_the_table_and_the_plots_lie_beside_it(self, tmp_path):
@@ -91,7 +92,7 @@ class TestPage:
             page.text
         ).replace("160x128", "128x160")
         assert "The same in the other settings" in page.text
-        assert len(page.cells[1]) == 10, "one more column says which setting"
+        assert len(page.cells[1]) == 11, "one more column says which setting"
 
     def test_what_was_left_out_is_said(self, tmp_path, monkeypatch):
         monkeypatch.setattr("analysis.report.page._plots", lambda *given: [])
@@ -121,6 +122,21 @@ class TestPage:
         assert ("PSNR, SSIM and LPIPS are numerical agreement" in text) is seeded
         if seeded:
             assert text.index("Seeded weights.") < text.index("What to take from it")
+
+    @pytest.mark.parametrize(("source", "trained"), [("small", True), ("seeded", False)])
+    def test_small_networks_are_announced_first(self, report, source, trained):
+        made = dict(weights=source, architecture="small")
+        text = squeezed(report(make_record(**made), make_record(**made, attention="sdpa", seconds=4)).text)
+        assert text.index("Small networks. These runs used narrower") < text.index("What to take from it")
+        assert ("(weights=small) and were trained" in text) is trained
+        assert ("numerical agreement" in text) is not trained
+        assert "small networks, narrower than the published ones" in text
+
+    def test_published_ones_beside_them_are_another_setting(self, report):
+        small = [make_record(weights="small"), make_record(weights="small", attention="sdpa")]
+        text = squeezed(report(*small, make_record(weights="pretrained", attention="sdpa")).text)
+        assert "Small networks. Some of the runs are concerned." in text
+        assert "small weights" in text and "pretrained weights" in text
 
     def test_a_speedup_over_another_variant_is_none_over_published(self, tmp_path, report):
         record = make_record(precision="amp", paired=3.0)

@@ -23,6 +23,18 @@ class TestViewer:
         assert second[0]["facts"] == ["This frame: 85.0 dB in the hole (numerical agreement)"]
         assert all(image.startswith("data:image/jpeg;base64,") for image in shown["images"])
 
+    def test_the_truth_is_shown_where_it_is_known(self, tmp_path):
+        records = [make_record(truth_db=24.0), make_record(attention="sdpa", truth_db=None)]
+        shown = viewer.frames_of(self.rows(tmp_path / "some", records))
+        known, unknown = shown["variants"]
+        assert shown["truth"]
+        assert all(frame["truth"] is not None for frame in known["frames"])
+        assert {frame["truth"] for frame in known["frames"]}.isdisjoint(frame["reference"] for frame in known["frames"])
+        assert known["facts"][1] == "To the truth: 24.00 dB (reference 24.00 dB) in the hole"
+        assert [frame["truth"] for frame in unknown["frames"]] == [None] * 4
+        assert len(unknown["facts"]) == 1
+        assert not viewer.frames_of(self.rows(tmp_path / "none", records[1:]))["truth"]
+
     def test_what_does_not_fit_is_counted(self, tmp_path, monkeypatch):
         rows = self.rows(tmp_path, [make_record(), make_record(attention="sdpa"), make_record(precision="amp")])
         monkeypatch.setattr(viewer, "MOST_VARIANTS", 1)

@@ -113,12 +113,20 @@ class TestSpeedup:
         assert math.log(high / low) / 2 == pytest.approx(math.sqrt(2) * math.log(1.03 / 0.97) / 2)
         assert row["speedup.stages.generation.median"] == 2.0
 
+    def test_a_record_from_before_architectures_is_of_published_widths(self, pooled):
+        old = make_record(seconds=8.0)
+        del old["weights"]["architecture"]
+        assert pooled(old, make_record(attention="sdpa", seconds=4.0))["attention=sdpa"]["speedup.median"] == 2.0
+        assert pooled(old, make_record(seconds=9.0, repeat=1))["published"]["processes"] == 2
+
     @pytest.mark.parametrize(
         "other",
         [
             {"torch": "2.16.0"},
             {"frames": 7},
             {"weights": "pretrained"},
+            {"architecture": "small"},
+            {"architecture": "small", "weights__fingerprint": make_record()["weights"]["fingerprint"]},
             {"options": {"schedule": {"raft_iterations": 2}}},
             {"status": "failed"},
         ],

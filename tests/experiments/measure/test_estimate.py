@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -14,7 +15,7 @@ from experiments.measure import estimate as module
 from experiments.measure import first_run
 from experiments.measure.estimate import MARGIN_BYTES, announce, duration, keep_speed, predict
 from experiments.measure.first_run import TimeLeft
-from propainter import InputError, Pipeline
+from propainter import InputError, Pipeline, build_networks
 from variants.correlation import on_demand
 from variants.residency import lean
 
@@ -143,3 +144,12 @@ def test_time_left_is_logged_every_half_minute(monkeypatch, caplog):
         "flow: 2 of 10, about 3 min left in this stage",
         "flow: 4 of 10, about 2 min left in this stage",
     ]
+
+
+def test_a_speed_of_one_architecture_tells_nothing_of_another(pipeline, cfg):
+    small = replace(pipeline, networks=build_networks("small"))
+    keep_speed(cfg, "a", pipeline.networks, CLIP, 60.0)
+    assert predict(CLIP, small, cfg, "a", streaming=False).seconds is None
+    keep_speed(cfg, "a", small.networks, CLIP, 6.0)
+    assert predict(CLIP, small, cfg, "a", streaming=False).seconds == pytest.approx(6)
+    assert predict(CLIP, pipeline, cfg, "a", streaming=False).seconds == pytest.approx(60)

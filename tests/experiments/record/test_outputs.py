@@ -18,15 +18,22 @@ from experiments.record.video_format import written_format
 from propainter.io.video_format import ColorTags, VideoInfo
 
 
-@pytest.mark.parametrize(("with_reference", "columns"), [(True, 4), (False, 2)])
-def test_a_run_without_a_reference_has_a_preview_of_input_and_result(tmp_path, with_reference, columns):
-    frames = np.random.default_rng(0).integers(0, 255, (3, 48, 64, 3), dtype=np.uint8)
-    clip = LoadedClip("test", 24, frames, np.ones((3, 48, 64), np.uint8), None, None, 1.0, "f", 0.0)
-    write_preview(tmp_path, clip, frames, frames if with_reference else None, count=2, caption="test")
+@pytest.mark.parametrize("with_reference", [True, False])
+@pytest.mark.parametrize("with_truth", [True, False])
+def test_the_preview_has_the_pictures_that_are_known(tmp_path, with_reference, with_truth):
+    frames, behind, published = np.random.default_rng(0).integers(0, 255, (3, 3, 48, 64, 3), dtype=np.uint8)
+    truth = behind if with_truth else None
+    clip = LoadedClip("test", 24, frames, np.ones((3, 48, 64), np.uint8), None, truth, 1.0, "f", 0.0)
+    write_preview(tmp_path, clip, frames, published if with_reference else None, count=2, caption="test")
+    expected = ["input", "result", *["truth"] * with_truth, *["reference", "difference"] * with_reference]
     preview = np.asarray(Image.open(tmp_path / "preview.png"))
-    assert preview.shape[1] == columns * 64
-    assert np.array_equal(preview[28:76, 64:128], frames[0])
-    assert len(list(tmp_path.glob("preview/*.png"))) == (8 if with_reference else 0)
+    assert preview.shape[1] == len(expected) * 64
+    known = {"result": frames, "truth": behind, "reference": published}
+    for column, name in enumerate(expected):
+        if name in known:
+            assert np.array_equal(preview[28:76, 64 * column : 64 * (column + 1)], known[name][0])
+    files = {path.name for path in tmp_path.glob("preview/*.png")}
+    assert files == {f"{number}_{name}.png" for number in ("00000", "00002") for name in expected if with_reference}
 
 
 @dataclass(frozen=True)

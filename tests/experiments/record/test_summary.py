@@ -32,6 +32,20 @@ def test_disturbances_are_the_last_lines():
     assert lines(disturbed=["load 3.0"])[-1] == "DISTURBED, so these times are doubtful: load 3.0"
 
 
+def test_the_truth_has_a_line_beside_the_references_own_figures():
+    (line,) = [line for line in lines(truth_db=23.9) if "the truth" in line]
+    assert line.startswith("against the truth: PSNR in the hole 23.90 dB (the reference 24.00 dB), SSIM 0.84037 (the ")
+    assert "LPIPS" not in line
+    with_lpips = lines(quality__truth__lpips=0.1, quality__truth__reference_lpips=0.2)
+    assert any(line.endswith(", LPIPS 0.10000 (the reference 0.20000)") for line in with_lpips)
+    assert any("PSNR in the hole identical (" in line for line in lines(quality__truth__psnr_hole_db=None))
+
+
+@pytest.mark.parametrize("changes", [{"truth_db": None}, {"quality": None, "quality_reason": "too large"}])
+def test_an_unknown_truth_has_none(changes):
+    assert not any("the truth" in line for line in lines(**changes))
+
+
 def test_the_backend_of_attention():
     assert "attention: SDPA's flash backend" in lines(effective={"attention": {"backend": "flash"}})
     assert not any("backend" in line for line in lines(effective={"attention": {"backend": None}}))
@@ -73,3 +87,18 @@ def test_what_torch_did_in_place_of_a_kernel_or_a_graph_is_named():
         "fell back: kernels.alignment, torch, since Triton's failed: no image",
         "fell back: cuda_graphs.flow.status, eager: its CUDA graph failed: invalid",
     ]
+
+
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        ({}, "weights: seeded"),
+        ({"weights": "pretrained"}, "weights: pretrained"),
+        ({"weights": "small"}, "weights: small (narrower networks: times and memory are not those of the published "),
+        ({"architecture": "small"}, "weights: seeded, small architecture (narrower networks: "),
+    ],
+)
+def test_weights_that_are_not_of_published_widths_are_told(made, text):
+    (line,) = [line for line in lines(**made) if line.startswith("weights: ")]
+    assert line.startswith(text)
+    assert ("(" in line) is ("(" in text)
