@@ -219,8 +219,9 @@ class Subject:
         pipeline = build_pipeline(networks.to(device), schedule, cfg)
         if not seeded:
             return cls(pipeline, weights)
-        others = load_networks({**cfg.weights, "source": "seeded"})[0].to(device)
-        return cls(pipeline, weights, build_pipeline(others, schedule, cfg))
+        options = {**cfg.weights, "source": "seeded", "architecture": None, "file": None, "dir": None}
+        others = build_pipeline(load_networks(options)[0].to(device), schedule, cfg)
+        return cls(pipeline, weights, replace(others, flow_mask_margin=pipeline.flow_mask_margin))
 
     def measure(
         self, clip: LoadedClip, exact: tuple[np.ndarray, np.ndarray] | None = None, picture: Path | None = None

@@ -68,6 +68,7 @@ class UsersFiles:
             "weights.dir": str(self.weights),
             "weights.file": str(self.small),
             "scenes.path": str(self.cuts),
+            "task.folder": str(self.frames),
         }
 
 
@@ -77,7 +78,7 @@ def made_small(arguments: Sequence[str], files: UsersFiles) -> list[str]:
     given = dict(item.split("=", 1) for item in here if "=" in item and not item.startswith("-"))
     source = given.get("data", "sample")
     small = SMALLEST[3:]
-    if source == "sample":
+    if source in ("sample", "synthetic"):
         small = SMALLEST
     elif "data.outpaint.scale_w" not in given:
         small = [*small, "data.resize_ratio=1", "data.height=128", "data.width=128"]

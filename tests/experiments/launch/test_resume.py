@@ -76,7 +76,11 @@ def test_a_damaged_file_of_the_suite_is_named(suite, name, content):
 @pytest.mark.parametrize(
     ("name", "more", "named"),
     [
-        ("nowhere", [], "which is not there; give the folder of a suite, a quality table, a sweep or a streaming run"),
+        (
+            "nowhere",
+            [],
+            "which is not there; give the folder of a suite, a quality table, a training, a sweep or a streaming run",
+        ),
         ("file", [], "which is a file"),
         ("empty", [], "which holds nothing that can go on"),
         ("single", [], "the folder of a single run, which can't go on; run its command again"),
