@@ -5,8 +5,9 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 import numpy as np
@@ -122,6 +123,8 @@ def reference_key(
     """
     parts = [clip.fingerprint, weights_fingerprint, asdict(schedule), device_name(device), torch.get_num_threads()]
     versions = [version(package) for package in ("torch", "torchvision", "numpy", "scipy", "pillow")]
+    with suppress(PackageNotFoundError):  # a GPU machine may lack it; it is for flow by DIS
+        versions.append(version("opencv-python-headless"))
     return hashlib.sha256(repr([*parts, versions, source_fingerprint(propainter, *sources), way]).encode()).hexdigest()[
         :24
     ]

@@ -200,6 +200,14 @@ def test_packages_that_python_lacks_are_a_sentence(machine, tmp_path, no_package
     assert code == 1 and "Traceback" not in out
     last = out.splitlines()[-1]
     assert last.startswith("python lacks torch") and ", pytest; bring wheels" in last
+    assert "opencv" not in last
+
+
+def test_what_a_gpu_machine_does_without_is_a_dependency():
+    listed = (ROOT / "pyproject.toml").read_text().split("\ndependencies = [")[1].split("]")[0]
+    lines = (ROOT / "scripts" / "gpu_not_needed.txt").read_text().splitlines()
+    names = [line for line in lines if not line.startswith("#")]
+    assert names and all(f'"{name}>=' in listed for name in names)
 
 
 def test_a_python_without_torch_is_a_sentence(machine, tmp_path):
