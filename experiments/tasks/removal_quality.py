@@ -219,7 +219,8 @@ class Subject:
         pipeline = build_pipeline(networks.to(device), schedule, cfg)
         if not seeded:
             return cls(pipeline, weights)
-        others = load_networks({**cfg.weights, "source": "seeded"})[0].to(device)
+        plain = {**cfg.weights, "source": "seeded", "architecture": None, "file": None}
+        others = load_networks(plain)[0].to(device)
         return cls(pipeline, weights, build_pipeline(others, schedule, cfg))
 
     def measure(
