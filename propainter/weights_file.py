@@ -135,7 +135,8 @@ def load_file(path: str | Path, networks: Networks | None = None) -> Networks:
 
     Raises:
         InputError: the file is missing, damaged, no safetensors file or of another version; it names no architecture,
-            an unknown one, or another than the networks'; or its tensors have other widths, or are not finite.
+            an unknown one, or another than the networks'; it lacks a network; or its tensors have other widths, or are
+            not finite.
     """
     path = Path(path)
     metadata, tensors = _read(path)
@@ -153,6 +154,11 @@ def load_file(path: str | Path, networks: Networks | None = None) -> Networks:
         if network not in states:
             raise InputError(f"{path} holds {key}, which is of no network of the {architecture} architecture")
         states[network][name] = tensor.float() if tensor.is_floating_point() else tensor
+    if absent := [name for name, state in states.items() if not state]:
+        raise InputError(
+            f"{path} holds no {' and no '.join(absent)}, which the {architecture} architecture has; "
+            "give a file of all its networks"
+        )
     try:
         load_weights(networks, **states)
     except InputError as error:
@@ -203,9 +209,9 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, str], Mapping[str
         networks_of(metadata["architecture"])
     except InputError as error:
         raise InputError(f"{path} holds weights of an {error}") from None
-    if metadata.get("format") != str(FORMAT):
+    if metadata.get("format", str(FORMAT)) != str(FORMAT):
         raise InputError(
-            f"{path} is of version {metadata.get('format')} of the weights' file, and this program reads version "
+            f"{path} is of version {metadata['format']} of the weights' file, and this program reads version "
             f"{FORMAT}; give a file that its own training wrote"
         )
     return metadata, read

@@ -300,7 +300,10 @@ class Pipeline:
         def observed(window: Window) -> Tensor:
             prediction = predict(window)
             if generator.residual:
-                prediction = generator.complete(prediction, scene.frames(window.local)[0])
+                local = window.local
+                masks, remaining = scene.masks(local), scene.remaining_masks(local)
+                inputs = scene.frames(local), scene.flows(local), masks, remaining
+                prediction = generator.complete(prediction[None], *inputs)[0]
             self.observer.tensors("generation", prediction=prediction)
             return prediction
 

@@ -76,7 +76,9 @@ class StreamingRun:
     ) -> None:
         self.pipeline, self.parts, self.stats = pipeline, parts, stats
         self.size, self.small_size = (size[0], size[1]), process_size(*size)
-        self.feature_size = self.small_size[0] // 4, self.small_size[1] // 4
+        # A residual generator averages frames along the flow; the others need it at the size of their features alone.
+        scale = 1 if pipeline.networks.generator.residual else 4
+        self.flow_size = self.small_size[0] // scale, self.small_size[1] // scale
         self.device = pipeline.networks.device
         self.buffer = FrameBuffer()
         self.plan = Plan(pipeline.schedule, num_frames, self._read_until)
@@ -172,7 +174,7 @@ class StreamingRun:
                 self.buffer.put_in_holes("filled", self.filled, filled)
                 self.buffer.put_in_holes("remaining", self.filled, remaining.to(torch.uint8))
                 for name, flow in zip(("shrunk_f", "shrunk_b"), flows, strict=True):
-                    self.buffer.put(name, self.filled, shrink_flow(flow[:, keep], self.feature_size))
+                    self.buffer.put(name, self.filled, shrink_flow(flow[:, keep], self.flow_size))
                 self.filled += filled.shape[1]
 
     def _complete_until(self, stop: int) -> None:

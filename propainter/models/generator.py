@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from propainter.models.attention import PUBLISHED_ATTENTION, WindowAttention, WindowPlan
+from propainter.models.fusion import fuse
 from propainter.models.layers import DeformableAlignment, UpConv, conv3x3, conv_pair, leaky
 from propainter.models.raft import Flows
 from propainter.models.transformer import SoftComposition, SoftSplit, TemporalSparseTransformer, token_mask
@@ -134,7 +135,7 @@ class Generator(nn.Module):
         window: rows and columns of an attention window, in tokens.
         pool: side of the square of tokens that becomes one pooled token.
         residual: whether a prediction is added to the local frames with their propagated pixels (published: False). See
-            `complete`.
+            `complete` and `propainter.models.fusion`.
     """
 
     def __init__(
@@ -198,19 +199,28 @@ class Generator(nn.Module):
             )
         features = self.encode(frames, masks, remaining_masks)
         prediction = self.generate(features, flows, masks[:, :count], remaining_masks[:, :count])
-        return self.complete(prediction, frames[:, :count])
+        local = frames[:, :count], flows, masks[:, :count], remaining_masks[:, :count]
+        return self.complete(prediction, *local)
 
-    def complete(self, prediction: Tensor, frames: Tensor) -> Tensor:
-        """Add a prediction to the frames that it was made for, if the generator is a residual one.
+    def complete(
+        self, prediction: Tensor, frames: Tensor, flows: Flows, masks: Tensor, remaining_masks: Tensor
+    ) -> Tensor:
+        """Add a prediction to the fused local frames, if the generator is a residual one.
 
         Args:
-            prediction: [..., 3, H, W] in [-1, 1], as `generate` gives it.
-            frames: of the same shape, in [-1, 1], propagated pixels in the hole.
+            prediction: [B, L, 3, H, W] in [-1, 1], as `generate` gives it.
+            frames: [B, L, 3, H, W] in [-1, 1], propagated pixels in the hole.
+            flows: completed flow_f and flow_b, each [B, L-1, 2, H, W] in pixels.
+            masks: [B, L, 1, H, W], the original hole.
+            remaining_masks: [B, L, 1, H, W], 1 in the unfilled part of the hole.
 
         Returns:
-            [..., 3, H, W] in [-1, 1]; without `residual` the prediction itself.
+            [B, L, 3, H, W] in [-1, 1]; without `residual` the prediction itself.
         """
-        return (frames + prediction).clamp(-1, 1) if self.residual else prediction
+        if not self.residual:
+            return prediction
+        fused = fuse(frames, flows, masks, remaining_masks)
+        return (fused + prediction).clamp(-1, 1).to(prediction.dtype)
 
     def encode(self, frames: Tensor, masks: Tensor, remaining_masks: Tensor) -> Tensor:
         """Encode each frame by itself: return [B, T, C, H/4, W/4]; arguments as in `forward`."""

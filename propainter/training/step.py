@@ -240,12 +240,18 @@ class GeneratorStep(nn.Module):
         if not self.decode_references:
             here = masks[:, :local], remaining[:, :local]
             prediction = network.generate(encoded, flows, *here, window_attention=self.window_attention)
-            return network.complete(prediction, frames[:, :local])
+            return network.complete(prediction, frames[:, :local], flows, *here)
         propagated, plan = network.propagate(encoded[:, :local], flows, masks[:, :local], remaining[:, :local])
         features = torch.cat([propagated, encoded[:, local:]], 1)
         size = features.shape[-2], features.shape[-1]
         tokens = network.transformers(network.ss(features), size, plan, self.window_attention)
-        return network.complete(network.decode(features, tokens), frames)
+        prediction = network.decode(features, tokens)
+        if not network.residual:
+            return prediction
+        completed = network.complete(
+            prediction[:, :local], frames[:, :local], flows, masks[:, :local], remaining[:, :local]
+        )
+        return torch.cat([completed, (frames[:, local:] + prediction[:, local:]).clamp(-1, 1)], 1)
 
 
 def cut(batch: Batch, flows: Flows, frames: Tensor, remaining: Tensor) -> tuple[Batch, Flows, Tensor, Tensor]:

@@ -87,6 +87,11 @@ class TestRoundTrip:
         assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
         assert shipped.stat().st_size < 8e6
 
+    def test_a_file_with_its_architecture_alone_is_enough(self, shipped, tmp_path):
+        """As the training writes it, in float32."""
+        path = rewritten(shipped, tmp_path / "x.safetensors", format=None, fingerprint=None)
+        assert fingerprint(load_file(path)) == read_metadata(shipped)["fingerprint"]
+
     def test_into_networks_that_are_there(self, shipped):
         networks = build_networks("small")
         assert load_file(shipped, networks) is networks
@@ -155,7 +160,6 @@ class TestRefused:
             ({"architecture": None}, "does not say which architecture"),
             ({"architecture": "tiny"}, "unknown architecture 'tiny'; give one of published, small"),
             ({"format": "2"}, "is of version 2 .* reads version 1"),
-            ({"format": None}, "is of version None"),
         ],
     )
     def test_metadata(self, shipped, tmp_path, metadata, message):
@@ -179,6 +183,13 @@ class TestRefused:
             load_file(rewritten(shipped, tmp_path / "x.safetensors", tensors, leave_out), networks)
         assert "x.safetensors" in str(error.value)
         assert fingerprint(networks) == before
+
+    def test_a_file_of_one_network(self, shipped, tmp_path):
+        """As a training of the completion alone leaves it."""
+        others = [key for key in contents(shipped)[0] if key.startswith("generator.")]
+        path = rewritten(shipped, tmp_path / "x.safetensors", leave_out=others, fingerprint=None)
+        with pytest.raises(InputError, match="x.safetensors holds no generator, which the small architecture has"):
+            load_file(path)
 
     def test_other_widths(self, tmp_path):
         channels = ARCHITECTURES["small"]["flow_completion"]["channels"]

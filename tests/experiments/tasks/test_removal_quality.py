@@ -15,12 +15,14 @@ import pytest
 import torch
 from PIL import Image
 from support.command_line import ROOT, picture_folder
+from support.configs import composed
 
 from experiments.data import load, sample_clip
 from experiments.quality.metrics import dilated_mask, psnr_db
 from experiments.tasks.removal_baselines import AffineFlow, given_flow
 from experiments.tasks.removal_quality import CLIPS, Choice, Subject, _KeptResults, end_point_error
 from propainter import InputError, Pipeline, Schedule
+from propainter.weights import empty_networks, load_seeded, save_networks
 
 CHOICE = Choice(4, 128, 160, [0, 7], 2, None, 3, "ellipse", False)
 
@@ -167,3 +169,14 @@ def test_the_command_is_stopped_and_goes_on(tmp_path):
     assert (tmp_path / "run" / "removal_quality.md").read_text().strip() in out
     pictures = {path.name for path in (tmp_path / "run").glob("*.png")}
     assert pictures == {"removal_quality_sample.png", "removal_quality_synthetic.png"}
+
+
+@pytest.mark.slow
+def test_seeded_weights_beside_small_ones_of_a_file(tmp_path):
+    networks = empty_networks("small")
+    load_seeded(networks)
+    save_networks(networks, tmp_path / "small.safetensors")
+    cfg = composed("weights=small", f"weights.file={tmp_path}/small.safetensors")
+    subject = Subject.of(cfg, torch.device("cpu"), seeded=True)
+    assert (subject.weights.source, subject.pipeline.networks.raft) == ("small", None)
+    assert subject.seeded.networks.architecture == "published"
