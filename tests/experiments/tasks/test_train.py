@@ -181,9 +181,9 @@ class TestRefusals:
         [
             ("train.precision=fp16", "unsupported", "bf16"),
             ("train.architecture=huge", "failed", "published or small"),
-            ("train.widths={colour: 3}", "failed", "can't be built"),
-            ("train.widths={channels: 0}", "failed", "can't be built"),
-            ("train.network=raft", "failed", "train.losses"),
+            ("train.widths={channels: wide}", "failed", "can't be built"),
+            ("train.widths={channels: 0}", "failed", "above 0"),
+            ("train.network=generator", "failed", "train.losses"),
             ("train.start=nowhere", "failed", "not there"),
             ("train.root=nowhere train.data=folder", "failed", "not there"),
         ],
