@@ -149,10 +149,16 @@ class Contestant:
         output = training.step(Batch.of(arrays, self.device))
         losses = output[0] if isinstance(output, tuple) else output
         total = weighted_sum(losses, training.recipe.losses)
-        parameters = [parameter for parameter in training.network.parameters() if parameter.requires_grad]
-        # Not by Fabric's backward: the loss scale would be in it.
-        gradients = torch.autograd.grad(total, parameters)
-        return torch.cat([gradient.float().flatten().cpu() for gradient in gradients])
+        training.fabric.backward(total)
+        scaler = getattr(training.fabric.strategy.precision, "scaler", None)
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        parts = [
+            parameter.grad.float().flatten() / scale
+            for parameter in training.network.parameters()
+            if parameter.grad is not None
+        ]
+        training.optimizer.zero_grad()
+        return torch.cat(parts).cpu()
 
     def update(self, arrays: Arrays) -> float:
         """Make one update, and return its seconds, the GPU's work included."""

@@ -61,7 +61,9 @@ def build_network(recipe: Recipe) -> nn.Module:
         raise InputError(
             f"train.widths is {dict(recipe.widths or {})}, which {recipe.network} can't be built of: {error}"
         ) from None
-    network = getattr(networks, recipe.network)
+    network: nn.Module = getattr(networks, recipe.network)
+    if not all(parameter.numel() for parameter in network.parameters()):
+        raise InputError(f"train.widths is {dict(recipe.widths or {})}, which leaves layers empty; give widths above 0")
     if recipe.start is not None:
         load_state(network, trained_state(recipe.start, recipe.network, "train.start")[0], recipe.start)
     return network.train()
