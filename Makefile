@@ -4,6 +4,7 @@
 # make gate    set up, then check the accuracy of some variants against baselines/
 # make bless   make that baseline anew, where a shift is wanted
 # make docs    set up, then build docs/ and API pages into site/; broken links fail
+# make train-small  set up, then train the small weights into trained/, in about an hour; PHOTOGRAPHS= names more pictures
 # make setup   the environment alone, in .venv
 # make gpu-wheels  fetch what a GPU machine without a network lacks into wheels/, for scripts/gpu_evidence.sh
 #
@@ -80,6 +81,19 @@ bless: gate-sweep
 .PHONY: gpu-wheels
 gpu-wheels:
 	$(PYTHON) scripts/gpu_wheels.py
+
+# The weights that propainter/small/ holds were made so. A training that was stopped goes on with `make train-small` too.
+TRAINED ?= trained
+PHOTOGRAPHS ?= null
+define train
+	if [ -f $(TRAINED)/$(1)/checkpoint.pt ]; then $(BIN)/python run.py resume=$(TRAINED)/$(1); else \
+	$(BIN)/python run.py experiment=train train=small_$(1) $(2) hydra.run.dir=$(TRAINED)/$(1); fi
+endef
+
+.PHONY: train-small
+train-small: setup
+	$(call train,completion,train.photographs=$(PHOTOGRAPHS))
+	$(call train,generator,train.photographs=$(PHOTOGRAPHS) train.flow_completion=$(TRAINED)/completion)
 
 .PHONY: docs
 docs: .venv/.installed-docs

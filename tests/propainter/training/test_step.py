@@ -9,13 +9,13 @@ from support.training import part, random_batch
 from propainter import InputError, build_networks
 from propainter.models.attention import PublishedWindowAttention
 from propainter.training.checkpointing import apply_checkpointing
+from propainter.training.deform_conv import use_sampled_deform_conv
 from propainter.training.step import (
     Batch,
     CompletionStep,
     GeneratorStep,
     RaftStep,
     completed_flows,
-    deform_in_fp32,
     given_flows,
     raft_flows,
     true_flows,
@@ -226,7 +226,7 @@ class TestCheckpointing:
 def test_bfloat16_on_the_cpu_is_near_float32(networks, network):
     found = []
     for enabled in (False, True):
-        copied = deform_in_fp32(copy.deepcopy(getattr(networks, network)))
+        copied = use_sampled_deform_conv(copy.deepcopy(getattr(networks, network)))
         step = completion_step(copied, BOTH) if network == "flow_completion" else GeneratorStep(copied, true_flows)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             total = weighted_sum(losses_of(step, random_batch(clips=1)), BOTH)
