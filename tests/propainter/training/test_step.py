@@ -80,10 +80,11 @@ class TestBatch:
 
 
 class TestCompletion:
+    @pytest.mark.slow
     def test_learns_a_clip(self, networks):
         step = completion_step(copy.deepcopy(networks.flow_completion), BOTH)
-        before, after = learned(step, BOTH, random_batch(clips=1), 12, rate=2e-2)
-        assert after < 0.8 * before
+        before, after = learned(step, BOTH, random_batch(clips=1), 40, rate=3e-3)
+        assert after < 0.75 * before
 
     def test_gives_the_losses_that_are_asked_for(self, networks):
         network = copy.deepcopy(networks.flow_completion)
@@ -111,8 +112,8 @@ class TestGenerator:
     @pytest.mark.slow
     def test_learns_a_clip(self, networks):
         step = GeneratorStep(copy.deepcopy(networks.generator), true_flows)
-        before, after = learned(step, BOTH, random_batch(clips=1), 10, rate=1e-2)
-        assert after < 0.9 * before
+        before, after = learned(step, BOTH, random_batch(clips=1), 25, rate=3e-3)
+        assert after < 0.8 * before
 
     def test_composites_are_the_truth_outside(self, networks):
         batch = random_batch()
