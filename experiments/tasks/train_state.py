@@ -47,7 +47,8 @@ class Training:
         if recipe.ema is not None:
             self.average = AveragedModel(self.network, multi_avg_fn=averaging(recipe.ema)).to(fabric.device)
         apply_checkpointing(self.network, recipe.checkpointing)
-        use_sampled_deform_conv(self.network)
+        if fabric.device.type == "cpu":  # torchvision's own kernel keeps less memory, and is fast on CUDA
+            use_sampled_deform_conv(self.network)
         step = build_step(recipe, self.network, frozen).train()
         parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         optimizer = self._optimizer(parameters)

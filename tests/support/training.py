@@ -14,11 +14,13 @@ from propainter.training.step import Batch
 TINY = [
     *("train.widths={channels: 4}", "train.frames=[3,4]", "train.height=32", "train.width=40", "train.mask_margin=1"),
     *("train.steps=4", "train.workers=0", "train.log_every=1", "train.warmup=0", "device=cpu"),
+    *("train.devices=1", "train.batch=2", "train.mask_dilation=0"),
 ]
 """Completion with four channels on clips of 32x40."""
 
 TINY_GENERATOR = [
     *TINY[1:],
+    "train.windows=0",
     "train.widths={channels: 16, hidden: 32, depth: 2, heads: 2, mlp_hidden: 49}",
 ]
 

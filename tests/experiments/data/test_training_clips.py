@@ -70,6 +70,23 @@ class TestSynthetic:
         assert all(off)
 
 
+class TestParts:
+    def test_lie_about_the_hole_with_references_outside(self):
+        clips = SyntheticClips(ClipOptions(0, (8, 9), 2, 64, 80, windows=3, window=4, crop=(32, 40)))
+        for update in range(3):
+            arrays = clips[(update, 1, 0)]
+            local = len(arrays["flow_masks"])
+            assert len(arrays["frames"]) == local in (8, 9)  # references come from among them
+            assert arrays["cuts"].shape == (3, 5 + 4 + 2)
+            for top, left, height, width, window, *numbers in arrays["cuts"].tolist():
+                assert (height, width, window) == (32, 40, 4)
+                assert 0 <= top <= 32 and 0 <= left <= 40
+                assert numbers[:4] == list(range(numbers[0], numbers[0] + 4))
+                assert not set(numbers[4:]) & set(numbers[:4]) and max(numbers) < local
+                middle = arrays["masks"][numbers[2], top : top + height, left : left + width]
+                assert middle.any()
+
+
 class TestFolder:
     def test_windows_of_every_video_with_references_outside(self, tmp_path):
         root = videos(tmp_path / "JPEGImages", {"a": 8, "b": 12, "short": 3})

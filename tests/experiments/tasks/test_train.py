@@ -145,7 +145,8 @@ class TestGenerator:
         own = ["train.widths=null", "train.steps=1"]
         assert trained(completion, *SMALL, *own) == "ok"
         options = ["train=small_generator", *TINY_GENERATOR, "train.widths=null", "train.steps=2", "train.batch=1"]
-        options += ["train.discriminator_from=1", "train.references=1", "train.checkpointing=all"]
+        options += ["train.discriminator_from=1", "train.losses.adversarial=0.01", "train.checkpointing=all"]
+        options += ["train.references=1", "train.frames=[5]", "train.windows=2", "train.window=3", "train.crop=[32,32]"]
         assert trained(folder, *options, f"train.flow_completion={completion}") == "ok"
         first, second = log_of(folder)
         assert first["adversarial"] == "" and float(second["discriminator"]) > 0

@@ -8,6 +8,7 @@ from support.training import part, random_batch
 
 from propainter import InputError, build_networks
 from propainter.models.attention import PublishedWindowAttention
+from propainter.models.generator import fuse
 from propainter.training.checkpointing import apply_checkpointing
 from propainter.training.deform_conv import use_sampled_deform_conv
 from propainter.training.step import (
@@ -16,6 +17,7 @@ from propainter.training.step import (
     GeneratorStep,
     RaftStep,
     completed_flows,
+    cut,
     given_flows,
     raft_flows,
     true_flows,
@@ -135,17 +137,20 @@ class TestGenerator:
             assert got.shape[1] == (4 if references else 3)
             assert torch.allclose(got[:, :3], expected, atol=1e-5)
 
-    def test_a_residual_one_begins_at_the_propagated_frames(self, networks):
+    def test_a_residual_one_begins_at_the_fused_frames(self):
         network = build_networks(
             generator=dict(channels=16, hidden=32, depth=1, heads=2, mlp_hidden=49, residual=True)
         ).generator
         torch.nn.init.zeros_(network.decoder[-1].weight)
         torch.nn.init.zeros_(network.decoder[-1].bias)
+        batch = random_batch()
         for references in (True, False):
             step = GeneratorStep(network, true_flows, decode_references=references)
-            flows, frames, remaining = step.prepare(random_batch())
-            got = step.predict(frames, flows, random_batch().masks, remaining, 3)
-            assert torch.allclose(got, frames[:, : got.shape[1]], atol=1e-6)
+            flows, frames, remaining = step.prepare(batch)
+            got = step.predict(frames, flows, batch.masks, remaining, 3)
+            fused = fuse(frames[:, :3], flows, batch.masks[:, :3], remaining[:, :3])
+            assert torch.allclose(got[:, :3], fused, atol=1e-6)
+            assert torch.allclose(got[:, 3:], frames[:, 3 : got.shape[1]], atol=1e-6)
 
     def test_frozen_completion_gets_no_gradient(self, networks):
         flow_completion = copy.deepcopy(networks.flow_completion)
@@ -160,6 +165,32 @@ class TestGenerator:
             step = GeneratorStep(copy.deepcopy(networks.generator), true_flows, **options)
             found.append(torch.cat([x.flatten() for x in gradients(step, random_batch(), BOTH)]))
         assert (found[0] - found[1]).norm() < 1e-5 * found[0].norm()
+
+
+class TestParts:
+    def test_are_cut_out_of_everything_alike(self, networks):
+        batch = random_batch(local=4, references=0)
+        rows = torch.tensor([[0, 8, 24, 32, 2, 1, 2, 0], [8, 0, 24, 32, 2, 0, 1, 3]])
+        batch = batch._replace(cuts=rows.expand(2, 2, 8))
+        _, frames, remaining = GeneratorStep(networks.generator, true_flows).prepare(batch)
+        parts, flows, filled, left = cut(batch, batch.flows, frames, remaining)
+        assert (parts.frames.shape, parts.local) == ((4, 3, 3, 24, 32), 2)
+        second = (1, [0, 1, 3], slice(None), slice(8, 32), slice(0, 32))  # of the second clip
+        for whole, part_ in (
+            (batch.truth, parts.truth),
+            (batch.masks, parts.masks),
+            (frames, filled),
+            (remaining, left),
+        ):
+            assert part_[3].equal(whole[second])
+        assert flows[1][2].equal(batch.flows[1][1, 1:2, :, 0:24, 8:40])
+
+    def test_are_what_is_learned_from(self, networks):
+        rows = torch.tensor([[0, 8, 24, 32, 3, 0, 1, 2]]).expand(2, 1, 8)
+        batch = random_batch(references=0)
+        losses, composite, _ = GeneratorStep(networks.generator, true_flows, False)(batch._replace(cuts=rows))
+        assert composite.shape == (2, 3, 3, 24, 32)
+        assert set(losses) == {"hole", "valid", "filled", "unfilled"}
 
 
 class TestRaft:
