@@ -22,5 +22,5 @@ def test_values_and_gradients_are_torchvisions(groups):
         result = convolve(x, 2 * offset, weight, bias, padding=1, mask=mask)
         results.append([result, *torch.autograd.grad(result.sin().sum(), leaves)])
     for expected, got in zip(*results, strict=True):
-        # In float32 the offsets' gradient sums terms many times its own size.
-        assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
+        # Both compute in float32; a sum may be many times smaller than its terms.
+        assert (got - expected).abs().max() < 5e-5 * expected.abs().max()
