@@ -60,22 +60,23 @@ def _nearness(hole: Tensor) -> Tensor:
 def _fit(weights: Tensor, x: Tensor, y: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Solve both weighted least squares for a + b x + c y: weights, u, v [N, h, w] -> coefficients [N, 3] each."""
     # Scaled, so that a small share of known pixels does not make the system look singular.
-    weights = weights / weights.sum((1, 2), keepdim=True).clamp(min=1e-6)
+    weights = weights / weights.sum((1, 2), keepdim=True).clamp(min=1e-12)
 
     def mean(values: Tensor) -> Tensor:
-        return (weights * values).sum((1, 2))
+        return (weights * values).sum((1, 2), keepdim=True)
 
-    one, mx, my = mean(torch.ones_like(x)), mean(x), mean(y)
+    # About the centre of the known pixels: where they are few, all else would be lost to rounding.
+    mx, my = mean(x), mean(y)
+    x, y = x - mx, y - my
     xx, xy, yy = mean(x * x) + 1e-4, mean(x * y), mean(y * y) + 1e-4
-    # The inverse of a symmetric 3x3 matrix by its cofactors: plain operations, which every exporter knows.
-    aa, ab, ac = xx * yy - xy * xy, my * xy - mx * yy, mx * xy - my * xx
-    bb, bc, cc = one * yy - my * my, mx * my - one * xy, one * xx - mx * mx
-    determinant = (one * aa + mx * ab + my * ac).clamp(min=1e-12)
+    determinant = xx * yy - xy * xy
 
     def solve(values: Tensor) -> Tensor:
-        p, q, r = mean(values), mean(x * values), mean(y * values)
-        solution = [aa * p + ab * q + ac * r, ab * p + bb * q + bc * r, ac * p + bc * q + cc * r]
-        return torch.stack(solution, 1) / determinant[:, None]
+        # By the inverse of a 2x2 matrix: plain operations, which every exporter knows.
+        middle = mean(values)
+        q, r = mean(x * (values - middle)), mean(y * (values - middle))
+        b, c = (yy * q - xy * r) / determinant, (xx * r - xy * q) / determinant
+        return torch.cat([middle - b * mx - c * my, b, c], dim=1)[..., 0]
 
     return solve(u), solve(v)
 

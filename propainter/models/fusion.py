@@ -103,7 +103,10 @@ def fill_smoothly(frames: Tensor, known: Tensor) -> Tensor:
             break
         level = F.avg_pool2d(level, 2, ceil_mode=True, count_include_pad=False)
         levels.append(level)
-    filled = level[:, :3] / level[:, 3:].clamp(min=1e-4)
+    colours, weight = level[:, :3], level[:, 3:]
+    # A block that shows nothing known gets the mean colour of those that do.
+    mean = colours.sum((2, 3), keepdim=True) / weight.sum((2, 3), keepdim=True).clamp(min=1e-12)
+    filled = torch.where(weight > 0, colours / weight.clamp(min=1e-12), mean)
     for finer in reversed(levels[:-1]):
         filled = F.interpolate(filled, finer.shape[-2:], mode="bilinear", align_corners=False)
         weight = finer[:, 3:]
