@@ -33,14 +33,16 @@ def sampled_deform_conv(
     with torch.autocast(x.device.type, enabled=False):
         x, offset, weight, mask = x.float(), offset.float(), weight.float(), mask.float()
         count, channels, height, width = x.shape
+        # Positions across a side of 1 have no scale for `grid_sample`; a row or column of zeros gives it one.
+        x = F.pad(x, (0, int(width == 1), 0, int(height == 1)))
         groups = offset.shape[1] // (2 * taps)
         tap = torch.arange(SIDE, device=x.device) - padding
         rows = torch.arange(height, device=x.device)[:, None] + tap.repeat_interleave(SIDE).view(taps, 1, 1)
         columns = torch.arange(width, device=x.device) + tap.repeat(SIDE).view(taps, 1, 1)
         y, across = offset.view(count, groups, taps, 2, height, width).unbind(3)
-        grid = torch.stack([_normalised(across + columns, width), _normalised(y + rows, height)], dim=-1)
+        grid = torch.stack([_normalised(across + columns, x.shape[3]), _normalised(y + rows, x.shape[2])], dim=-1)
         samples = F.grid_sample(
-            x.reshape(count * groups, channels // groups, height, width),
+            x.reshape(count * groups, channels // groups, *x.shape[2:]),
             grid.view(count * groups, taps * height, width, 2),
             align_corners=True,
         )
@@ -53,7 +55,7 @@ def sampled_deform_conv(
 
 
 def _normalised(position: Tensor, side: int) -> Tensor:
-    return position * (2 / max(1, side - 1)) - 1
+    return position * (2 / (side - 1)) - 1
 
 
 def use_sampled_deform_conv(network: nn.Module) -> nn.Module:
