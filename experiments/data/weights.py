@@ -69,11 +69,11 @@ def load_networks(options: Mapping[str, Any]) -> tuple[Networks, Weights]:
             reason = str(error)
             log.debug("%s", reason)
             log.warning(
-                "SEEDED weights stand in for the released ones (the work is the same, the picture in the hole is not; "
-                "docs/getting-started.md, Weights), since these could not be had: %s",
+                "SMALL weights of this project stand in for the released ones (narrower networks, whose times are not "
+                "those of the published widths; docs/getting-started.md, Weights), since these could not be had: %s",
                 error.why,
             )
-            source = "seeded"
+            source = "small"
             networks = _load(source, options)
     else:
         networks = _load(source, options)

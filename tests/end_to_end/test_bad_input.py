@@ -134,12 +134,12 @@ class TestBadInput:
         assert_one_sentence(done, "./weights")
         assert "no answer within 8 s" in done.err
 
-    def test_auto_falls_back_to_seeded_and_says_so(self, bench):
+    def test_auto_falls_back_to_small_and_says_so(self, bench):
         done = bench("weights=auto", "weights.url=http://127.0.0.1:9/", *SMALLEST)
         assert done.code == 0, done.err
-        assert "SEEDED" in done.err
+        assert done.err.count("SMALL weights of this project stand in") == 1
         assert "refused" in done.err
-        assert done.record["weights"]["source"] == "seeded"
+        assert done.record["weights"]["source"] == done.record["weights"]["architecture"] == "small"
         assert "refused" in done.record["weights"]["reason"]
 
     @pytest.mark.parametrize(

@@ -85,6 +85,10 @@ class TestInstalled:
         assert {path.relative_to(conf) for path in conf.rglob("*.yaml")} == names
         assert not (conf.parent / "conf").exists()
 
+    def test_the_small_weights_are_there(self, installed):
+        code = "from propainter.weights import load_small; print(load_small().architecture)"
+        assert installed.run("python", "-c", code) == "small\n"
+
     def test_one_run(self, installed):
         out = installed.run("propainter-bench", *SMALL)
         (path,) = (installed.folder / "runs").rglob("record.json")

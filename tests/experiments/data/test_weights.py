@@ -8,7 +8,7 @@ import torch
 from experiments.data.weights import load_networks
 from experiments.data.weights_options import check_weights
 from experiments.record.record import describe_weights
-from propainter import InputError, build_networks, small
+from propainter import InputError, build_networks, published_state, small
 from propainter.weights import FILES, fingerprint, save_networks
 from variants.presets import composed
 
@@ -118,10 +118,21 @@ class TestRefused:
 
 
 class TestAuto:
-    @pytest.mark.slow
-    def test_other_weights_stand_in_and_are_named(self, caplog):
+    def test_small_weights_stand_in_and_are_named_once(self, files, monkeypatch, caplog):
+        monkeypatch.setattr(small, "FILE", files / "small.safetensors")
         caplog.set_level(logging.WARNING)
-        _, weights = load_networks(options())
-        assert (weights.source, weights.architecture) == ("seeded", "published")
+        networks, weights = load_networks(options())
+        assert (weights.source, weights.architecture) == ("small", "small")
+        assert weights.fingerprint == fingerprint(networks) == fingerprint(weights.networks())
         assert "could not be downloaded" in weights.reason
-        assert [record.message.split()[0] for record in caplog.records] == ["SEEDED"]
+        (warning,) = [record.message for record in caplog.records]
+        assert warning.startswith("SMALL weights of this project stand in for the released ones")
+
+    @pytest.mark.slow
+    def test_released_ones_are_taken_where_they_are_found(self, networks, tmp_path, monkeypatch, caplog):
+        for network, file in FILES.items():
+            torch.save(published_state(networks, network), tmp_path / file)
+        _, weights = load_networks(options(f"weights.dir={tmp_path}"))
+        assert (weights.source, weights.architecture, weights.reason) == ("pretrained", "published", None)
+        assert weights.fingerprint == fingerprint(networks)
+        assert not caplog.records
