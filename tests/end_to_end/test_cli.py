@@ -264,7 +264,7 @@ def test_help_lists_groups_and_options():
         "ProPainter Bench: inpaint",
         "attention: manual",
         "raft_scale: auto, eighth, full",
-        "data: folder, sample, video",
+        "data: folder, sample, synthetic, video",
     ):
         assert word in done.stdout
 
