@@ -2,6 +2,7 @@
 
 from dataclasses import astuple, dataclass
 from itertools import repeat
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ class FakeNetworks:
     """The least that a pipeline asks for."""
 
     flow_completion = CompletionOverTime()
-    generator = None
+    generator = SimpleNamespace(residual=False)
     device = torch.device("cpu")
 
 
