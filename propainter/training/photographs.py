@@ -15,6 +15,9 @@ from propainter.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
+# Pillow's exceptions for files that it cannot read.
+_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
 LARGEST_SIDE = 1600
 """Larger photographs are reduced to this many pixels: clips are far smaller."""
 
@@ -62,8 +65,8 @@ def photographs(split: str, folder: str | Path | None = None) -> list[np.ndarray
         folder: further pictures for training, all files of it by name; None for the shipped ones alone.
 
     Raises:
-        InputError: a package that ships pictures is not installed, the folder holds no picture, or there is no such
-            split.
+        InputError: a package that ships pictures is not installed, the folder holds no picture or a bad one, or there
+            is no such split.
     """
     if split not in ("train", "held_out"):
         raise InputError(f"the split is {split!r}; give train or held_out")
@@ -88,7 +91,10 @@ def _path(photograph: Photograph) -> Path:
             f"{photograph.path} is shipped by {photograph.package}, which is not installed; "
             "install the extra: pip install 'propainter-bench[training]'"
         )
-    return Path(spec.origin).parent / photograph.path
+    path = Path(spec.origin).parent / photograph.path
+    if not path.is_file():
+        raise InputError(f"the installed {photograph.package} lacks its picture {photograph.path}; install it again")
+    return path
 
 
 def _picture(path: Path) -> np.ndarray:
@@ -96,7 +102,11 @@ def _picture(path: Path) -> np.ndarray:
         with Image.open(path) as opened:
             opened.draft("RGB", (2 * LARGEST_SIDE, 2 * LARGEST_SIDE))  # a JPEG decodes at a fraction of its size
             picture = opened.convert("RGB")
-    except OSError as error:
+    except _BROKEN as error:
         raise InputError(f"{path} can't be read as a picture ({error}); take it out of the folder") from None
     picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    if min(picture.size) < 2:
+        raise InputError(
+            f"{path} has {picture.width}x{picture.height} pixels, too few a side; take it out of the folder"
+        )
     return np.asarray(picture)

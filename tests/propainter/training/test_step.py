@@ -266,3 +266,42 @@ def test_bfloat16_on_the_cpu_is_near_float32(networks, network):
         found.append(total.item())
         assert all(p.grad.isfinite().all() for p in step.parameters() if p.grad is not None)
     assert found[0] != found[1] == pytest.approx(found[0], rel=0.02)
+
+
+class TestCut:
+    def test_parts_are_what_their_rows_name(self):
+        """Against single frames and flows, cut one by one."""
+        generator = torch.Generator().manual_seed(0)
+
+        def drawn(*shape):
+            return torch.rand(2, *shape, 17, 23, generator=generator)
+
+        whole = Batch(drawn(7, 3), drawn(7, 3), drawn(7, 1), drawn(5, 1))  # five local frames, two references
+        flows, filled, remaining = (drawn(4, 2), drawn(4, 2)), drawn(7, 3), drawn(7, 1)
+        # Top, left, height, width, three local frames; then those, and two references: of either kind.
+        rows = [
+            [[0, 0, 8, 16, 3, 0, 1, 2, 5, 6], [9, 7, 8, 16, 3, 2, 3, 4, 0, 6]],
+            2 * [[3, 1, 8, 16, 3, 1, 2, 3, 6, 4]],
+        ]
+        batch = whole._replace(cuts=torch.tensor(rows))
+        parts, (flow_f, flow_b), cut_filled, cut_remaining = cut(batch, flows, filled, remaining)
+        assert (parts.local, parts.cuts, parts.flows, len(parts.frames)) == (3, None, None, 4)
+        number = 0
+        for clip in range(2):
+            for top, left, height, width, local, *numbers in rows[clip]:
+
+                def there(x, t, clip=clip, place=(top, left, height, width)):
+                    top, left, height, width = place
+                    return x[clip, t, :, top : top + height, left : left + width]
+
+                for i, t in enumerate(numbers):
+                    pairs = zip((parts.frames, parts.truth, parts.masks), whole[:3], strict=True)
+                    for got, given in [*pairs, (cut_filled, filled), (cut_remaining, remaining)]:
+                        assert torch.equal(got[number, i], there(given, t))
+                for i, t in enumerate(numbers[:local]):
+                    assert torch.equal(parts.flow_masks[number, i], there(whole.flow_masks, t))
+                for i, t in enumerate(numbers[: local - 1]):
+                    assert torch.equal(flow_f[number, i], there(flows[0], t))
+                    assert torch.equal(flow_b[number, i], there(flows[1], t))
+                number += 1
+        assert number == 4
