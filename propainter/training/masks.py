@@ -71,11 +71,12 @@ def random_masks(
     position = np.array([random.uniform(0, width - columns), random.uniform(0, height - rows)])
     if random.uniform() < still:
         return np.repeat(filled_curve(curve + position, height, width)[None] // 255, num_frames, axis=0)
-    masks = []
+    masks, turned = [], np.ones(2)
+    limits = np.array([width - columns, height - rows])
     for step in [np.zeros(2), *speeds(random, num_frames - 1)]:
-        # A shape at the border turns back, so that it stays in the picture.
-        moved = position + step
-        limits = np.array([width - columns, height - rows])
-        position = np.where((moved < 0) | (moved > limits), position - step, moved).clip(0, limits)
+        # A shape at the border turns back, and goes on so: it stays in the picture.
+        moved = position + turned * step
+        turned = np.where((moved < 0) | (moved > limits), -turned, turned)
+        position = (position + turned * step).clip(0, limits)
         masks.append(filled_curve(curve + position, height, width) // 255)
     return np.stack(masks)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from propainter.inference.propagation import propagate_pixels
 from propainter.models.attention import PUBLISHED_ATTENTION, WindowAttention
+from propainter.models.dominant_motion import dominant_motion
 from propainter.models.flow_completion import FlowCompletion, complete_flow, predict_flow
 from propainter.models.generator import Generator
 from propainter.models.raft import Flows, estimate_flow
@@ -160,9 +161,20 @@ class CompletionStep(nn.Module):
         for side in sides:
             for name, value in self._direction(*side).items():
                 losses[name] = losses.get(name, 0) + value
+        if self.network.residual:
+            losses["start_hole"] = self._start(self.estimates(batch), targets, batch.flow_masks)
         if "consistency" in self.wanted:
             losses["consistency"] = consistency_loss(predicted, targets, batch.flow_masks)
         return losses
+
+    @torch.no_grad()
+    def _start(self, flows: Flows, targets: Flows, masks: Tensor) -> Tensor:
+        """Return the loss hole of the dominant motion alone, which the network adds to."""
+        total = torch.zeros((), device=masks.device)
+        for flow, target, hole in zip(flows, targets, (masks[:, :-1], masks[:, 1:]), strict=True):
+            start = dominant_motion((flow * (1 - hole)).flatten(0, 1), hole.flatten(0, 1)).view_as(flow)
+            total += hole_and_valid(start, target, hole)[0]
+        return total
 
     def _direction(self, flow: Tensor, target: Tensor, masks: Tensor, frames: Tensor, others: Tensor) -> Losses:
         combined = flow * masks + target * (1 - masks)
@@ -205,7 +217,8 @@ class GeneratorStep(nn.Module):
     def forward(self, batch: Batch) -> tuple[Losses, Tensor, Tensor]:
         """Return the losses, the composites for the discriminator, and the truth beside them.
 
-        The losses are hole and valid, as published, and the hole's two parts: filled by propagation, and unfilled.
+        The losses are hole and valid, as published, and the hole's two parts: filled by propagation, and unfilled. A
+        residual network has both parts' error without it, too: start_filled and start_unfilled.
 
         Both are [B, T, 3, H, W] in [-1, 1]; [B, L, ...] without the references. The composite is the prediction in the
         hole and the truth outside.
@@ -221,6 +234,15 @@ class GeneratorStep(nn.Module):
         error = (predicted - truth).abs()
         filled, unfilled = masked_mean(error, masks * (1 - left)), masked_mean(error, left)
         losses = {"hole": hole, "valid": valid, "filled": filled, "unfilled": unfilled}
+        if self.network.residual:
+            with torch.no_grad():
+                here = masks[:, : batch.local], left[:, : batch.local]
+                start = self.network.complete(
+                    torch.zeros_like(frames[:, : batch.local]), frames[:, : batch.local], flows, *here
+                )
+                error = (start - truth[:, : batch.local]).abs()
+                losses["start_filled"] = masked_mean(error, here[0] * (1 - here[1]))
+                losses["start_unfilled"] = masked_mean(error, here[1])
         return losses, predicted * masks + truth * (1 - masks), truth
 
     @torch.no_grad()
