@@ -19,6 +19,7 @@ from propainter.io.atomic import atomic_write
 from propainter.io.paths import expand_home
 from propainter.models.attention import PublishedWindowAttention, manual_attention
 from propainter.models.networks import ARCHITECTURES, build_networks
+from propainter.training.initialise import kaiming
 from propainter.training.step import (
     CompletionStep,
     FlowSource,
@@ -64,6 +65,8 @@ def build_network(recipe: Recipe) -> nn.Module:
     network: nn.Module = getattr(networks, recipe.network)
     if not all(parameter.numel() for parameter in network.parameters()):
         raise InputError(f"train.widths is {dict(recipe.widths or {})}, which leaves layers empty; give widths above 0")
+    if recipe.init == "kaiming":
+        kaiming(network)
     if recipe.start is not None:
         load_state(network, trained_state(recipe.start, recipe.network, "train.start")[0], recipe.start)
     return network.train()

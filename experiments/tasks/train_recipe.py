@@ -12,13 +12,14 @@ from propainter.validation import check_number, check_whole
 
 LOSSES = {
     "flow_completion": ("hole", "valid", "smooth_first", "smooth_second", "census", "edge", "consistency"),
-    "generator": ("hole", "valid", "filled", "unfilled", "adversarial"),
+    "generator": ("hole", "valid", "filled", "unfilled", "coarse", "adversarial"),
     "raft": ("sequence",),
 }
 """Names of each network's losses."""
 
 CHOICES = {
     "network": tuple(LOSSES),
+    "init": ("default", "kaiming"),
     "data": ("folder", "synthetic"),
     "estimate": ("raft", "dis", "exact"),
     "optimizer": ("adam", "adamw"),
@@ -30,16 +31,8 @@ CHOICES = {
 
 WHOLE = {
     **{"raft_iterations": 1, "batch": 1, "steps": 1, "devices": 1, "prefetch": 1, "log_every": 1},
-    **{
-        "references": 0,
-        "windows": 0,
-        "window": 2,
-        "mask_dilation": 0,
-        "mask_margin": 0,
-        "warmup": 0,
-        "seed": 0,
-        "workers": 0,
-    },
+    **dict.fromkeys(("references", "windows", "mask_dilation", "mask_margin", "warmup", "seed", "workers"), 0),
+    "window": 2,
 }
 """Least values of whole numbers."""
 
@@ -55,6 +48,7 @@ class Recipe:
     architecture: str
     widths: Mapping[str, Any] | None
     start: str | None
+    init: str
     flow_completion: str | None
     data: str
     root: str | None

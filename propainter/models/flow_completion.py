@@ -137,9 +137,14 @@ class FlowCompletion(nn.Module):
         if residual:
             # Training starts close to the dominant motion.
             with torch.no_grad():
-                last: Any = self.upsample[-1]
-                last.conv.weight.mul_(0.1)
-                last.conv.bias.zero_()
+                self.last_layer.weight.mul_(0.1)
+                self.last_layer.bias.zero_()
+
+    @property
+    def last_layer(self) -> Any:
+        """Return the convolution that gives the flow."""
+        last: Any = self.upsample[-1]
+        return last.conv
 
     def forward(self, masked_flow: Tensor, masks: Tensor) -> Tensor:
         """Predict flow at every pixel.

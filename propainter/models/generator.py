@@ -168,9 +168,13 @@ class Generator(nn.Module):
         if residual:
             # Training starts close to the propagated frames.
             with torch.no_grad():
-                last: Any = self.decoder[-1]
-                last.weight.mul_(0.1)
-                last.bias.zero_()
+                self.last_layer.weight.mul_(0.1)
+                self.last_layer.bias.zero_()
+
+    @property
+    def last_layer(self) -> Any:
+        """Return the convolution that gives the frames."""
+        return self.decoder[-1]
 
     def forward(
         self, frames: Tensor, flows: Flows, masks: Tensor, remaining_masks: Tensor, num_local_frames: int

@@ -1,5 +1,6 @@
 """The temporal patch discriminator, T-PatchGAN (https://arxiv.org/abs/1904.10247, section 3.3)."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -28,6 +29,10 @@ class Discriminator(nn.Module):
             frames: [B, T, 3, H, W] in [-1, 1].
 
         Returns:
-            [B, widths[-1], T, H/64, W/64], rounded up: above 0 for real.
+            [B, widths[-1], T, H/64, W/64], rounded up: above 0 for real. On the CPU always float32: the gradient of a
+            bfloat16 3-D convolution whose frames are one pixel large is not finite there (torch 2.15, oneDNN).
         """
-        return self.layers(frames.transpose(1, 2))
+        if frames.device.type != "cpu":
+            return self.layers(frames.transpose(1, 2))
+        with torch.autocast("cpu", enabled=False):
+            return self.layers(frames.transpose(1, 2).float())

@@ -45,6 +45,21 @@ def hole_and_valid(predicted: Tensor, target: Tensor, masks: Tensor) -> tuple[Te
     return masked_mean(error, masks), masked_mean(error, 1 - masks)
 
 
+def coarse_error(predicted: Tensor, target: Tensor, masks: Tensor, side: int = 8) -> Tensor:
+    """Return the L1 error of the mean colour of blocks of side x side pixels, in the hole.
+
+    It is what remains where displaced details cancel out: wrong light, and wrong colour of what is unfilled.
+
+    Args:
+        predicted: [B, T, 3, H, W] in [-1, 1].
+        target: the same shape.
+        masks: [B, T, 1, H, W], 1 in the hole; a block counts by its share of the hole.
+    """
+    share = F.avg_pool2d(masks.flatten(0, 1).float(), side)
+    error = F.avg_pool2d(((predicted - target) * masks).flatten(0, 1), side) / share.clamp(min=1 / side**2)
+    return masked_mean(error.unflatten(0, masks.shape[:2]).abs(), share.unflatten(0, masks.shape[:2]))
+
+
 def charbonnier(x: Tensor) -> Tensor:
     """Return (x^2 + eps^2)^0.45, a smooth robust penalty (https://arxiv.org/abs/1711.07837, section 3.2)."""
     return (x.square() + CHARBONNIER_EPSILON**2).pow(CHARBONNIER_EXPONENT)

@@ -14,6 +14,7 @@ from propainter.models.generator import Generator
 from propainter.models.raft import Flows, estimate_flow
 from propainter.training.losses import (
     census_loss,
+    coarse_error,
     consistency_loss,
     edge_loss,
     flow_edges,
@@ -217,8 +218,8 @@ class GeneratorStep(nn.Module):
     def forward(self, batch: Batch) -> tuple[Losses, Tensor, Tensor]:
         """Return the losses, the composites for the discriminator, and the truth beside them.
 
-        The losses are hole and valid, as published, and the hole's two parts: filled by propagation, and unfilled. A
-        residual network has both parts' error without it, too: start_filled and start_unfilled.
+        The losses are hole and valid, as published, the hole's two parts: filled by propagation, and unfilled, and the
+        error of blocks, coarse. A residual network has these three without it, too: start_filled and so on.
 
         Both are [B, T, 3, H, W] in [-1, 1]; [B, L, ...] without the references. The composite is the prediction in the
         hole and the truth outside.
@@ -234,6 +235,7 @@ class GeneratorStep(nn.Module):
         error = (predicted - truth).abs()
         filled, unfilled = masked_mean(error, masks * (1 - left)), masked_mean(error, left)
         losses = {"hole": hole, "valid": valid, "filled": filled, "unfilled": unfilled}
+        losses["coarse"] = coarse_error(predicted, truth, masks)
         if self.network.residual:
             with torch.no_grad():
                 here = masks[:, : batch.local], left[:, : batch.local]
@@ -243,6 +245,7 @@ class GeneratorStep(nn.Module):
                 error = (start - truth[:, : batch.local]).abs()
                 losses["start_filled"] = masked_mean(error, here[0] * (1 - here[1]))
                 losses["start_unfilled"] = masked_mean(error, here[1])
+                losses["start_coarse"] = coarse_error(start, truth[:, : batch.local], here[0])
         return losses, predicted * masks + truth * (1 - masks), truth
 
     @torch.no_grad()

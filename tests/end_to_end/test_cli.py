@@ -78,7 +78,7 @@ class TestOneRun:
         assert probe_video(done.folder / "inpainted.mp4").height == 128
         assert len(list(done.folder.glob("frames/*.png"))) == 6
         preview = np.asarray(Image.open(done.folder / "preview.png"))
-        assert preview.shape[1] == 4 * 160
+        assert preview.shape[1] == 5 * 160  # input, result, truth, reference, difference
         assert len(list(done.folder.glob("preview/*_reference.png"))) == 4
         for word in ("flow", "completion", "propagation", "generation", "whole", "identical", str(done.folder)):
             assert word in done.out

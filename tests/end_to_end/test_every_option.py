@@ -32,6 +32,12 @@ SMALL_EXPERIMENTS = {
     "removal_quality": [
         *("task.num_frames=2", "task.height=128", "task.width=128", "task.sample_seeds=[0]", "task.synthetic_clips=0"),
     ],
+    "train": [],
+    "train_benchmark": [
+        *("task.checkpointing=[none,all]", "task.precision=[fp32]", "task.attention=[sdpa]"),
+        *("task.updates=1", "task.rounds=2", "train.references=0", "train.height=64", "train.width=64"),
+    ],
+    "train_loading": ["task.workers=[0,1]", "task.updates=1", "task.rounds=2"],
     "trust": ["task.times=1"],
     "waterfall": first_run_of_a_suite(),
     "claims": first_run_of_a_suite(*MICRO),  # of single operations on a CPU

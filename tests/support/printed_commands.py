@@ -16,6 +16,12 @@ from propainter.weights import empty_networks, load_seeded, save_networks
 MEASURED_ONCE = [*CHEAP[1:], "measure.reference=false", "measure.min_pairs=1"]
 """One timed run, one pair where a baseline is asked for, no fp32 reference."""
 
+TRAINED_ONCE = [
+    *("train.steps=1", "train.batch=1", "train.frames=[2]", "train.height=128", "train.width=128", "train.warmup=0"),
+    *("train.workers=0", "train.devices=1", "train.raft_iterations=1", "train.discriminator_from=null"),
+]
+"""One update of one clip."""
+
 _FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.M | re.S)
 _INLINE = re.compile(r"`([^`]+)`")
 _COMMAND = re.compile(
@@ -69,12 +75,16 @@ class UsersFiles:
             "weights.file": str(self.small),
             "scenes.path": str(self.cuts),
             "task.folder": str(self.frames),
+            "train.root": str(self.frames.parent),
+            "train.flow_completion": str(self.small),
         }
 
 
 def made_small(arguments: Sequence[str], files: UsersFiles) -> list[str]:
     """Return arguments of run.py with the smallest clip and no download, on `files` in place of the user's."""
     here = list(_with_files(arguments, files))
+    if any(item.startswith("experiment=train") for item in here):
+        return [*here, *_trained_once(here, files)]
     given = dict(item.split("=", 1) for item in here if "=" in item and not item.startswith("-"))
     source = given.get("data", "sample")
     small = SMALLEST[3:]
@@ -93,6 +103,18 @@ def made_small(arguments: Sequence[str], files: UsersFiles) -> list[str]:
     if given.get("compile", "none") != "none" or given.get("preset") == "fast_plan":  # all components take minutes
         small = [*small, "compile.components=[decoder]"]
     return [*here, *small]
+
+
+def _trained_once(here: list[str], files: UsersFiles) -> list[str]:
+    """Return what makes an experiment with training small."""
+    small = list(TRAINED_ONCE)
+    if "weights=pretrained" in here:
+        small += [f"weights.dir={files.weights}"]
+    if "train=generator" in here:  # the file holds the small architecture's
+        small += ["train.flow_completion=null", "train.references=0"]
+    if "train=small_generator" in here:
+        small += ["train.windows=1", "train.window=2", "train.crop=[32,32]", "train.references=0"]
+    return small
 
 
 def _with_files(arguments: Sequence[str], files: UsersFiles) -> Iterator[str]:

@@ -29,3 +29,13 @@ def test_frames_are_judged_in_their_order():
     clip = torch.rand(1, 4, 3, 16, 16)
     with torch.no_grad():
         assert not discriminator(clip).equal(discriminator(clip.flip(1)).flip(2))
+
+
+def test_gradients_under_autocast_are_finite_down_to_one_pixel():
+    """A bfloat16 3-D convolution's gradient is not, on the CPU, where a frame has become one pixel."""
+    discriminator = Discriminator()
+    for _ in range(3):
+        discriminator.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            discriminator(torch.rand(4, 3, 3, 32, 32)).mean().backward()
+        assert all(parameter.grad.isfinite().all() for parameter in discriminator.parameters())

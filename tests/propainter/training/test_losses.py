@@ -13,6 +13,7 @@ from propainter.training.losses import (
     census_distance,
     census_loss,
     charbonnier,
+    coarse_error,
     consistency_loss,
     edge_loss,
     flow_edges,
@@ -210,3 +211,18 @@ def test_a_batch_is_the_mean_of_its_parts(name):
     parts = torch.stack([values(part(batch, clip)) for clip in range(2)])
     assert (parts[0] != parts[1]).any()
     assert values(batch).tolist() == pytest.approx(parts.mean(0).tolist(), rel=1e-4)
+
+
+class TestCoarse:
+    def test_displaced_details_cancel_out_and_light_does_not(self):
+        truth = torch.zeros(1, 2, 3, 16, 16)
+        truth[..., ::2] = 0.5
+        masks = torch.ones(1, 2, 1, 16, 16)
+        assert coarse_error(truth.roll(1, -1), truth, masks) == 0
+        assert coarse_error(truth + 0.1, truth, masks) == pytest.approx(0.1)
+
+    def test_only_the_hole_counts(self):
+        truth, masks = torch.zeros(1, 1, 3, 16, 16), torch.zeros(1, 1, 1, 16, 16)
+        masks[..., :4, :4] = 1
+        wrong = truth + 0.3 * (1 - masks) + 0.2 * masks
+        assert coarse_error(wrong, truth, masks) == pytest.approx(0.2)

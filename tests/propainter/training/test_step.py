@@ -190,7 +190,7 @@ class TestParts:
         batch = random_batch(references=0)
         losses, composite, _ = GeneratorStep(networks.generator, true_flows, False)(batch._replace(cuts=rows))
         assert composite.shape == (2, 3, 3, 24, 32)
-        assert set(losses) == {"hole", "valid", "filled", "unfilled"}
+        assert set(losses) == {"hole", "valid", "filled", "unfilled", "coarse"}
 
 
 class TestRaft:
