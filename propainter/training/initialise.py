@@ -11,7 +11,7 @@ SLOPE = 0.2
 def kaiming(network: nn.Module) -> None:
     """Draw the convolutions' weights so that a signal keeps its variance from layer to layer; biases become 0.
 
-    PyTorch's own first weights shrink it by a factor of about 1.7 a layer: behind the generator's encoder 0.7% are left,
+    PyTorch's own shrink it by a factor of about 1.7 a layer: behind the generator's encoder 0.7% are left,
     and a short training ends before the network sees its input. Layers that begin at 0 stay so, as the offsets of
     deformable convolutions; a residual network's last layer begins at 0, too: its output is then what it adds to.
 
