@@ -7,8 +7,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from support.configs import CONF
 
-from experiments.tasks import train
-from experiments.tasks.train_recipe import Recipe
+from experiments.tasks.training import train
+from experiments.tasks.training.recipe import Recipe
 from propainter.training.step import Batch
 
 TINY = [

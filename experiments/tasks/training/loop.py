@@ -25,9 +25,9 @@ from experiments.data.training_clips import (
     training_loader,
 )
 from experiments.errors import NonFiniteError
-from experiments.tasks.train_networks import CHECKPOINT, NETWORKS_FILE, WEIGHTS, export, export_all, frozen_networks
-from experiments.tasks.train_recipe import Recipe
-from experiments.tasks.train_state import Training
+from experiments.tasks.training.networks import CHECKPOINT, NETWORKS_FILE, WEIGHTS, export, export_all, frozen_networks
+from experiments.tasks.training.recipe import Recipe
+from experiments.tasks.training.state import Training
 from propainter.io.atomic import atomic_write
 from propainter.memory_tracker import memory_peak
 from propainter.training.step import Batch, Losses

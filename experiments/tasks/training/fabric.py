@@ -10,8 +10,8 @@ from lightning_fabric.plugins.precision import MixedPrecision
 from lightning_fabric.strategies import DDPStrategy
 
 from experiments.errors import NonFiniteError
-from experiments.tasks.train_loop import train
-from experiments.tasks.train_recipe import Recipe
+from experiments.tasks.training.loop import train
+from experiments.tasks.training.recipe import Recipe
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 

@@ -6,7 +6,7 @@ import pytest
 from support.configs import CONF
 from support.training import composed, recipe
 
-from experiments.tasks.train_recipe import FREE, Recipe
+from experiments.tasks.training.recipe import FREE, Recipe
 from propainter import InputError
 
 PUBLISHED = ["completion", "generator"]

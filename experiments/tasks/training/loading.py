@@ -15,11 +15,11 @@ from experiments.measure.paired import bounds
 from experiments.system.environment import choose_device, describe
 from experiments.system.machine_state import disturbances, snapshot
 from experiments.tasks.base import Findings, markdown_table, run_task
-from experiments.tasks.train import check_device
-from experiments.tasks.train_loop import clips_of
-from experiments.tasks.train_networks import frozen_networks
-from experiments.tasks.train_recipe import Recipe
-from experiments.tasks.train_state import Training
+from experiments.tasks.training.loop import clips_of
+from experiments.tasks.training.networks import frozen_networks
+from experiments.tasks.training.recipe import Recipe
+from experiments.tasks.training.state import Training
+from experiments.tasks.training.train import check_device
 from propainter.errors import InputError
 from propainter.training.step import Batch
 from propainter.validation import check_whole
@@ -69,7 +69,7 @@ def run(cfg: DictConfig, workers: Sequence[int], updates: int, rounds: int) -> s
 
 
 def _training(recipe: Recipe, cfg: DictConfig, device: Any) -> Training:
-    from experiments.tasks.train_fabric import make_fabric
+    from experiments.tasks.training.fabric import make_fabric
 
     fabric = make_fabric(recipe, device)
     fabric.launch()

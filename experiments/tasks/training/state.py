@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from experiments.tasks.train_networks import CHECKPOINT, build_network, build_step
-from experiments.tasks.train_recipe import Recipe
+from experiments.tasks.training.networks import CHECKPOINT, build_network, build_step
+from experiments.tasks.training.recipe import Recipe
 from propainter.errors import InputError
 from propainter.io.atomic import atomic_write
 from propainter.training.checkpointing import apply_checkpointing

@@ -19,10 +19,10 @@ from experiments.measure.paired import bounds
 from experiments.system.environment import choose_device, describe
 from experiments.system.machine_state import disturbances, snapshot
 from experiments.tasks.base import Findings, markdown_table, run_task
-from experiments.tasks.train import check_device
-from experiments.tasks.train_loop import clips_of
-from experiments.tasks.train_recipe import CHOICES, Recipe
-from experiments.tasks.train_state import Training
+from experiments.tasks.training.loop import clips_of
+from experiments.tasks.training.recipe import CHOICES, Recipe
+from experiments.tasks.training.state import Training
+from experiments.tasks.training.train import check_device
 from propainter.errors import InputError
 from propainter.memory_tracker import memory_peak
 from propainter.training.step import Batch, weighted_sum
@@ -132,7 +132,7 @@ class Contestant:
 
     def begin(self, batches: Sequence[Arrays]) -> None:
         """Build the training, keep its first gradient, and make an update with each batch."""
-        from experiments.tasks.train_fabric import make_fabric
+        from experiments.tasks.training.fabric import make_fabric
 
         check_device(self.recipe, self.device)
         fabric = make_fabric(self.recipe, self.device)

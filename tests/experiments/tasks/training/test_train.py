@@ -20,8 +20,8 @@ from support.training import TINY, TINY_GENERATOR, recipe, trained
 
 from experiments.data.training_clips import Updates
 from experiments.launch.cli import exit_code
-from experiments.tasks import train, train_loop, train_networks
-from experiments.tasks.train_state import Training, averaging, read_checkpoint
+from experiments.tasks.training import loop, networks, train
+from experiments.tasks.training.state import Training, averaging, read_checkpoint
 from propainter import InputError
 from propainter.weights import load_file as load_networks_file
 
@@ -83,7 +83,7 @@ class TestStraight:
         assert "other widths" in caplog.text
 
     def test_another_training_begins_with_its_weights(self, straight):
-        network = train_networks.build_network(recipe(f"train.start={straight}"))
+        network = networks.build_network(recipe(f"train.start={straight}"))
         stored = load_file(straight / "weights.safetensors")
         assert all(x.equal(stored[f"flow_completion.{name}"]) for name, x in network.state_dict().items())
 
@@ -110,7 +110,7 @@ class TestResume:
         shutil.copytree(straight, folder)
         rows = (folder / "log.csv").read_text().splitlines()
         (folder / "log.csv").write_text("\n".join([*rows, "4,0.1,9,9,9,9", "5,0.1,9"]) + "\n")
-        train_loop._cut(folder / "log.csv", 4)
+        loop._cut(folder / "log.csv", 4)
         assert (folder / "log.csv").read_text().splitlines() == rows
 
     def test_a_complete_one_is_left_alone(self, straight, capsys):

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from experiments.data.weights import load_networks
-from experiments.tasks.train_recipe import Recipe
+from experiments.tasks.training.recipe import Recipe
 from propainter.errors import InputError
 from propainter.io.atomic import atomic_write
 from propainter.io.paths import expand_home

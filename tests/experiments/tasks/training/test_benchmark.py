@@ -5,14 +5,14 @@ import json
 import pytest
 from support.training import TINY, TINY_GENERATOR, composed
 
-from experiments.tasks import train_benchmark, train_loading
+from experiments.tasks.training import benchmark, loading
 
 OWN = ["train.data=synthetic", "train.estimate=exact", "train.mask_margin=0", "train.frames=[3]", "train.batch=1"]
 
 
 def ran(module, folder, *overrides: str) -> tuple[str, dict, str]:
     """The status, and what stands in both files."""
-    name = module.__name__.rpartition(".")[2]
+    name = f"train_{module.__name__.rpartition('.')[2]}"
     cfg = composed(folder, *overrides, experiment=name)
     settings = {key: value for key, value in cfg.task.items() if not key.startswith("_")}
     status = module.run(cfg, **settings)
@@ -26,7 +26,7 @@ def ran(module, folder, *overrides: str) -> tuple[str, dict, str]:
 def test_combinations_are_compared_with_the_first(tmp_path):
     few = ["task.checkpointing=[none,all]", "task.precision=[fp32,bf16,fp16]", "task.attention=[manual,sdpa]"]
     sizes = ["task.updates=1", "task.rounds=2", "train.references=1"]
-    status, document, text = ran(train_benchmark, tmp_path, *TINY_GENERATOR, *OWN, *few, *sizes)
+    status, document, text = ran(benchmark, tmp_path, *TINY_GENERATOR, *OWN, *few, *sizes)
     assert status == "ok"
     rows = {(row["checkpointing"], row["precision"], row["attention"]): row for row in document["rows"]}
     assert len(rows) == 12
@@ -46,7 +46,7 @@ def test_combinations_are_compared_with_the_first(tmp_path):
 
 @pytest.mark.parametrize("change", ["task.precision=[fp8]", "task.attention=[]", "task.rounds=0", "train.estimate=dis"])
 def test_settings_that_make_no_sense(tmp_path, change, caplog):
-    status, document, _ = ran(train_benchmark, tmp_path, *TINY_GENERATOR, *OWN, change)
+    status, document, _ = ran(benchmark, tmp_path, *TINY_GENERATOR, *OWN, change)
     assert (status, document) == ("failed", {})
     assert "give" in caplog.text and "Traceback" not in caplog.text
 
@@ -54,7 +54,7 @@ def test_settings_that_make_no_sense(tmp_path, change, caplog):
 @pytest.mark.slow
 def test_loading_measures_each_number_of_workers(tmp_path):
     options = ["task.workers=[0,1]", "task.updates=2", "task.rounds=2", "train.batch=1", "train.frames=[3]"]
-    status, document, text = ran(train_loading, tmp_path, *TINY, *options)
+    status, document, text = ran(loading, tmp_path, *TINY, *options)
     assert status == "ok"
     assert [row["workers"] for row in document["rows"]] == [0, 1]
     for row in document["rows"]:
@@ -64,5 +64,5 @@ def test_loading_measures_each_number_of_workers(tmp_path):
 
 def test_enough_workers():
     rows = [{"workers": number, "waiting_share": share} for number, share in ((4, 0.0), (0, 0.4), (1, 0.04))]
-    assert train_loading.enough(rows) == 1
-    assert train_loading.enough(rows[1:2]) is None
+    assert loading.enough(rows) == 1
+    assert loading.enough(rows[1:2]) is None

@@ -20,10 +20,10 @@ from experiments.errors import NonFiniteError, log_failure
 from experiments.record.record import write_json
 from experiments.record.stream_state import resume_command
 from experiments.system.environment import choose_device, describe
-from experiments.tasks.train_loop import clips_of, train
-from experiments.tasks.train_networks import NETWORKS_FILE, WEIGHTS, build_network, frozen_networks
-from experiments.tasks.train_recipe import Recipe
-from experiments.tasks.train_state import read_checkpoint
+from experiments.tasks.training.loop import clips_of, train
+from experiments.tasks.training.networks import NETWORKS_FILE, WEIGHTS, build_network, frozen_networks
+from experiments.tasks.training.recipe import Recipe
+from experiments.tasks.training.state import read_checkpoint
 from propainter.errors import InputError
 from propainter.models.networks import SMALL
 from variants import UnsupportedError
@@ -98,7 +98,7 @@ def launch(recipe: Recipe, device: torch.device, weights: dict[str, Any], folder
     Raises:
         NonFiniteError: a loss is NaN or infinite.
     """
-    from experiments.tasks.train_fabric import make_fabric, train_process
+    from experiments.tasks.training.fabric import make_fabric, train_process
 
     fabric: Any = make_fabric(recipe, device)
     if recipe.devices == 1:
