@@ -195,7 +195,8 @@ def _micro(part: dict[str, Any], micro: list[Row]) -> Iterable[Measured]:
             continue
         value, interval, kind = (_micro_saving if part["figure"] == "micro_saving" else _micro_speedup)(mine, theirs)
         if value is not None:
-            data = f"single operation, {mine.get('size', 'shapes of a run')}, {dtype}"
+            what = "an update" if mine["pass"] == "update" else "single operation"
+            data = f"{what}, {mine.get('size', 'shapes of a run')}, {dtype}"
             yield _measured(part, mine, value, interval, kind=kind, other=theirs, data=data)
 
 
@@ -203,7 +204,11 @@ def _micro_saving(row: Row, baseline: Row) -> Figure:
     mine, theirs = row.get("peak_bytes"), baseline.get("peak_bytes")
     if not mine or not theirs:
         return None, None, None
-    return 1 - mine / theirs, [1 - mine / theirs] * 2, None
+    value = 1 - mine / theirs
+    if row.get("memory.kind") != "rss":
+        return value, [value, value], None
+    low, high = ((peak * (1 - RSS_SHARE), peak * (1 + RSS_SHARE)) for peak in (mine, theirs))
+    return value, [1 - low[1] / high[0], 1 - low[0] / high[1]], None
 
 
 def _micro_speedup(row: Row, baseline: Row) -> Figure:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import InputError
-from analysis.records import parquet, schema
+from analysis.records import parquet, schema, training
 from analysis.records.parquet import write_parquet
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def load_some(*paths: str | Path) -> "pd.DataFrame":
 
 
 def load_micro(*paths: str | Path) -> "pd.DataFrame":
-    """Return all rows of the `micro.json` files in folders, or of such files themselves.
+    """Return all rows of the `micro.json` and `train_benchmark.json` files in folders, or of such files themselves.
 
     Columns: `group`, `option`, `dtype`, `pass`, `median_s`, `ratio.median`, `ratio.ci95` (its time over that of
     the first option of its group: under 1 is faster), `peak_bytes`, `status`, `reason`, what else a row has,
@@ -91,14 +91,18 @@ def load_micro(*paths: str | Path) -> "pd.DataFrame":
             continue
         try:
             content = _parse(read())
-            if not isinstance(content, dict) or content.get("kind") != "micro":
+            kind = content.get("kind") if isinstance(content, dict) else None
+            if kind not in ("micro", "train_benchmark"):
                 continue
             environment = _flat({"environment": content.get("environment") or {}})
-            for row in content["rows"]:
+            of_training = kind == "train_benchmark"
+            found = list(training.as_micro_rows(content)) if of_training else content["rows"]
+            size = training.size(content) if of_training else content.get("size")
+            for row in found:
                 if wrong := schema.validation_error(row, "micro_row"):
                     raise ValueError(wrong)
-            common = {**environment, "size": content.get("size"), "disturbed": content.get("disturbed"), "path": name}
-            rows += [_flat(row) | common for row in content["rows"]]
+            common = {**environment, "size": size, "disturbed": content.get("disturbed"), "path": name}
+            rows += [_flat(row) | common for row in found]
         except (*_DAMAGE, AttributeError, KeyError, TypeError) as error:
             log.warning("%s is left out: %s", name, _why(error))
     return pd.DataFrame(rows)
@@ -148,7 +152,7 @@ def _checked(name: str, left_out: list[str], read: Callable[[], bytes]) -> dict[
     """Return the flat record, or None, and the reason in `left_out`."""
     try:
         record = _parse(read())
-        if isinstance(record, dict) and record.get("kind") == "micro":  # see load_micro
+        if isinstance(record, dict) and record.get("kind") in ("micro", "train_benchmark"):  # see load_micro
             return None
         wrong = schema.validation_error(record) if isinstance(record, dict) else "it is no record"
         if wrong is None:

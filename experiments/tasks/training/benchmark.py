@@ -72,6 +72,7 @@ def run(
             "recipe": recipe.as_dict(),
             "updates": updates,
             "rounds": rounds,
+            "memory": "vram" if device.type == "cuda" else "rss",
             "rows": rows,
             "disturbed": disturbances(before, snapshot(device)),
         }

@@ -18,10 +18,28 @@ CONFIRMED, PARTLY, CONTRADICTED, INCONCLUSIVE, NOT_MEASURED = VERDICTS
 IDS = (
     "sdpa_speed sdpa_memory compile_speed compile_memory amp_speed amp_memory amp_stable chunk_short chunk_long "
     "chunk_any combined_speed combined_memory raft_scale_memory raft_scale_quality raft_scale_4k resample_speed "
-    "partition_speed summary_speed summary_memory log_example checkpointing published_memory"
+    "partition_speed summary_speed summary_memory log_example checkpointing amp_training published_memory"
 )
 ALL = dict(attention="sdpa", precision="amp", compile="default", chunking="fixed")
 CUDA = dict(device="H100", device_type="cuda")
+
+
+def make_training() -> dict:
+    """A train_benchmark.json: checkpointing halves the memory at 0.8 times the speed, bf16 is 1.25 times as fast."""
+    rows = []
+    for checkpointing, precision, update_s, peak in (
+        *(("none", "fp32", 1.0, 100), ("blocks", "fp32", 1.1, 90), ("all", "fp32", 1.25, 50)),
+        *(("none", "bf16", 0.8, 95), ("blocks", "bf16", 0.9, 80), ("all", "bf16", 1.0, 45)),
+    ):
+        row = {"checkpointing": checkpointing, "precision": precision, "attention": "manual", "status": "ok"}
+        row |= {"reason": None, "update_s": update_s, "update_s_ci95": None, "peak_bytes": peak, "ratio": None}
+        if len(rows):
+            row["ratio"] = {"median": update_s, "ci95": [update_s - 0.05, update_s + 0.05]}
+        rows.append(row)
+    recipe = {"network": "generator", "architecture": "published", "batch": 1, "frames": [6], "references": 2}
+    recipe |= {"height": 64, "width": 96}
+    environment = {"device": "a card", "device_type": "cuda", "torch": "2.15.0"}
+    return {"kind": "train_benchmark", "environment": environment, "recipe": recipe, "rows": rows, "memory": "vram"}
 
 
 @pytest.fixture
@@ -298,10 +316,22 @@ class TestClaims:
         assert found["measured"][2]["text"] == "out of memory within 32 GiB"
         assert found["verdict"] == PARTLY
 
-    def test_checkpointing_waits_for_training(self, verdict):
-        found = verdict("checkpointing", make_record())
-        assert (found["verdict"], found["commands"]) == (NOT_MEASURED, [])
-        assert "no training yet" in found["remark"]
+    def test_training_is_judged_by_its_benchmark(self, tmp_path):
+        (tmp_path / "train_benchmark.json").write_text(json.dumps(make_training()))
+        found = {one["id"]: one for one in evaluate(load(tmp_path), load_micro(tmp_path))}
+        checkpointing, amp = found["checkpointing"], found["amp_training"]
+        assert [one["text"] for one in checkpointing["measured"][:2]] == ["50%", "0.80x (0.77 to 0.83)"]
+        assert [one["verdict"] for one in checkpointing["measured"]] == [CONFIRMED, CONTRADICTED, None, None]
+        assert checkpointing["verdict"] == PARTLY
+        assert "generator (published), 1 x 6+2 frames of 96x64" in checkpointing["measured"][0]["data"]
+        assert [one["verdict"] for one in amp["measured"]] == [PARTLY, PARTLY]
+        assert amp["commands"]
+
+    def test_a_resident_set_is_known_roughly(self, tmp_path):
+        (tmp_path / "train_benchmark.json").write_text(json.dumps(make_training() | {"memory": "rss"}))
+        found = {one["id"]: one for one in evaluate(load(tmp_path), load_micro(tmp_path))}
+        low, high = found["checkpointing"]["measured"][0]["interval"]
+        assert low < 0.48 and high > 0.52
 
     def test_markdown_has_every_claim(self, verdict, tmp_path):
         verdict("amp_speed", make_record(), make_record(precision="amp", paired=1.7))
