@@ -24,9 +24,9 @@ def pack(folder: Path, target: Path) -> None:
     """Write `records.tar`, `previews.tar` and the first `trace.json.gz` of all runs under the folder into `target`.
 
     records.tar: each run's `record.json`, `micro.json` or `train_benchmark.json`, and the end of its `output.log`.
-    previews.tar: a JPEG of each run's `preview.png`; unpacked into a suite's folder they are packed again. A trace above
-    `MAX_BYTES` is left out, and a preview that would make its file larger. Records are packed last: by then their
-    previews are.
+    previews.tar: a JPEG of each run's `preview.png`; unpacked into a suite's folder they are packed again. A trace
+    above `MAX_BYTES` is left out, and a preview that would make its file larger. Records are packed last: by then
+    their previews are.
     """
     target.mkdir(parents=True, exist_ok=True)
     _pack_previews(folder, target / "previews.tar")
