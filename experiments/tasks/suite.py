@@ -37,6 +37,10 @@ TINY = (
     "measure.max_warmups=1",
     "limits.vram_gb=null",
     "compile.components=[decoder]",
+    "train.frames=[2]",
+    "train.references=0",
+    "train.height=64",
+    "train.width=64",
 )
 """The overrides of `suite.tiny=true`. No limit of the GPU's, and only the component that compiles soonest: a CPU can
 try the suite too."""
@@ -169,11 +173,13 @@ def read_entries(entries: Iterable[Mapping[str, Any]]) -> list[Entry]:
 def with_overrides(entry: Entry, common: Sequence[str], after: Sequence[str]) -> Entry:
     """Return the entry with overrides before and after its own. The last of a key counts; a group drops keys under it.
 
-    Of those after it, what is under `compile` goes only to an entry with `compile=...`; elsewhere there is no such key.
+    Of those after it, what is under `compile` goes only to an entry with `compile=...`, what is under `train` to one
+    with `experiment=train...`; elsewhere there is no such key.
     """
     by_key: dict[str, str] = {}
-    compiles = any(item.startswith("compile=") for item in (*entry.overrides, *after))
-    after = [item for item in after if compiles or not item.startswith("compile.")]
+    for key, chosen in (("compile.", "compile="), ("train.", "experiment=train")):
+        if not any(item.startswith(chosen) for item in (*entry.overrides, *after)):
+            after = [item for item in after if not item.startswith(key)]
     for item in [*common, *entry.overrides, *after]:
         key = item.split("=", 1)[0]
         for other in [other for other in by_key if other == key or other.startswith(f"{key}.")]:

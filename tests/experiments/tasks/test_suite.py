@@ -80,7 +80,11 @@ class TestPlan:
 
     def test_tiny_compiles_little_where_it_compiles(self):
         small = ["compile.components=[decoder]"]
-        assert with_overrides(Entry("x", ["a=1"], 1), [], small).overrides == ["a=1"]
+        trained = Entry("x", ["experiment=train_benchmark", "train.height=240"], 1)
+        assert with_overrides(Entry("x", ["a=1"], 1), [], [*small, "train.height=64"]).overrides == ["a=1"]
+        assert with_overrides(trained, [], [*small, "train.height=64"]).overrides == [
+            *("experiment=train_benchmark", "train.height=64")
+        ]
         compiled = Entry("x", ["compile=default", "compile.components=[raft,decoder]"], 1)
         assert with_overrides(compiled, [], small).overrides == ["compile=default", *small]
 
