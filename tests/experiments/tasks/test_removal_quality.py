@@ -1,5 +1,6 @@
 """The quality table measures what it says, in each clip, and goes on where it was stopped."""
 
+import functools
 import json
 import os
 import shlex
@@ -140,7 +141,9 @@ def start(cwd: Path, *arguments: str) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     command = [sys.executable, str(ROOT / "tests" / "support" / "narrow.py"), *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=cwd, env=environment, **pipes)
+    # Where the tests run in the background, the shell has Ctrl-C ignored.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen(command, cwd=cwd, env=environment, preexec_fn=heard, **pipes)
 
 
 @pytest.mark.slow
