@@ -249,6 +249,8 @@ def training_loader(clips: TrainingClips, updates: Updates, workers: int, prefet
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
         worker_init_fn=quiet_worker,
+        # A process forked from one that has used OpenCV hangs at its first call: its threads are not there.
+        multiprocessing_context="spawn" if workers else None,
     )
 
 

@@ -146,3 +146,12 @@ class TestUpdates:
             assert one.keys() == other.keys()
             assert all(one[name].equal(other[name]) for name in one)
         assert batches[0][0]["frames"].shape == (2, 2, 32, 40, 3)
+
+
+@pytest.mark.slow
+def test_a_worker_starts_after_opencv_was_used_here():
+    """A forked one hangs in OpenCV, whose threads stayed in the parent."""
+    clips = SyntheticClips(ClipOptions(0, (3,), 0, 64, 64, dis=True))
+    clips[0, 1, 0]
+    batches = list(training_loader(clips, Updates(0, 1, 1), 1, 1))
+    assert batches[0]["estimated_f"].shape == (1, 2, 2, 64, 64)
