@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -22,6 +23,7 @@ from experiments.launch.isolation import describe, run_child, save_record, shoul
 from experiments.launch.process import STACKS, die_with_parent, fast_exit, is_child
 from experiments.launch.resume import CompleteError, resumed
 from experiments.launch.sweep import Sweep, finish
+from experiments.launch.unknown_setting import unknown_setting
 from experiments.paths import CONF
 from experiments.record.record import empty_record
 from experiments.record.stream_state import STATE, goes_on, resume_command
@@ -149,8 +151,10 @@ def _run_guarded(arguments: Sequence[str], jobs: Jobs) -> int:
     os.environ[STACKS] = "1"
     # A log that can't be written (full disk) is no reason to print a stack for every line.
     logging.raiseExceptions = False
+    overrides: Sequence[Override] = ()
     try:
         line = resumed(CommandLine.parse(arguments))
+        overrides = line.overrides
         device = line.device()
         if line.may_hold_preset_fast():
             compose_for(device)
@@ -169,7 +173,8 @@ def _run_guarded(arguments: Sequence[str], jobs: Jobs) -> int:
         if wants_stack:
             raise
         # Composition errors carry their text in the cause.
-        print(str(error).strip() or str(error.__cause__).strip(), file=sys.stderr)
+        message = str(error).strip() or str(error.__cause__).strip()
+        print(unknown_setting(message, overrides) or message, file=sys.stderr)
         return USAGE
     except BrokenPipeError:  # nobody reads on, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

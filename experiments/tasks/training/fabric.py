@@ -1,6 +1,8 @@
 """Lightning Fabric for a recipe: device, precision and processes. Import it lazily: the library is an extra."""
 
 import logging
+import logging.config
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,17 @@ def make_fabric(recipe: Recipe, device: torch.device) -> Fabric:
     return Fabric(accelerator=device.type, devices=devices, **options)
 
 
-def train_process(fabric: Any, settings: dict[str, Any], weights: dict[str, Any], folder: str, resume: bool) -> Any:
-    """Train in one of several processes; return what `train` returns, or the message of a loss that is not finite."""
+def train_process(
+    fabric: Any, settings: dict[str, Any], weights: dict[str, Any], folder: str, resume: bool, logs: dict[str, Any]
+) -> Any:
+    """Train in one of several processes; return what `train` returns, or the message of a loss that is not finite.
+
+    Args:
+        logs: Hydra's `job_logging`; a spawned process starts without it.
+    """
+    logging.config.dictConfig(logs)
+    # A depthwise kernel's gradient is laid out by its convolution; nothing is wrong, and users can't change it.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     try:
         return train(fabric, Recipe(**settings), weights, Path(folder), resume)
     except NonFiniteError as error:  # in all processes at once, since they log joined losses

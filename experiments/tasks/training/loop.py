@@ -246,7 +246,7 @@ def _updates(training: Training, losses: LossLog, folder: Path, stop: Stop, star
     writer, world = fabric.global_rank == 0, fabric.world_size
     updates = Updates(training.update_number, recipe.steps, recipe.batch, fabric.global_rank, world)
     loader = iter(training_loader(clips_of(recipe), updates, recipe.workers, recipe.prefetch))
-    waited, saved = 0.0, time.monotonic()
+    waited, saved, first = 0.0, time.monotonic(), training.update_number
     bar = tqdm(total=recipe.steps, initial=training.update_number, desc="updates", disable=None if writer else True)
     with bar:
         while training.update_number < recipe.steps:
@@ -270,8 +270,11 @@ def _updates(training: Training, losses: LossLog, folder: Path, stop: Stop, star
                 training.seconds = before + time.monotonic() - start
                 if writer:
                     training.save(folder)
-                    log.info("%s", _progress(training, recipe, losses))
+                    log.info("%s; %s written", _progress(training, recipe, losses), CHECKPOINT)
                 saved = time.monotonic()
+            elif writer and logs and training.update_number - first <= recipe.log_every:
+                training.seconds = before + time.monotonic() - start
+                log.info("%s", _progress(training, recipe, losses))
             if stops:
                 break
         losses.flush()
@@ -288,4 +291,4 @@ def _progress(training: Training, recipe: Recipe, losses: LossLog) -> str:
     done = training.update_number
     left = training.seconds / done * (recipe.steps - done) / 60
     values = ", ".join(f"{name} {value:.4g}" for name, value in losses.means().items())
-    return f"update {done} of {recipe.steps}, {left:.0f} minutes left; {values}; {CHECKPOINT} written"
+    return f"update {done} of {recipe.steps}, {left:.0f} minutes left; {values}"

@@ -107,7 +107,8 @@ def launch(recipe: Recipe, device: torch.device, weights: dict[str, Any], folder
     try:
         with signals_passed_on():
             # Fabric looks through the arguments for tensors, and refuses a frozen dataclass.
-            found = fabric.launch(train_process, recipe.as_dict(), weights, str(folder), resume)
+            logs = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
+            found = fabric.launch(train_process, recipe.as_dict(), weights, str(folder), resume, logs)
     except ProcessRaisedException as error:
         last = str(error).strip().splitlines()[-1]
         raise RuntimeError(f"a process of the training failed: {last}") from error

@@ -239,7 +239,9 @@ def test_exit_codes_of_signals():
 @pytest.mark.slow
 def test_two_processes_give_the_losses_and_weights_of_one(straight, tmp_path):
     """Over gloo: the same clips in both, half a batch each; the second update sees the first one's gradients."""
-    assert trained(tmp_path, *SMALL, "train.devices=2") == "ok"
+    assert trained(tmp_path, *SMALL, "train.devices=2", "train.log_every=2") == "ok"
+    assert "update 2 of 4, 0 minutes left; hole " in (tmp_path / "run.log").read_text()  # of the first process alone
+    assert (tmp_path / "run.log").read_text().count("minutes left") == 1
     for one, other in zip(log_of(straight), log_of(tmp_path), strict=True):
         for name, value in one.items():
             assert float(other[name]) == pytest.approx(float(value), rel=1e-4), (name, one["update"])
@@ -265,6 +267,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert f"python run.py resume={folder} does the rest" in errors and "Traceback" not in errors
+    assert " minutes left; " in errors
     done = read_checkpoint(folder)["update_number"]
     assert 0 < done < 5000
     assert [int(row["update"]) for row in log_of(folder)] == list(range(done))
