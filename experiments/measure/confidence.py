@@ -74,7 +74,9 @@ def log_t_interval(samples: Sequence[float], level: float = LEVEL) -> Interval |
     return Interval(low, high, centre)
 
 
-def bootstrap_interval(samples: Sequence[float], level: float = LEVEL) -> Interval | None:
+def bootstrap_interval(
+    samples: Sequence[float], level: float = LEVEL, weights: Sequence[float] | None = None
+) -> Interval | None:
     """Compute the interval of the mean by the percentile bootstrap (Efron and Tibshirani, 1993, chapter 13).
 
     The same samples give the same interval.
@@ -82,6 +84,7 @@ def bootstrap_interval(samples: Sequence[float], level: float = LEVEL) -> Interv
     Args:
         samples: finite, any unit.
         level: share of such intervals that hold the true mean, about.
+        weights: above 0, of a weighted mean: a sample is drawn with its weight. Default: equal ones.
 
     Returns:
         None for fewer than `BOOTSTRAP_LEAST` samples, whose interval would be too narrow.
@@ -89,9 +92,11 @@ def bootstrap_interval(samples: Sequence[float], level: float = LEVEL) -> Interv
     if len(samples) < BOOTSTRAP_LEAST:
         return None
     values = np.asarray(samples, dtype=float)
-    drawn = np.random.default_rng(0).choice(values, (BOOTSTRAP_RESAMPLES, len(values)))
-    low, high = np.quantile(drawn.mean(axis=1), [(1 - level) / 2, (1 + level) / 2]).tolist()
-    return Interval(low, high, float(values.mean()))
+    heavy = np.ones_like(values) if weights is None else np.asarray(weights, dtype=float)
+    drawn = np.random.default_rng(0).choice(len(values), (BOOTSTRAP_RESAMPLES, len(values)))
+    means = (values * heavy)[drawn].sum(axis=1) / heavy[drawn].sum(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist()
+    return Interval(low, high, float((values * heavy).sum() / heavy.sum()))
 
 
 def count_outliers(samples: Sequence[float]) -> int:

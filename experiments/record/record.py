@@ -55,6 +55,7 @@ class Record:
     video: types.Video | None = None
     estimate: types.Estimate | None = None
     quality_reason: str | None = None
+    evaluation: dict[str, Any] | None = None
 
     def add_cost(self, cost: types.Cost) -> None:
         """Fill in the sections on cost."""
@@ -64,7 +65,7 @@ class Record:
     def as_json(self) -> dict[str, Any]:
         """Return the record as strict JSON: values that are not finite become null."""
         content = {item.name: strict(getattr(self, item.name)) for item in fields(self)}
-        for name in ("video", "estimate", "quality_reason"):
+        for name in ("video", "estimate", "quality_reason", "evaluation"):
             if content[name] is None:
                 del content[name]
         return content
