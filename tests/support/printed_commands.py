@@ -95,7 +95,7 @@ def made_small(arguments: Sequence[str], files: UsersFiles) -> list[str]:
     if any(item.startswith("experiment=train") for item in here):
         return [*here, *_trained_once(here, files)]
     given = dict(item.split("=", 1) for item in here if "=" in item and not item.startswith("-"))
-    if given.get("experiment") == "evaluate":
+    if given.get("experiment", "").startswith("evaluate"):
         return [*here, *_evaluated_once(given, files)]
     source = given.get("data", "sample")
     small = SMALLEST[3:]
@@ -124,7 +124,8 @@ def _evaluated_once(given: Mapping[str, str], files: UsersFiles) -> list[str]:
         small += [f"evaluate.clips={min(2, int(given.get('evaluate.clips', 1)))}"]
     if given.get("weights") == "pretrained":
         small += [f"weights.dir={files.weights}"]
-    return small if "weights" in given else [*small, "weights=seeded"]
+    own = given["experiment"] == "evaluate_synthetic" or "weights" in given
+    return small if own else [*small, "weights=seeded"]
 
 
 def _trained_once(here: list[str], files: UsersFiles) -> list[str]:

@@ -26,11 +26,13 @@ class Contestant:
     """A variant that takes part.
 
     Attributes:
+        name: as in the list: a preset's, or the groups and settings.
         cfg: its whole config.
         described: the record's `variant`.
         command: what makes a single run of it.
     """
 
+    name: str
     cfg: DictConfig
     described: dict[str, Any]
     command: str
@@ -88,7 +90,8 @@ def _composed(cfg: DictConfig, entry: str | Mapping[str, Any]) -> Contestant:
     changed = OmegaConf.create(cfg)
     for group in (*GROUPS, "schedule"):
         changed[group] = whole[group]
-    return Contestant(changed, dict(variant(changed, choices)), command([*protocol, *shared, *own]))
+    name = entry if isinstance(entry, str) else ",".join(own)
+    return Contestant(name, changed, dict(variant(changed, choices)), command([*protocol, *shared, *own]))
 
 
 def _key(item: str) -> str:

@@ -15,11 +15,10 @@ FIGURES = (
 )
 """Figures that are pooled, see `experiments.quality.published_metrics`."""
 
-WARM_UP = 1
-"""Videos of each variant whose times count for nothing: the first one compiles and fills caches."""
-
 Row = Mapping[str, Any]
-"""One video by one variant: `video`, `variant` (its id), `status`, `reason`, `frames`, `seconds`, `metrics`."""
+"""One video by one variant: `video`, `variant` (its id), `status`, `reason`, `frames`, `seconds`, `metrics`.
+
+`first_of_process` marks times that count for nothing: a process's first run of a variant compiles and fills caches."""
 
 
 def pooled(variants: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -44,7 +43,7 @@ def pooled(variants: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[d
         own = by_variant[one["id"]]
         good = [row for row in own if row["status"] == "ok"]
         means = {name: _mean([(row["metrics"].get(name), row["frames"]) for row in good]) for name in FIGURES}
-        timed = good[WARM_UP:]
+        timed = [row for row in good if not row["first_of_process"]]
         table.append(
             {
                 **one,
@@ -53,7 +52,9 @@ def pooled(variants: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[d
                 "means": {name: mean["mean"] for name, mean in means.items()},
                 "ci95": {name: mean["ci95"] for name, mean in means.items()},
                 "minus_baseline": _differences(good, first) if number else None,
-                "speedup": _speedup(timed, first[WARM_UP:]) if number else None,
+                "speedup": _speedup(timed, [row for row in first if not row.get("first_of_process")])
+                if number
+                else None,
                 "frames_per_s": _rate(timed),
                 "peak_bytes": max((row["peak_bytes"] for row in good), default=None),
                 "memory_kind": next((row["memory_kind"] for row in good), None),

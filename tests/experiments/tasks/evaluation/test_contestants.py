@@ -23,6 +23,7 @@ def chosen(monkeypatch):
 
 def test_presets_and_groups_in_their_order(chosen):
     published, fast, amp = chosen(["published", "fast_cpu", {"precision": "amp"}, "published"], "device=cpu")
+    assert [one.name for one in (published, fast, amp)] == ["published", "fast_cpu", "precision=amp"]
     assert published.id.startswith("published#") and published.cfg.schedule.neighbor_length == 20
     assert fast.described["reuse"] == "exact" and amp.described["precision"] == "amp"
     assert amp.command == "python run.py schedule.neighbor_length=20 device=cpu precision=amp"
