@@ -13,8 +13,8 @@ from propainter.io.video_format import VideoFormat
 from propainter.io.video_writer import VideoWriter
 from propainter.weights import empty_networks, load_seeded, save_networks
 
-MEASURED_ONCE = [*CHEAP[1:], "measure.reference=false", "measure.min_pairs=1"]
-"""One timed run, one pair where a baseline is asked for, no fp32 reference."""
+MEASURED_ONCE = [*CHEAP[1:], "measure.reference=false", "measure.min_pairs=1", "measure.clips=2"]
+"""One timed run, one pair where a baseline is asked for, two clips where many are, no fp32 reference."""
 
 TRAINED_ONCE = [
     *("train.steps=1", "train.batch=1", "train.frames=[2]", "train.height=128", "train.width=128", "train.warmup=0"),
