@@ -255,11 +255,11 @@ def training_loader(clips: TrainingClips, updates: Updates, workers: int, prefet
 
 
 def quiet_worker(number: int = 0) -> None:
-    """Prepare a worker process: one thread, and Ctrl-C is left to the process that trains, which saves first."""
+    """Prepare a worker process: one thread, and signals are left to the process that trains, which saves first."""
     import cv2
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asked, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

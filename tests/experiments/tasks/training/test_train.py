@@ -254,7 +254,9 @@ def test_two_processes_give_the_losses_and_weights_of_one(straight, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number, code):
+    """The whole group of processes gets it, as by a terminal's Ctrl-C or a scheduler's end of time."""
     folder = tmp_path / "run"
     command = [sys.executable, str(ROOT / "run.py"), "experiment=train", *SMALL, "train.steps=5000"]
     process = subprocess.Popen(
@@ -263,9 +265,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     deadline = time.monotonic() + 300
     while not (folder / "log.csv").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)  # as the terminal does
+    os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=300)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert f"python run.py resume={folder} does the rest" in errors and "Traceback" not in errors
     assert " minutes left; " in errors
     done = read_checkpoint(folder)["update_number"]
