@@ -194,6 +194,8 @@ def _matched(row: Row, evaluation: Evaluation) -> Loss | None:
 
 def _obstacle(row: Row, evaluation: Evaluation) -> str | None:
     weights, environment = evaluation.weights, evaluation.environment
+    if weights.get("fingerprint") is None:
+        return "its weights are not known"
     if row.get("weights.fingerprint") != weights.get("fingerprint"):
         return f"its weights are others ({weights.get('source')}, {str(weights.get('fingerprint'))[:8]})"
     widths = weights.get("architecture") or "published"

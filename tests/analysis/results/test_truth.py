@@ -57,6 +57,12 @@ class TestLossOf:
         (sentence,) = unused([mine], [evaluation(**other)])
         assert sentence.startswith("The evaluation on synthetic, 20 videos, 320 frames of 432x240 is not used here: it")
 
+    def test_weights_that_nobody_knows_match_none(self, row):
+        unknown = evaluation(weights__fingerprint=None)
+        mine = row(**AMP, weights__fingerprint=None)
+        assert "this clip alone" in loss_of(mine, [unknown]).text
+        assert unused([mine], [unknown])[0].endswith("its weights are not known.")
+
     def test_another_baseline_or_another_variant(self, row):
         document = make_evaluation()
         document["baseline"] = document["variants"][1]["id"]
