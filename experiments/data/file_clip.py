@@ -113,7 +113,7 @@ def stored_as(masks: ImageFiles | VideoFile) -> str:
 def file_clip(
     name: str,
     frames: ImageFiles | VideoFile,
-    masks: str | Path | None,
+    masks: str | Path | ImageFiles | None,
     fps: float,
     *,
     height: int | None = None,
@@ -122,12 +122,14 @@ def file_clip(
     max_frames: int | None = None,
     outpaint: Mapping[str, float | None] | None = None,
     mask_threshold: int | None = None,
+    truth: ImageFiles | None = None,
 ) -> Clip:
     """Match frames with masks and resize both, frames bicubically, masks by nearest neighbour.
 
     Args:
-        masks: a folder of images or a video with one mask per frame, or one image for all frames. Masks of another
-            size are resized where their aspect ratio, or that of the frames as shown, agrees within 1%.
+        masks: a folder of images or a video with one mask per frame, or one image for all frames; or images that are
+            decoded to holes. Masks of another size are resized where their aspect ratio, or that of the frames as
+            shown, agrees within 1%.
         fps: frames per second of the video that is written.
         height, width: the size to work at, in pixels; one alone keeps the aspect ratio.
         resize_ratio: multiplies that size.
@@ -135,9 +137,10 @@ def file_clip(
         outpaint: {"scale_h": 1.0, "scale_w": 1.2} to extend the picture, without masks.
         mask_threshold: 0 to 254; values above it are hole. None for 0 in lossless masks, as published, and 127 in
             JPEG and others whose compression leaves small values where there was black.
+        truth: what is really behind the holes, an image for each frame.
 
     Raises:
-        InputError: an option is missing or out of range, or frames and masks do not match.
+        InputError: an option is missing or out of range, or frames, masks and truth do not match.
     """
     scales = outpaint_scales(outpaint)
     if masks is None and scales is None:
@@ -156,13 +159,17 @@ def file_clip(
     check_number("data.fps", fps, above_0, "a number of frames per second above 0")
     check_threshold(mask_threshold)
 
-    mask_source = None if masks is None else mask_files(masks, mask_threshold, getattr(frames, "damaged", "refuse"))
+    mask_source: ImageFiles | VideoFile | None = masks if isinstance(masks, ImageFiles) else None
+    if isinstance(masks, str | Path):
+        mask_source = mask_files(masks, mask_threshold, getattr(frames, "damaged", "refuse"))
     mask_count = 1 if mask_source is None else mask_source.count()
     total = frames.count(max_frames if mask_count == 1 else None)
     if mask_count not in (1, total):
         raise InputError(
-            f"{masks} holds {mask_count} masks for {total} frames: give one mask for all, or {total} masks."
+            f"{_place(masks)} holds {mask_count} masks for {total} frames: give one mask for all, or {total} masks."
         )
+    if truth is not None:
+        _check_truth(name, truth, frames, scales is not None)
     source_size = frames.size()
     if source_size is None:
         raise InputError(f"{name} has no frame: give a clip of at least two frames.")
@@ -182,6 +189,7 @@ def file_clip(
         one_mask=mask_count == 1,
         mask_storage=storage,
         mask_threshold=mask_threshold,
+        truth_source=truth,
     )
     return clip if scales is None else outpaint_clip(clip, *scales)
 
@@ -196,6 +204,7 @@ class FileClip(Clip):
         one_mask: whether its first mask is that of every frame.
         mask_storage: "lossless", "lossy" or "mixed"; None without masks.
         mask_threshold: values above it are hole; None where each file's storage decides, or without masks.
+        truth_source: images of what is behind the holes; None where that is unknown.
     """
 
     source: ImageFiles | VideoFile
@@ -204,6 +213,7 @@ class FileClip(Clip):
     one_mask: bool
     mask_storage: str | None = None
     mask_threshold: int | None = None
+    truth_source: ImageFiles | None = None
 
     def times(self) -> Sequence[Fraction] | None:
         return self.source.scan(self.num_frames).times if isinstance(self.source, VideoFile) else None
@@ -214,11 +224,17 @@ class FileClip(Clip):
         return inspect_video(self.source.path, self.num_frames, self.source.damaged)
 
     def frames(self) -> Iterator[np.ndarray]:
-        for index, frame in enumerate(self.source.read(self.num_frames)):
+        yield from self._pictures(self.source)
+
+    def truth(self) -> Iterator[np.ndarray] | None:
+        return None if self.truth_source is None else self._pictures(self.truth_source)
+
+    def _pictures(self, source: ImageFiles | VideoFile) -> Iterator[np.ndarray]:
+        for index, frame in enumerate(source.read(self.num_frames)):
             size = frame.shape[:2]
             if size != self.source_size:
                 raise InputError(
-                    f"{self.source.name(index)} is {_text(size)} and {self.source.name(0)} is "
+                    f"{source.name(index)} is {_text(size)} and {self.source.name(0)} is "
                     f"{_text(self.source_size)}: give frames of one size."
                 )
             yield resize(frame, self.height, self.width, Image.Resampling.BICUBIC)
@@ -244,6 +260,22 @@ class FileClip(Clip):
                     f"{_text(self.source_size)}: give masks of the frames' shape."
                 )
         return resize(mask, self.height, self.width, Image.Resampling.NEAREST)
+
+
+def _place(masks: str | Path | ImageFiles | None) -> str:
+    return str(masks.paths[0].parent) if isinstance(masks, ImageFiles) else str(masks)
+
+
+def _check_truth(name: str, truth: ImageFiles, frames: ImageFiles | VideoFile, outpaints: bool) -> None:
+    if outpaints:
+        raise InputError(
+            "data.truth is of no use with data.outpaint, whose hole no frame shows: leave one of them out."
+        )
+    if truth.count() != frames.count():
+        raise InputError(
+            f"{name} has {frames.count()} frames, and data.truth {truth.count()}: give one image of the truth for "
+            "each frame."
+        )
 
 
 def _target_size(

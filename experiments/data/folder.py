@@ -10,11 +10,20 @@ from propainter.io.images import IMAGE_SUFFIXES, list_images, read_image
 from propainter.io.paths import expand_home
 
 
-def folder_clip(frames: str | Path | None, masks: str | Path | None, fps: float = 24, **options: Any) -> Clip:
+def folder_clip(
+    frames: str | Path | None,
+    masks: str | Path | None,
+    fps: float = 24,
+    truth: str | Path | None = None,
+    **options: Any,
+) -> Clip:
     """Return the clip of a folder's images in natural order, with the holes in `masks`; `options` as in `file_clip`.
 
+    Args:
+        truth: a folder of as many images of what is really behind the holes.
+
     Raises:
-        InputError: an option is missing or out of range, or frames and masks do not match.
+        InputError: an option is missing or out of range, or frames, masks and truth do not match.
     """
     if frames is None:
         raise InputError("data.frames is missing: give the folder of the frames, data.frames=FOLDER.")
@@ -23,4 +32,6 @@ def folder_clip(frames: str | Path | None, masks: str | Path | None, fps: float 
         raise InputError(
             f"{folder} is a file, where a folder of images was expected: for a video use data=video data.video=FILE."
         )
-    return file_clip(folder.resolve().name, ImageFiles(list_images(folder), read_image), masks, fps, **options)
+    behind = None if truth is None else ImageFiles(list_images(expand_home(truth)), read_image)
+    images = ImageFiles(list_images(folder), read_image)
+    return file_clip(folder.resolve().name, images, masks, fps, truth=behind, **options)

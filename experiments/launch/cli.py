@@ -23,7 +23,7 @@ from experiments.launch.isolation import describe, run_child, save_record, shoul
 from experiments.launch.process import STACKS, die_with_parent, fast_exit, is_child
 from experiments.launch.resume import CompleteError, resumed
 from experiments.launch.sweep import Sweep, finish
-from experiments.launch.unknown_setting import unknown_setting
+from experiments.launch.unknown_setting import unknown_setting, wrong_option
 from experiments.paths import CONF
 from experiments.record.record import empty_record
 from experiments.record.stream_state import STATE, goes_on, resume_command
@@ -175,6 +175,12 @@ def _run_guarded(arguments: Sequence[str], jobs: Jobs) -> int:
         # Composition errors carry their text in the cause.
         message = str(error).strip() or str(error.__cause__).strip()
         print(unknown_setting(message, overrides) or message, file=sys.stderr)
+        return USAGE
+    except ValueError:
+        sentence = wrong_option(overrides)
+        if wants_stack or sentence is None:
+            raise
+        print(sentence, file=sys.stderr)
         return USAGE
     except BrokenPipeError:  # nobody reads on, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

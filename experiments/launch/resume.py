@@ -1,7 +1,7 @@
 """`resume=FOLDER`: go on with what the folder holds, and run only what came to no result there.
 
-A sweep or a suite goes on run by run, a quality table clip by clip, a streaming run that was stopped part by part,
-a training from its checkpoint.
+A sweep or a suite goes on run by run, an evaluation video by video, a quality table clip by clip, a streaming run that
+was stopped part by part, a training from its checkpoint.
 """
 
 from collections.abc import Callable, Sequence
@@ -89,7 +89,7 @@ def resumed(line: CommandLine) -> CommandLine:
     if folder is None:
         return line
     path = expand_home(folder).absolute()
-    *others, last = (f"a {kind.name}" for kind in KINDS)
+    *others, last = (_with_article(kind.name) for kind in KINDS)
     names = f"{', '.join(others)} or {last}"
     if not path.is_dir():
         what = "a file" if path.exists() else "not there"
@@ -105,12 +105,13 @@ def resumed(line: CommandLine) -> CommandLine:
     raise InputError(f"resume is {folder}, which holds nothing that can go on; give the folder of {names}")
 
 
-def _is_suite(folder: Path) -> bool:
-    return _task_in(folder) == "suite"
+def _kind(name: str, task: str) -> Kind:
+    """Return the kind of a task's folder: it goes on with what it was started with, replaced by what is typed now."""
 
+    def line(typed: CommandLine, folder: Path) -> CommandLine:
+        return _as_started(typed, folder, name, _stored(folder, "overrides.yaml") or [])
 
-def _is_quality_table(folder: Path) -> bool:
-    return _task_in(folder) == "removal_quality"
+    return Kind(name, lambda folder: _task_in(folder) == task, line)
 
 
 def _task_in(folder: Path) -> str | None:
@@ -132,29 +133,12 @@ def _stored(folder: Path, name: str) -> Any:
         raise InputError(f"{path} can't be read ({problem}); restore it, or give the folder of another run") from error
 
 
-def _suite_line(line: CommandLine, folder: Path) -> CommandLine:
-    return _as_started(line, folder, "suite", _stored(folder, "overrides.yaml") or [])
-
-
-def _quality_table_line(line: CommandLine, folder: Path) -> CommandLine:
-    return _as_started(line, folder, "quality table", _stored(folder, "overrides.yaml") or [])
-
-
-def _is_training(folder: Path) -> bool:
-    config = _stored(folder, "config.yaml")
-    return config is not None and task_of(str(OmegaConf.select(config, "task._target_")))[0] == "train"
-
-
-def _training_line(line: CommandLine, folder: Path) -> CommandLine:
-    return _as_started(line, folder, "training", _stored(folder, "overrides.yaml") or [])
-
-
 def _is_streaming_run(folder: Path) -> bool:
     if (folder / STATE).exists():
         return True
-    config = _stored(folder, "config.yaml")
-    if config is None or task_of(str(OmegaConf.select(config, "task._target_")))[0] != "inpaint":
+    if _task_in(folder) != "inpaint":
         return False
+    config = _stored(folder, "config.yaml")
     measure = OmegaConf.select(config, "measure")
     alone = measure is not None and not measure.get("max_samples") and not measure.get("reference")
     return alone and OmegaConf.select(config, "residency._target_") == "variants.residency.streaming"
@@ -176,12 +160,16 @@ def _streaming_line(line: CommandLine, folder: Path) -> CommandLine:
 
 def _as_started(line: CommandLine, folder: Path, name: str, overrides: Sequence[object]) -> CommandLine:
     if "--multirun" in line.flags:
-        raise InputError(f"resume={folder} is the folder of a {name}; leave out -m")
+        raise InputError(f"resume={folder} is the folder of {_with_article(name)}; leave out -m")
     before = [parse_override(str(item)) for item in overrides]
     # A run in a process of its own was told so by the one that started it.
     kept = [item for item in before if line.override(item.key_or_group) is None and item.key_or_group != "isolate"]
     line = replace(line, overrides=(*kept, *line.overrides))
     return _in_folder(line, "hydra.run.dir", folder)
+
+
+def _with_article(name: str) -> str:
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def _is_sweep(folder: Path) -> bool:
@@ -202,9 +190,10 @@ def _in_folder(line: CommandLine, key: str, folder: Path) -> CommandLine:
 
 
 KINDS = (
-    Kind("suite", _is_suite, _suite_line),
-    Kind("quality table", _is_quality_table, _quality_table_line),
-    Kind("training", _is_training, _training_line),
+    _kind("suite", "suite"),
+    _kind("quality table", "removal_quality"),
+    _kind("evaluation", "evaluate"),
+    _kind("training", "train"),
     Kind("sweep", _is_sweep, _sweep_line),
     Kind("streaming run", _is_streaming_run, _streaming_line),
 )

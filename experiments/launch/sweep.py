@@ -154,7 +154,8 @@ def _run_here(cfg: DictConfig, folder: Path, known: dict[str, Any]) -> dict[str,
 def progress_line(record: dict[str, Any], before_status: str = "") -> str:
     """Return a run in one line: variant, status, latency, paired speedup, peak memory, PSNR in the hole; or the reason.
 
-    A disturbed run says so: its times are doubtful. So does one in which something fell back.
+    Where many clips were timed, their throughput stands for the latency. A disturbed run says so: its times are
+    doubtful. So does one in which something fell back.
     """
     run = record.get("run") or {}
     variant = record.get("variant") or {}
@@ -163,7 +164,7 @@ def progress_line(record: dict[str, Any], before_status: str = "") -> str:
     parts = [f"{name}{again}", before_status + record["status"]]
     latency, memory, quality = record.get("latency"), record.get("memory"), record.get("quality")
     if latency:
-        parts.append(_latency(latency))
+        parts.append(_latency(latency, record.get("throughput")))
     speedup, disturbed = record.get("speedup"), record.get("disturbed")
     if speedup and speedup.get("ci95") and not disturbed:
         low, high = speedup["ci95"]
@@ -181,7 +182,9 @@ def progress_line(record: dict[str, Any], before_status: str = "") -> str:
     return "  ".join(parts)
 
 
-def _latency(latency: dict[str, Any]) -> str:
+def _latency(latency: dict[str, Any], throughput: dict[str, Any] | None) -> str:
+    if throughput is not None:
+        return f"{throughput['frames_per_s']:.3g} frames/s over {throughput['clips']} clips"
     seconds = latency.get("median_s")
     if seconds is None:
         first = latency.get("first_s")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -39,6 +39,8 @@ def unknown_setting(message: str, overrides: Sequence[Override]) -> str | None:
     if found is None:
         return None
     key = found.group(1)
+    if is_group(key):
+        return f"{key} takes one of its options, and no settings of its own: {', '.join(_options(key))}"
     section, _, name = key.rpartition(".")
     names = _names(section, [item for item in overrides if item.key_or_group != key])
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
@@ -50,6 +52,31 @@ def unknown_setting(message: str, overrides: Sequence[Override]) -> str | None:
     else:
         hint = "python run.py --help lists all"
     return f"there is no setting {key}; {hint}"
+
+
+def wrong_option(overrides: Sequence[Override]) -> str | None:
+    """Return a sentence on the first group that is given something that is no name; None where there is none.
+
+    Hydra raises a ValueError for `attention=null` and `attention=3`.
+    """
+    for item in overrides:
+        value = item.value()
+        values = value.list if isinstance(value, ChoiceSweep) else [value]
+        wrong = [value for value in values if value is None or isinstance(value, bool | int | float)]
+        if wrong and is_group(item.key_or_group):
+            key = item.key_or_group
+            shown = "null" if wrong[0] is None else str(wrong[0]).lower()
+            return f"there is no {key}={shown}; {key} has {', '.join(_options(key))}"
+    return None
+
+
+def is_group(key: str) -> bool:
+    """Return whether a key is a group of the project's config."""
+    return bool(key) and (CONF / key).is_dir()
+
+
+def _options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def _names(section: str, overrides: Sequence[Override]) -> list[str]:

@@ -127,7 +127,17 @@ class TimeLeft:
         log.info("%s: %d of %d, about %s left in this stage", stage, done, total, duration(left))
 
 
-class FirstRunObserver(StageTimer):
+class FiniteObserver(StageTimer):
+    """Checks that what each stage gives is finite; `NonFiniteError` names the stage."""
+
+    def tensors(self, stage: str, **tensors: Tensor) -> None:
+        for name, tensor in tensors.items():
+            # A sum is finite where every value is, and needs no second tensor of that size.
+            if not torch.isfinite(tensor.sum(dtype=torch.float32)):
+                raise NonFiniteError(f"stage {stage} gave a non-finite value in its {name.replace('_', ' ')}")
+
+
+class FirstRunObserver(FiniteObserver):
     """Watches the first run of a process; `close` it when the run is over."""
 
     def __init__(self, device: torch.device) -> None:
@@ -170,10 +180,8 @@ class FirstRunObserver(StageTimer):
             self.bar.update(done - self.bar.n)
 
     def tensors(self, stage: str, **tensors: Tensor) -> None:
+        super().tensors(stage, **tensors)
         for name, tensor in tensors.items():
-            # A sum is finite where every value is, and needs no second tensor of that size.
-            if not torch.isfinite(tensor.sum(dtype=torch.float32)):
-                raise NonFiniteError(f"stage {stage} gave a non-finite value in its {name.replace('_', ' ')}")
             self.saturated[stage] = max(self.saturated.get(stage, 0.0), saturation(stage, name, tensor))
 
     def close(self) -> None:

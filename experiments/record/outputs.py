@@ -26,6 +26,9 @@ VIDEO = "inpainted.mp4"
 PUBLISHED_VIDEO, PUBLISHED_INPUT = "inpaint_out.mp4", "masked_in.mp4"
 """What the published script calls the result and the input with its hole tinted."""
 
+REPEATED = "throughput"
+"""Folder in the run folder for the clips of `measure.scenario=throughput`, gone when they are done."""
+
 AMPLIFY = 10
 """Factor of the difference to the reference in the preview."""
 
@@ -48,6 +51,7 @@ def clear_outputs(folder: Path) -> None:
         "preview.png",
     ):
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / REPEATED, ignore_errors=True)
     for image in [*folder.glob("preview/*.png"), *folder.glob("frames/*.png")]:
         image.unlink()
 

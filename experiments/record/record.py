@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.record import types
+from experiments.record.types import LATENCY
 from propainter import InputError
 from propainter.io.atomic import atomic_write
 from variants import GROUPS
@@ -42,6 +43,7 @@ class Record:
     weights: types.WeightsUsed | None = None
     latency: types.Latency | None = None
     speedup: types.Speedup | None = None
+    throughput: types.Throughput | None = None
     memory: types.MemoryUse | None = None
     stages: dict[str, types.Stage] | None = None
     energy: types.Energy | None = None
@@ -55,6 +57,7 @@ class Record:
     video: types.Video | None = None
     estimate: types.Estimate | None = None
     quality_reason: str | None = None
+    evaluation: dict[str, Any] | None = None
 
     def add_cost(self, cost: types.Cost) -> None:
         """Fill in the sections on cost."""
@@ -64,7 +67,7 @@ class Record:
     def as_json(self) -> dict[str, Any]:
         """Return the record as strict JSON: values that are not finite become null."""
         content = {item.name: strict(getattr(self, item.name)) for item in fields(self)}
-        for name in ("video", "estimate", "quality_reason"):
+        for name in ("throughput", "video", "estimate", "quality_reason", "evaluation"):
             if content[name] is None:
                 del content[name]
         return content
@@ -138,6 +141,7 @@ def run_section(cfg: DictConfig) -> types.Run:
     shaping = {key: value for key, value in settings.items() if key not in _NOT_SHAPING}
     task, function = task_of(str(cfg.task.get("_target_", "")))
     shaping["task"] = {**settings["task"], "_target_": function}
+    shaping["measure"] = _shaping_measure(settings["measure"])
     if task == "matrix" and shaping["task"].get("groups") is None:
         shaping["task"]["groups"] = list(GROUPS)
     text = json.dumps(shaping, sort_keys=True, default=str)
@@ -152,6 +156,13 @@ def run_section(cfg: DictConfig) -> types.Run:
         "isolated": False,
         "pid": os.getpid(),
     }
+
+
+def _shaping_measure(measure: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of `measure` that shape a run: without the scenario where it is as before there were two."""
+    if measure.get("scenario", LATENCY) != LATENCY:
+        return dict(measure)
+    return {key: value for key, value in measure.items() if key not in ("scenario", "clips")}
 
 
 _TASKS = {"ablation": "matrix", "aa_test": "trust", "microbench": "micro", "divergence": "drift"}

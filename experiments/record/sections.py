@@ -11,6 +11,7 @@ from experiments.measure.flops import fraction_of_peak
 from experiments.measure.paired import bounds
 from experiments.measure.profile_passes import Profile
 from experiments.measure.protocol import Timings
+from experiments.measure.throughput import Throughput, percentile
 from experiments.record import types
 from experiments.record.types import Cost, Latency, MemoryUse, Speedup, Stage, Variant
 from propainter import STAGES
@@ -111,6 +112,40 @@ def describe_speedup(timings: Timings, baseline: Variant | None) -> Speedup | No
             stage: {"median": statistics.median(ratios), "ci95": bounds(log_t_interval(ratios))}
             for stage, ratios in stages.items()
             if ratios
+        },
+    }
+
+
+def describe_throughput(measured: Throughput, num_frames: int) -> types.Throughput:
+    """Return the record's `throughput`.
+
+    Args:
+        num_frames: of each clip.
+    """
+    frames, wall = measured.clips * num_frames, measured.wall_interval_s
+    overlapped = [block.overlapped for block in measured.blocks]
+    return {
+        "clips": measured.clips,
+        "blocks": [len(block.completion_s) for block in overlapped],
+        "frames_per_s": frames / measured.wall_s,
+        "ci95_frames_per_s": None if wall is None else [frames / wall.high, frames / wall.low],
+        "wall_s": measured.wall_s,
+        "clip_median_s": statistics.median(measured.clip_s),
+        "clip_p90_s": percentile(measured.clip_s, 90),
+        "clip_p99_s": percentile(measured.clip_s, 99),
+        "clip_samples_s": measured.clip_s,
+        "completion_samples_s": measured.completion_s,
+        "waited_for_read_s": sum(block.waited_for_read_s for block in overlapped),
+        "waited_for_write_s": sum(block.waited_for_write_s for block in overlapped),
+        "sequential_frames_per_s": frames / measured.sequential_s,
+        "sequential_samples_s": [clip.seconds for clip in measured.sequential],
+        "read_median_s": statistics.median(clip.read_s for clip in measured.sequential),
+        "compute_median_s": statistics.median(clip.compute_s for clip in measured.sequential),
+        "write_median_s": statistics.median(clip.write_s for clip in measured.sequential),
+        "overlap_gain": {
+            "median": measured.gain,
+            "ci95": bounds(measured.gain_interval),
+            "limit": measured.gain_limit,
         },
     }
 

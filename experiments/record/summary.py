@@ -20,12 +20,13 @@ def summary(record: dict[str, Any]) -> str:
     if record["latency"] is None:
         return "\n".join([*lines, record["reason"], *_video(record.get("video"))])
     latency, memory = record["latency"], record["memory"]
-    once = latency["median_s"] is None
+    once, throughput = latency["median_s"] is None, record.get("throughput")
     lines += ["", f"{'stage':<12}{'time [s]':>10}{'95% interval':>20}{'peak [MiB]':>13}"]
     rows = [(stage, record["stages"][stage]) for stage in STAGES] + [("whole", {**memory, **latency})]
     lines += [f"{name:<12}{_time(row, once=once)}{_mebibytes(row['peak_bytes'])}" for name, row in rows]
     lines += [
-        _how_timed(latency),
+        *_throughput(throughput, doubtful=bool(record["disturbed"])),
+        _how_timed(latency) if throughput is None else _OF_THE_FIRST_CLIP,
         *_where(latency["where_s"]),
         *gap_note(latency["stage_gap"]),
         f"memory is {_MEMORY[memory['kind']]}, in the first run{_pool(memory)}",
@@ -71,6 +72,40 @@ def _pool(memory: dict[str, Any]) -> str:
 
 def _attention(backend: str | None) -> list[str]:
     return [] if backend is None else [f"attention: SDPA's {backend} backend"]
+
+
+_OF_THE_FIRST_CLIP = "the table's times are of the first clip, which is one run and no measurement"
+
+
+def _throughput(throughput: dict[str, Any] | None, *, doubtful: bool) -> list[str]:
+    """Return two lines on many clips one after the other; none where it was not measured."""
+    if throughput is None:
+        return []
+    rate, gain = throughput["ci95_frames_per_s"], throughput["overlap_gain"]
+    doubt = "DOUBTFUL, since the run was disturbed: " if doubtful else ""
+    waited = throughput["waited_for_read_s"] + throughput["waited_for_write_s"]
+    clip = ", ".join(
+        [
+            f"a clip takes {_short(throughput['clip_median_s'])} s",
+            f"90% within {_short(throughput['clip_p90_s'])} s",
+            f"99% within {_short(throughput['clip_p99_s'])} s",
+        ]
+    )
+    return [
+        f"throughput: {_short(throughput['frames_per_s'])} frames/s {_bounds(rate)} over {throughput['clips']} clips; "
+        f"{clip}",
+        f"{doubt}overlapping reading and writing gains {gain['median']:.2f}x {_bounds(gain['ci95'], '.2f')}, where "
+        f"{gain['limit']:.2f}x is the most; of {_short(throughput['wall_s'])} s, computing waited {_short(waited)} s "
+        "for files",
+    ]
+
+
+def _short(value: float) -> str:
+    return format(value, ".3g")
+
+
+def _bounds(interval: list[float] | None, form: str = ".3g") -> str:
+    return "[too few clips for an interval]" if interval is None else f"[{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
 def _how_timed(latency: dict[str, Any]) -> str:

@@ -8,6 +8,9 @@ from typing import Any, TypedDict
 Interval = list[float]
 """Lower and upper end of a 95% interval."""
 
+LATENCY, THROUGHPUT = SCENARIOS = ("latency", "throughput")
+"""What `measure.scenario` can be: runs of one clip in memory, or many clips with their reading and writing."""
+
 Variant = dict[str, Any]
 """Which variant a run is: `id`, by config group the name of its option, `options` (group -> settings)."""
 
@@ -152,6 +155,37 @@ class Speedup(TypedDict):
     baseline_samples_s: list[float]
     variant_samples_s: list[float]
     stages: dict[str, dict[str, Any]]
+
+
+class OverlapGain(TypedDict):
+    """By what factor overlapping reading and writing is faster."""
+
+    median: float
+    ci95: Interval | None
+    limit: float
+
+
+class Throughput(TypedDict):
+    """Many clips one after the other."""
+
+    clips: int
+    blocks: list[int]
+    frames_per_s: float
+    ci95_frames_per_s: Interval | None
+    wall_s: float
+    clip_median_s: float
+    clip_p90_s: float
+    clip_p99_s: float
+    clip_samples_s: list[float]
+    completion_samples_s: list[float]
+    waited_for_read_s: float
+    waited_for_write_s: float
+    sequential_frames_per_s: float
+    sequential_samples_s: list[float]
+    read_median_s: float
+    compute_median_s: float
+    write_median_s: float
+    overlap_gain: OverlapGain
 
 
 class MemoryUse(TypedDict):

@@ -6,6 +6,7 @@ from experiments.data.outside import CHOICES
 from experiments.data.weights_options import SOURCES as SOURCES
 from experiments.data.weights_options import check_weights
 from experiments.measure.profiler import check_artifacts
+from experiments.record.types import LATENCY, SCENARIOS, THROUGHPUT
 from propainter import InputError
 from propainter.io.video_writer import check_pix_fmt
 from propainter.validation import check_number, check_whole
@@ -17,6 +18,7 @@ _WHOLE = {
     "measure.max_samples": 0,
     "measure.max_warmups": 0,
     "measure.min_pairs": 0,
+    "measure.clips": 2,
     "output.preview_frames": 1,
 }
 """Whole numbers, and the least that they may be."""
@@ -49,9 +51,49 @@ def check_settings(cfg: DictConfig) -> None:
     if not isinstance(cfg.measure.artifacts, ListConfig):
         raise InputError(f"measure.artifacts is {cfg.measure.artifacts!r}; give a list, as in [trace]")
     check_artifacts(list(cfg.measure.artifacts))
+    _check_scenario(cfg.measure)
     check_pix_fmt(str(cfg.output.pix_fmt))
     if cfg.output.outside not in CHOICES:
         raise InputError(f"output.outside is {cfg.output.outside!r}; give one of {', '.join(CHOICES)}")
     if cfg.output.audio not in AUDIO:
         raise InputError(f"output.audio is {cfg.output.audio!r}; give one of {', '.join(AUDIO)}")
     check_weights(cfg.weights)
+
+
+def refuse_throughput(cfg: DictConfig) -> None:
+    """Check that a task that compares latencies is asked for nothing else.
+
+    Raises:
+        InputError: another scenario than `latency` was asked for.
+    """
+    if cfg.measure.scenario != LATENCY:
+        raise InputError(
+            f"measure.scenario is {cfg.measure.scenario!r}, and this experiment knows {LATENCY} alone; leave it out"
+        )
+
+
+def _check_scenario(measure: DictConfig) -> None:
+    """Check `measure.scenario`, and what does not go with `throughput`.
+
+    Raises:
+        InputError: see `check_settings`.
+    """
+    if measure.scenario not in SCENARIOS:
+        raise InputError(f"measure.scenario is {measure.scenario!r}; give one of {', '.join(SCENARIOS)}")
+    if measure.scenario != THROUGHPUT:
+        return
+    if not measure.max_samples:
+        raise InputError(
+            f"measure.scenario is {THROUGHPUT}, and measure.max_samples is 0 (measure=none), which measures nothing; "
+            "choose measure=quick, or leave the scenario out"
+        )
+    if measure.baseline is not None:
+        raise InputError(
+            f"measure.scenario is {THROUGHPUT}, and measure.baseline is {measure.baseline}, which is compared by "
+            "latency; leave out one of them"
+        )
+    if measure.artifacts:
+        raise InputError(
+            f"measure.scenario is {THROUGHPUT}, and measure.artifacts is {list(measure.artifacts)}, which are of a "
+            "single run; leave out one of them"
+        )

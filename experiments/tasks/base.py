@@ -14,6 +14,7 @@ from experiments.data import LoadedClip, load
 from experiments.data.weights import Weights, load_networks
 from experiments.errors import log_failure
 from experiments.record.record import write_json
+from experiments.record.validation import refuse_throughput
 from experiments.system.environment import choose_device
 from propainter import Pipeline, Schedule
 from propainter.io.atomic import atomic_write
@@ -36,6 +37,7 @@ class Setup:
         Raises:
             InputError: a setting makes no sense, or the clip can't be read.
         """
+        refuse_throughput(cfg)
         device = choose_device(str(cfg.device))
         return cls(cfg, device, instantiate(cfg.schedule), load(instantiate(cfg.data)))
 

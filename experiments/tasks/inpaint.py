@@ -24,14 +24,16 @@ from experiments.quality.reference import reference_frames
 from experiments.quality.temporal_consistency import seams_of
 from experiments.record.outputs import clear_outputs, write_preview, write_result, write_timed
 from experiments.record.record import Record, describe_data, describe_weights, run_section, variant, write_json
-from experiments.record.sections import describe_cost, describe_estimate
+from experiments.record.sections import describe_cost, describe_estimate, describe_throughput
 from experiments.record.stream_state import goes_on
 from experiments.record.summary import summary
+from experiments.record.types import THROUGHPUT
 from experiments.record.validation import check_settings
 from experiments.system.environment import choose_device, describe
 from experiments.system.machine_state import cpu_counters
 from experiments.system.memory_limits import apply_limits
 from experiments.tasks.inpaint_streaming import NO_HOLE, NO_REFERENCE, inpaint_once, is_inpaint_only
+from experiments.tasks.inpaint_throughput import NO_PROFILE, time_clips
 from propainter import InputError, Pipeline
 from propainter.errors import is_out_of_memory
 from propainter.io.paths import expand_home
@@ -114,7 +116,12 @@ def _inpaint(record: Record, cfg: DictConfig, folder: Path) -> None:
 
     # Measure.
     record.estimate = describe_estimate(announce(source, pipeline, folder, cfg, described["id"], streaming=False))
-    first, passes, timings = _measure(cfg, folder, pipeline, clip, weights, groups, described["id"])
+    if cfg.measure.scenario == THROUGHPUT:
+        counters, first, passes = cpu_counters(), first_run(pipeline, clip), NO_PROFILE
+        throughput, timings = time_clips(pipeline, source, first, folder, cfg, counters)
+        record.throughput = describe_throughput(throughput, len(clip.frames))
+    else:
+        first, passes, timings = _measure(cfg, folder, pipeline, clip, weights, groups, described["id"])
     cost = describe_cost(first, len(clip.frames), timings, passes, baseline=baseline, limit_bytes=limit_bytes)
     record.add_cost(cost)
     del pipeline, networks  # the reference needs their memory

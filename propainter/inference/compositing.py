@@ -8,18 +8,21 @@ from torch import Tensor
 
 
 class Compositor:
-    """Composite predictions in uint8: inside the hole the prediction, else the original (docs/model.md, section 4.6).
+    """Composite predictions: inside the hole the prediction in uint8, else the original (docs/model.md, section 4.6).
 
-    A frame of several windows becomes the mean of its composite so far and the new one, truncated each time.
+    A frame of several windows becomes the mean of its composite so far and the new one.
 
     Args:
         frames: uint8 [T, h, w, 3], the original at the process size.
         masks: uint8 [T, h, w], 1 in the hole.
+        dtype: of the result. uint8 truncates each mean, as in the published inference. float32 keeps it, as in the
+            published evaluation (docs/measuring.md, the protocol).
     """
 
-    def __init__(self, frames: np.ndarray, masks: np.ndarray) -> None:
+    def __init__(self, frames: np.ndarray, masks: np.ndarray, dtype: type[np.generic] = np.uint8) -> None:
         self.frames = frames
         self.masks = masks[..., None]
+        self.dtype = dtype
         self._done: dict[int, Any] = {}
 
     def add(self, numbers: Sequence[int], prediction: Tensor) -> None:
@@ -30,12 +33,12 @@ class Compositor:
             image = image * mask + self.frames[number] * (1 - mask)
             before = self._done.get(number)
             if before is not None:
-                image = (before * np.float32(0.5) + image * np.float32(0.5)).astype(np.uint8)
+                image = (before * np.float32(0.5) + image * np.float32(0.5)).astype(self.dtype)
             self._done[number] = image
 
     def result(self) -> np.ndarray:
-        """Return uint8 [T, h, w, 3], once every frame has been added."""
-        return np.stack([self._done[number] for number in range(len(self.frames))])
+        """Return [T, h, w, 3] in 0 to 255, once every frame has been added."""
+        return np.stack([self._done[number] for number in range(len(self.frames))]).astype(self.dtype, copy=False)
 
 
 def restore_outside(image: np.ndarray, frame: np.ndarray, hole: np.ndarray) -> np.ndarray:

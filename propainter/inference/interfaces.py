@@ -91,7 +91,7 @@ class FrameCompositor(PredictionSink, Protocol):
     """Composite the predictions into the frames; see `propainter.inference.compositing.Compositor`."""
 
     def result(self) -> np.ndarray:
-        """Return uint8 [T, h, w, 3], once every frame has been added."""
+        """Return [T, h, w, 3] in 0 to 255, once every frame has been added."""
 
 
 FlowEstimator = Callable[[Tensor, Callable[[int, int], None]], Flows]

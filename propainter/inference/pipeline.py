@@ -49,7 +49,7 @@ from propainter.models.flow_completion import complete_flow, predict_flow
 from propainter.models.networks import Networks
 from propainter.models.raft import ClipFlow
 from propainter.renamed import renamed_fields
-from propainter.schedule import Schedule, Window, clip_length, plan_windows
+from propainter.schedule import MAX_PIXEL_SUBVIDEO, Schedule, Window, clip_length, plan_windows
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,8 @@ class Pipeline:
         compiled_components: names of the networks' parts that are compiled. Hooks inside them are not called.
         caches_flow: whether a run may read flow that an earlier run has estimated.
         scene_detector: finds the scene cuts. Each shot is inpainted by itself. None takes the video for one shot.
+        pixel_subvideo_limit: longest sub-video of pixel propagation, in frames, whatever `subvideo_length` is. The
+            published evaluation has no limit.
         region: chooses the rectangle around the hole that is inpainted in each shot; the rest of the picture stays the
             input's. None for the whole picture. See `propainter.inference.shots` of both.
         first_frame: number in the video of the first frame that the stages are run on.
@@ -100,6 +102,7 @@ class Pipeline:
     flow_predictor: FlowPredictor = predict_flow
     scene_detector: SceneDetector | None = None
     region: Region | None = None
+    pixel_subvideo_limit: int = MAX_PIXEL_SUBVIDEO
     flow_mask_margin: int = field(default=cast("int", None))  # as above
     first_frame: int = field(default=0, init=False)
 
@@ -181,7 +184,7 @@ class Pipeline:
         return plan_shots(holes, size, dilation, cuts, self.region)
 
     def run(self, clip: Clip) -> np.ndarray:
-        """Take a checked clip through all stages; `clip_splitter` calls this. Return uint8 [T, H, W, 3]."""
+        """Take a checked clip through all stages; `clip_splitter` calls this. Return [T, H, W, 3] in 0 to 255."""
         return self.run_stages(clip) if self.stage_runner is None else self.stage_runner(self, clip)
 
     def run_stages(self, clip: Clip) -> np.ndarray:
@@ -276,7 +279,8 @@ class Pipeline:
         masked = frames * (1 - masks)
         del frames
         store.drop("frames")
-        filled, remaining = propagate_pixels(masked, flows, masks, self.schedule.subvideo_length)
+        lengths = self.schedule.subvideo_length, self.pixel_subvideo_limit
+        filled, remaining = propagate_pixels(masked, flows, masks, *lengths)
         filled = masked + filled * masks
         self.observer.tensors("propagation", frames=filled, remaining_masks=remaining)
         store.put("filled", filled)

@@ -93,8 +93,11 @@ def resize_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_back(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize uint8 [T, h, w, 3] to the input's size by Pillow's bilinear filter."""
-    return _resize(frames, size, Image.Resampling.BILINEAR)
+    """Resize [T, h, w, 3] in uint8 or float32 to the input's size by Pillow's bilinear filter."""
+    if frames.dtype == np.uint8:
+        return _resize(frames, size, Image.Resampling.BILINEAR)
+    channels = (_resize(frames[..., channel], size, Image.Resampling.BILINEAR) for channel in range(3))
+    return np.stack(list(channels), axis=-1)  # Pillow has no colours in float32
 
 
 def _resize(images: np.ndarray, size: tuple[int, int], method: Image.Resampling) -> np.ndarray:

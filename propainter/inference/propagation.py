@@ -14,7 +14,9 @@ BLOCK_BYTES = 16 * 2**20
 """Bound of the flow whose sampling positions are computed at once, in bytes; they take about ten times as much."""
 
 
-def propagate_pixels(frames: Tensor, flows: Flows, masks: Tensor, subvideo_length: int = 80) -> tuple[Tensor, Tensor]:
+def propagate_pixels(
+    frames: Tensor, flows: Flows, masks: Tensor, subvideo_length: int = 80, limit: int = MAX_PIXEL_SUBVIDEO
+) -> tuple[Tensor, Tensor]:
     """Copy pixels into the hole from the frames before and after, if forward and backward flow agree.
 
     A backward pass runs first, then a forward pass over its result. Pixels are warped by nearest neighbour.
@@ -23,13 +25,14 @@ def propagate_pixels(frames: Tensor, flows: Flows, masks: Tensor, subvideo_lengt
         frames: [B, T, 3, H, W] in [-1, 1], zero inside the hole.
         flows: completed flow_f and flow_b, each [B, T-1, 2, H, W] in pixels.
         masks: [B, T, 1, H, W], 1 in the hole.
-        subvideo_length: largest number of frames in one go, at most 100. More are cut into sub-videos with
-            `PIXEL_PADDING` frames of context on both sides.
+        subvideo_length: largest number of frames in one go. More are cut into sub-videos with `PIXEL_PADDING` frames of
+            context on both sides.
+        limit: the same, also with a larger `subvideo_length`.
 
     Returns:
         The frames, and the remaining masks, 1 in the unfilled part of the hole; in the inputs' shapes.
     """
-    length = min(MAX_PIXEL_SUBVIDEO, subvideo_length)
+    length = min(limit, subvideo_length)
     filled, remaining = [], []
     for start, stop, keep in plan_subvideos(frames.shape[1], length, PIXEL_PADDING):
         flow_f, flow_b = (flow[:, start : stop - 1] for flow in flows)

@@ -121,7 +121,7 @@ def enclosing(hole: slice, margin: int, side: int) -> slice:
 
 
 def inpaint_shots(inpaint: Callable[[Shot, Clip], np.ndarray], clip: Clip, shots: Sequence[Shot]) -> np.ndarray:
-    """Inpaint each shot by itself, and paste it into the frames; uint8 [T, H, W, 3].
+    """Inpaint each shot by itself, and paste it into the frames; [T, H, W, 3] of the shots' dtype.
 
     A shot of one frame is inpainted as two equal frames, since flow joins two.
     """
@@ -130,7 +130,9 @@ def inpaint_shots(inpaint: Callable[[Shot, Clip], np.ndarray], clip: Clip, shots
         where = slice(shot.start, shot.stop), shot.rows, shot.columns
         flow_masks = None if clip.flow_masks is None else _at_least_two(clip.flow_masks[where])
         part = Clip(_at_least_two(clip.frames[where]), _at_least_two(clip.masks[where]), flow_masks)
-        result[where] = inpaint(shot, part)[: shot.stop - shot.start]
+        done = inpaint(shot, part)[: shot.stop - shot.start]
+        result = result.astype(done.dtype, copy=False)
+        result[where] = done
     return result
 
 

@@ -29,6 +29,8 @@ SMALL_EXPERIMENTS = {
     "compile_report": ["task.components=[decoder]"],
     "drift": [],
     "micro": MICRO,
+    "evaluate": ["evaluate.presets=[published]"],
+    "evaluate_synthetic": ["evaluate.presets=[published,{region: hole}]"],
     "removal_quality": [
         *("task.num_frames=2", "task.height=128", "task.width=128", "task.sample_seeds=[0]", "task.synthetic_clips=0"),
     ],

@@ -1,7 +1,7 @@
 """The commands that README, docs and config files print, and how to make one small."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from propainter.io.video_format import VideoFormat
 from propainter.io.video_writer import VideoWriter
 from propainter.weights import empty_networks, load_seeded, save_networks
 
-MEASURED_ONCE = [*CHEAP[1:], "measure.reference=false", "measure.min_pairs=1"]
-"""One timed run, one pair where a baseline is asked for, no fp32 reference."""
+MEASURED_ONCE = [*CHEAP[1:], "measure.reference=false", "measure.min_pairs=1", "measure.clips=2"]
+"""One timed run, one pair where a baseline is asked for, two clips where many are, no fp32 reference."""
 
 TRAINED_ONCE = [
     *("train.steps=1", "train.batch=1", "train.frames=[2]", "train.height=128", "train.width=128", "train.warmup=0"),
@@ -58,6 +58,13 @@ class UsersFiles:
         mask = np.zeros((128, 128), np.uint8)
         mask[40:60, 50:80] = 255
         Image.fromarray(mask).save(self.mask)
+        self.set = folder / "set"
+        for name in ("frames", "masks"):
+            (self.set / name).mkdir(parents=True)
+        picture_folder(self.set / "frames" / "walk")
+        (self.set / "masks" / "walk").mkdir()
+        for number in range(2):
+            Image.fromarray(mask).save(self.set / "masks" / "walk" / f"{number}.png")
         self.small = folder / "small.safetensors"
         networks = empty_networks("small")
         load_seeded(networks)
@@ -74,6 +81,8 @@ class UsersFiles:
             "weights.dir": str(self.weights),
             "weights.file": str(self.small),
             "scenes.path": str(self.cuts),
+            "data.truth": str(self.frames),
+            "dataset.root": str(self.set),
             "task.folder": str(self.frames),
             "train.root": str(self.frames.parent),
             "train.flow_completion": str(self.small),
@@ -86,6 +95,8 @@ def made_small(arguments: Sequence[str], files: UsersFiles) -> list[str]:
     if any(item.startswith("experiment=train") for item in here):
         return [*here, *_trained_once(here, files)]
     given = dict(item.split("=", 1) for item in here if "=" in item and not item.startswith("-"))
+    if given.get("experiment", "").startswith("evaluate"):
+        return [*here, *_evaluated_once(given, files)]
     source = given.get("data", "sample")
     small = SMALLEST[3:]
     if source in ("sample", "synthetic"):
@@ -103,6 +114,18 @@ def made_small(arguments: Sequence[str], files: UsersFiles) -> list[str]:
     if given.get("compile", "none") != "none" or given.get("preset") == "fast_plan":  # all components take minutes
         small = [*small, "compile.components=[decoder]"]
     return [*here, *small]
+
+
+def _evaluated_once(given: Mapping[str, str], files: UsersFiles) -> list[str]:
+    """Return what makes an evaluation small: two frames, no LPIPS, a local file of weights."""
+    small = [*SMALLEST[3:], "evaluate.lpips=false"]
+    if given.get("dataset", "synthetic") == "synthetic":
+        small += ["dataset.num_frames=2", "dataset.height=128", "dataset.width=128"]
+        small += [f"evaluate.clips={min(2, int(given.get('evaluate.clips', 1)))}"]
+    if given.get("weights") == "pretrained":
+        small += [f"weights.dir={files.weights}"]
+    own = given["experiment"] == "evaluate_synthetic" or "weights" in given
+    return small if own else [*small, "weights=seeded"]
 
 
 def _trained_once(here: list[str], files: UsersFiles) -> list[str]:

@@ -178,10 +178,10 @@ def blend_weights(chunks: Chunks) -> np.ndarray:
 
 
 def inpaint_chunks(inpaint: Inpaint, clip: Clip, chunks: Chunks) -> np.ndarray:
-    """Inpaint chunk after chunk and cross-fade their overlaps; uint8 [T, H, W, 3].
+    """Inpaint chunk after chunk and cross-fade their overlaps; [T, H, W, 3] of the chunks' dtype.
 
-    The fade is summed in float32 and rounded once, so that a pixel of the same value in all chunks keeps it (every
-    pixel outside the hole). A chunk without a hole does not run the networks.
+    The fade is summed in float32 and, in uint8, rounded once, so that a pixel of the same value in all chunks keeps it
+    (every pixel outside the hole). A chunk without a hole does not run the networks.
 
     Raises:
         InputError: the masks cover every pixel of a chunk.
@@ -191,6 +191,7 @@ def inpaint_chunks(inpaint: Inpaint, clip: Clip, chunks: Chunks) -> np.ndarray:
     fading: dict[int, np.ndarray] = {}
     for number, (start, stop) in enumerate(chunks):
         done = _inpaint_chunk(inpaint, cut(clip, start, stop))
+        result = result.astype(np.result_type(result, done), copy=False)  # a chunk without a hole is uint8
         following = chunks[number + 1][0] if number + 1 < len(chunks) else stop
         for t in range(start, stop):
             weight = np.float32(weights[number, t])
@@ -199,7 +200,8 @@ def inpaint_chunks(inpaint: Inpaint, clip: Clip, chunks: Chunks) -> np.ndarray:
                 continue
             fading[t] = fading.get(t, 0) + done[t - start].astype(np.float32) * weight
             if t < following:
-                result[t] = np.rint(fading.pop(t))
+                faded = fading.pop(t)
+                result[t] = np.rint(faded) if result.dtype == np.uint8 else faded
     return result
 
 

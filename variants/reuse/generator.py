@@ -207,26 +207,32 @@ class DeviceCompositor(Compositor):
     The device holds predictions alone; pixels outside the hole come from the host's frames at the end.
     """
 
-    def __init__(self, frames: np.ndarray, masks: np.ndarray) -> None:
-        super().__init__(frames, masks)
+    def __init__(self, frames: np.ndarray, masks: np.ndarray, dtype: type[np.generic] = np.uint8) -> None:
+        super().__init__(frames, masks, dtype)
         self._added: set[int] = set()
-        self._predicted: Tensor | None = None  # uint8 [T, h, w, 3]
+        self._predicted: Tensor | None = None  # [T, h, w, 3] of the result's dtype
 
     def add(self, numbers: Sequence[int], prediction: Tensor) -> None:
         """Add predictions [L, 3, h, w] in [-1, 1] of the frames with these numbers."""
         pixels = (((prediction + 1) / 2).permute(0, 2, 3, 1).float() * 255).to(torch.uint8)
+        exact = self.dtype is not np.uint8
+        if exact:
+            pixels = pixels.float()
         if self._predicted is None:
             self._predicted = pixels.new_empty(self.frames.shape)
         for again, group in groupby(numbers, self._added.__contains__):
             for run in consecutive(list(group)):
                 images, pixels = pixels.tensor_split([run.stop - run.start])
                 before = self._predicted[run]
-                # The mean of two integers, rounded down.
-                before.copy_((before.short() + images) // 2 if again else images)
+                if again and exact:
+                    images = (before + images) / 2
+                elif again:
+                    images = (before.short() + images) // 2  # the mean of two integers, rounded down
+                before.copy_(images)
         self._added.update(numbers)
 
     def result(self) -> np.ndarray:
-        """Return uint8 [T, h, w, 3], once every frame has been added."""
+        """Return [T, h, w, 3] in 0 to 255, once every frame has been added."""
         missing = set(range(len(self.frames))) - self._added
         if missing or self._predicted is None:
             raise KeyError(min(missing))

@@ -22,3 +22,14 @@ def test_a_damaged_frame_is_named(files):
     damaged.write_bytes(damaged.read_bytes()[:300])
     with raises_sentence(damaged):
         load(folder_clip(frames, files.masks(4)))
+
+
+def test_a_truth_is_read_beside_the_frames(files):
+    frames, masks, truth = files.frames(4), files.masks(4), files.frames(4)
+    clip = load(folder_clip(frames, masks, truth=truth))
+    assert np.array_equal(clip.truth[3], np.array(Image.open(truth / "frame_3.png")))
+    (truth / "frame_3.png").unlink()
+    with raises_sentence("4 frames, and data.truth 3"):
+        folder_clip(frames, masks, truth=truth)
+    with raises_sentence("data.outpaint"):
+        folder_clip(frames, None, truth=frames, outpaint={"scale_h": 1.0, "scale_w": 1.5})

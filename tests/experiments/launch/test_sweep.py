@@ -57,6 +57,8 @@ RECORD = {
          "attention=sdpa#1a2b3c4d repeat 2  ok  7.71 s [7.41, 8.04]  352 MiB  identical"),
         ({"latency": {"median_s": None, "ci95_s": None, "first_s": 9.0}, "run": {}, "quality": None, "memory": None},
          "attention=sdpa#1a2b3c4d  ok  9 s once"),
+        ({"throughput": {"frames_per_s": 5.912, "clips": 10}, "latency": {"median_s": None, "first_s": 9.0}},
+         "attention=sdpa#1a2b3c4d repeat 2  ok  5.91 frames/s over 10 clips  352 MiB  85.1 dB"),
         ({"latency": {"median_s": 0.5}, "run": {}, "quality": None, "memory": None},
          "attention=sdpa#1a2b3c4d  ok  0.5 s"),
         ({"status": "failed", "reason": "no", "variant": None, "run": {"command": "python run.py"}, "latency": None,

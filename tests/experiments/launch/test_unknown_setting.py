@@ -19,6 +19,10 @@ from experiments.launch.cli import run
         ),
         (["-m", "attention=sdpa,manual", "prcision=amp"], "there is no setting prcision; did you mean precision?"),
         (["attention=sdp"], "there is no attention=sdp; did you mean sdpa"),
+        (["attention=null"], "there is no attention=null; attention has manual, "),
+        (["-m", "precision=amp,3"], "there is no precision=3; precision has amp, "),
+        (["dataset=true"], "there is no dataset=true; dataset has davis, folder, "),
+        (["attention={a: b}"], "attention takes one of its options, and no settings of its own: manual, "),
         (["attention=qqq"], "there is no attention=qqq; attention has manual, "),
     ],
 )

@@ -18,6 +18,7 @@ from experiments.measure.confidence import (
     count_outliers,
     interim_counts,
     log_t_interval,
+    mean_interval,
 )
 
 several = st.lists(st.floats(0.1, 10), min_size=2, max_size=60)
@@ -213,3 +214,19 @@ def test_the_bootstrap_interval_holds_the_mean_about_as_often_as_it_says():
     assert centre == np.mean(samples) and min(samples) < low < centre < high < max(samples)
     assert bootstrap_interval([3.0] * 5) == (3.0, 3.0, 3.0)
     assert bootstrap_interval(samples[:4]) is None
+
+
+@pytest.mark.parametrize("count", [5, 9, 19])
+def test_the_interval_of_a_mean_holds_it_about_as_often_as_it_says(count):
+    random = np.random.default_rng(0)
+    intervals = [mean_interval(np.exp(random.normal(0.0, 0.1, count))) for _ in range(500)]
+    assert 0.92 < np.mean([low < math.exp(0.1**2 / 2) < high for low, high, _ in intervals]) < 0.98
+
+
+def test_the_interval_of_a_mean_is_about_the_mean_and_trims_nothing():
+    samples = [1.0] * 19 + [2.0]
+    low, high, centre = mean_interval(samples)
+    assert close(centre, np.mean(samples)) and low < centre < high
+    trimmed = log_t_interval(samples)
+    assert close(trimmed.low, 1.0) and high / low > trimmed.high / trimmed.low
+    assert mean_interval([1.0]) is None

@@ -95,6 +95,7 @@ class TestSchema:
             ("latency", types.Latency),
             ("speedup", types.Speedup),
             ("memory", types.MemoryUse),
+            ("throughput", types.Throughput),
             ("energy", types.Energy),
             ("reference", types.ReferenceUsed),
         ],
@@ -160,6 +161,19 @@ def test_all_groups_of_matrix_are_one_run_however_they_are_given(monkeypatch):
         return run_section(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))["id"]
 
     assert run_id() == run_id(f"task.groups=[{','.join(GROUPS)}]") != run_id("task.groups=[attention]")
+
+
+def test_the_scenario_shapes_a_runs_id_where_it_is_not_latency(monkeypatch):
+    def run(*overrides):
+        cfg = composed(*overrides)
+        monkeypatch.setattr(HydraConfig.instance(), "cfg", cfg)
+        return run_section(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+
+    plain, throughput = run(), run("measure.scenario=throughput")
+    assert (plain["measure"]["scenario"], plain["measure"]["clips"]) == ("latency", 10)
+    assert plain["id"] == run("~measure.scenario", "~measure.clips")["id"], "older sweeps are resumed by it"
+    assert plain["id"] == run("measure.clips=20")["id"] != throughput["id"]
+    assert throughput["id"] != run("measure.scenario=throughput", "measure.clips=20")["id"]
 
 
 @pytest.mark.parametrize(

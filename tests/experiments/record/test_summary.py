@@ -102,3 +102,33 @@ def test_weights_that_are_not_of_published_widths_are_told(made, text):
     (line,) = [line for line in lines(**made) if line.startswith("weights: ")]
     assert line.startswith(text)
     assert ("(" in line) is ("(" in text)
+
+
+def test_many_clips_have_two_lines():
+    gain = {"median": 1.0812, "ci95": [1.05, 1.11], "limit": 1.204}
+    throughput = {
+        "clips": 10,
+        "frames_per_s": 5.91,
+        "ci95_frames_per_s": [5.7, 6.1],
+        "wall_s": 16.9,
+        "clip_median_s": 1.024,
+        "clip_p90_s": 1.1,
+        "clip_p99_s": 1.15,
+        "waited_for_read_s": 0.2,
+        "waited_for_write_s": 0.1,
+        "overlap_gain": gain,
+    }
+    text = lines(throughput=throughput)
+    assert (
+        "throughput: 5.91 frames/s [5.7, 6.1] over 10 clips; a clip takes 1.02 s, 90% within 1.1 s, 99% within 1.15 s"
+    ) in text
+    gained = (
+        "overlapping reading and writing gains 1.08x [1.05, 1.11], where 1.20x is the most; "
+        "of 16.9 s, computing waited 0.3 s for files"
+    )
+    assert gained in text
+    assert f"DOUBTFUL, since the run was disturbed: {gained}" in lines(throughput=throughput, disturbed=["load 3.0"])
+    assert not any(line.startswith("times are medians") for line in text)
+    few = lines(throughput=throughput | {"ci95_frames_per_s": None, "overlap_gain": gain | {"ci95": None}})
+    assert any("5.91 frames/s [too few clips for an interval] over" in line for line in few)
+    assert not any("throughput" in line for line in lines())

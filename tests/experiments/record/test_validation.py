@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from experiments.record.validation import check_settings
+from experiments.record.validation import check_settings, refuse_throughput
 from propainter import InputError
 from variants.presets import composed
 
@@ -36,3 +36,33 @@ class TestPlainSettings:
 
     def test_the_settings_that_ship_are_accepted(self):
         check_settings(composed([], "cpu"))
+
+
+THROUGHPUT = "measure.scenario=throughput"
+
+
+class TestScenario:
+    @pytest.mark.parametrize(
+        ("overrides", "sentence"),
+        [
+            (["measure.scenario=foo"], "measure.scenario is 'foo'; give one of latency, throughput"),
+            (["measure.clips=1"], "measure.clips is 1; give a whole number of at least 2"),
+            ([THROUGHPUT, "measure=none"], "measure.scenario is throughput, and measure.max_samples is 0"),
+            ([THROUGHPUT, "measure.baseline=published"], "and measure.baseline is published"),
+            ([THROUGHPUT, "measure.baseline={}"], "and measure.baseline is {}"),
+            ([THROUGHPUT, "measure.artifacts=[trace]"], r"and measure.artifacts is \['trace'\]"),
+        ],
+    )
+    def test_what_does_not_go_with_it_is_refused(self, overrides, sentence):
+        with pytest.raises(InputError, match=sentence) as refused:
+            check_settings(composed(overrides, "cpu"))
+        assert "; " in str(refused.value)
+
+    @pytest.mark.parametrize("preset", ["quick", "standard", "rigorous"])
+    def test_it_goes_with_every_preset_that_measures(self, preset):
+        check_settings(composed([f"measure={preset}", THROUGHPUT], "cpu"))
+
+    def test_an_experiment_that_compares_latencies_refuses_it(self):
+        refuse_throughput(composed([], "cpu"))
+        with pytest.raises(InputError, match="this experiment knows latency alone; leave it out"):
+            refuse_throughput(composed([THROUGHPUT], "cpu"))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from support.reusing import clip
 
 from propainter import InputError, Pipeline, Schedule
+from propainter.inference.compositing import Compositor
 from propainter.inference.preparation import MIN_SIDE
 from propainter.inference.shots import Shot, enclosing, hole_of, plan_shots, stream_shots
 from propainter.inference.streaming import Streaming
@@ -108,6 +109,19 @@ def test_a_shot_without_a_hole_is_not_inpainted(narrow):
     result = Pipeline(narrow, QUICK, scene_detector=cuts_at(3), clip_splitter=splitter)(video, masks)
     assert asked == [3]
     assert np.array_equal(result[3:], video[3:])
+
+
+def test_float_frames_stay_float(narrow):
+    """As the published evaluation has them: region and scenes paste, and nothing is rounded; nor at odd sizes."""
+    video, masks = clip(4, 150, 300)
+    pipeline = Pipeline(narrow, QUICK, region=around_the_hole(8), compositor=partial(Compositor, dtype=np.float32))
+    exact = pipeline(video, masks)
+    where = slice(None), slice(0, 128), slice(1, 129)
+    assert exact.dtype == np.float32 and (exact % 1).any()
+    whole = Pipeline(narrow, QUICK, compositor=pipeline.compositor)(video[where], masks[where])
+    assert np.array_equal(exact[where], whole)
+    odd = Pipeline(narrow, QUICK, compositor=pipeline.compositor)(video[:2, :131, :133], masks[:2, :131, :133])
+    assert odd.dtype == np.float32 and odd.shape == (2, 131, 133, 3) and 0 <= odd.min() < odd.max() <= 255
 
 
 @pytest.mark.slow

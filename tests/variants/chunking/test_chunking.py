@@ -51,6 +51,20 @@ class TestPlan:
         done = inpaint_chunks(lambda part: np.full_like(part.frames, next(values)), whole, plan_chunks(8, 5, 2))
         assert done[:, 0, 0, 0].tolist() == [100, 100, 100, 102, 103, 105, 105, 105]
 
+    def test_in_float_the_fade_is_not_rounded(self):
+        values = iter([100.25, 105.25])
+        whole = small_clip(11)  # the last chunk has no hole, and is uint8
+        whole.masks[5:] = False
+        chunks = plan_chunks(11, 5, 2)
+
+        def inpaint(part):
+            return np.full(part.frames.shape, next(values), np.float32)
+
+        done = inpaint_chunks(inpaint, whole, chunks)
+        assert done.dtype == np.float32
+        assert done[:5, 0, 0, 0] == pytest.approx([100.25, 100.25, 100.25, 100.25 + 5 / 3, 100.25 + 10 / 3])
+        assert np.array_equal(done[8:], whole.frames[8:])
+
     def test_a_chunk_without_a_hole_is_passed_through(self):
         seen = []
         whole = small_clip(20, hole=slice(0, 2))

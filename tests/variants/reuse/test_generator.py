@@ -70,15 +70,17 @@ class TestGenerator:
         assert stats["kept_bytes"] <= 2 * (11 + 16 + 1)
         assert not kept._kept
 
-    def test_compositor_is_the_published(self):
+    @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+    def test_compositor_is_the_published(self, dtype):
         frames = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
         masks = np.random.default_rng(1).integers(0, 2, (3, 8, 8), dtype=np.uint8)
-        one, other = Compositor(frames, masks), DeviceCompositor(frames, masks)
+        one, other = Compositor(frames, masks, dtype), DeviceCompositor(frames, masks, dtype)
         for numbers in ([0, 1], [1, 2], [0, 1, 2]):
             prediction = torch.rand(len(numbers), 3, 8, 8) * 2 - 1
             one.add(numbers, prediction)
             other.add(numbers, prediction)
         assert np.array_equal(one.result(), other.result())
+        assert one.result().dtype == other.result().dtype == dtype
 
     def test_compositor_wants_every_frame(self):
         compositor = DeviceCompositor(np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 8), np.uint8))

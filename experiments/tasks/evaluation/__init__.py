@@ -1,0 +1,1 @@
+"""`experiment=evaluate`: quality of variants against the truth on a set of videos."""
