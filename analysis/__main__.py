@@ -26,7 +26,8 @@ def parser() -> argparse.ArgumentParser:
     """Return the whole command line."""
     top = argparse.ArgumentParser(
         prog="python -m analysis",
-        description="Reads records: sweep folders, run folders, record.json and records.parquet files, tars of them.",
+        description="Reads records: sweep and run folders, record.json, evaluation.json and records.parquet files, "
+        "tars of them.",
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     report = "one HTML page of it all, with plots and tables beside it"

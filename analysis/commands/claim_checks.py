@@ -8,6 +8,7 @@ from typing import Any
 from analysis.results import format as figures
 from analysis.results import intervals, soundness
 from analysis.results.pooling import Row, architecture, comparable, decibel, name, unpaired
+from analysis.results.truth import recorded_loss
 
 CONFIRMED, PARTLY, CONTRADICTED, INCONCLUSIVE, NOT_MEASURED = (
     "confirmed",
@@ -25,13 +26,16 @@ RSS_NOISE_BYTES = 20 * 2**20
 
 _NO_EFFECT = {"speedup": 1.0, "micro_speedup": 1.0, "saving": 0.0, "micro_saving": 0.0}
 
+QUALITY = ("psnr_hole_db", "truth_db")
+"""Figures of quality. What they say is of the videos that they were measured on."""
+
 _UNITS = {
     "speedup": (1, 2, "x"),
     "saving": (100, 0, "%"),
     "seconds": (1, 2, " s"),
     "gib": (1, 2, " GiB"),
     "psnr_hole_db": (1, 1, " dB"),
-    "truth_db": (1, 1, " dB"),
+    "truth_db": (1, 2, " dB"),
 }
 """By figure: factor, digits and unit in texts."""
 
@@ -62,8 +66,18 @@ class Measured:
     again: str | None
 
 
-def measure(part: dict[str, Any], rows: list[Row], micro: list[Row]) -> list[Measured]:
-    """Return all that rows of `variants_table` and of `load_micro` say about a part; empty where they say nothing."""
+def measure(part: dict[str, Any], rows: list[Row], micro: list[Row], evaluated: Iterable[Row] = ()) -> list[Measured]:
+    """Return all that is known about a part; empty where nothing is.
+
+    Args:
+        part: of a claim in claims.yaml.
+        rows: of `variants_table`.
+        micro: of `load_micro`.
+        evaluated: of `rows_of_evaluation`. A figure against the truth is theirs where they have it: many videos say
+            more than the clips of `rows`.
+    """
+    if part["figure"] == "truth_db" and (of_many := list(_evaluated(part, evaluated))):
+        return of_many
     if part["figure"].startswith("micro"):
         return list(_micro(part, micro))
     fitting = [row for row in rows if _meets(row, part.get("where", {}))]
@@ -160,9 +174,21 @@ def _alone(part: dict[str, Any], row: Row) -> Measured | None:
             verdict = judge(part, value, [value, value])
             return _measured(part, row, None, None, text="identical", verdict=verdict)
     else:
-        mine, reference = (row.get(f"quality.truth.{key}psnr_hole_db") for key in ("", "reference_"))
-        value = None if mine is None or reference is None else mine - reference
+        loss = recorded_loss(row).mean_db
+        value = None if loss is None or not math.isfinite(loss) else -loss
     return None if value is None else _measured(part, row, value, [value, value])
+
+
+def _evaluated(part: dict[str, Any], evaluated: Iterable[Row]) -> Iterable[Measured]:
+    """Measure what variants gain or lose to the truth on an evaluation's videos, over its published baseline."""
+    for row in evaluated:
+        loss, baseline = row["truth.loss"], row.get("speedup.baseline")
+        if not _meets(row, part.get("where", {})) or not _is(row, part["variant"]) or loss.mean_db is None:
+            continue
+        if name(baseline) == "published":
+            interval = None if loss.interval_db is None else [-end for end in reversed(loss.interval_db)]
+            data = row["evaluation"] + ("" if architecture(row) == "published" else f", {figures.weights(row)}")
+            yield _measured(part, row, -loss.mean_db, interval, data=data)
 
 
 def _outlasts(part: dict[str, Any], chosen: Iterable[Row], rows: list[Row]) -> Iterable[Measured]:
@@ -246,12 +272,18 @@ def _measured(
         text=text or ("" if value is None else _text(part["figure"], value, interval, kind)),
         variant=variant,
         baseline=part.get("baseline"),
-        data=data or figures.size(row) + ("" if architecture(row) == "published" else f", {figures.weights(row)}"),
+        data=data or _clip(part, row),
         device=figures.where(row),
         kind=kind,
         doubt=doubt,
         again=again,
     )
+
+
+def _clip(part: dict[str, Any], row: Row) -> str:
+    """Return the clip of a row, of a figure of quality also that it is one, and the weights of other widths."""
+    count = ", 1 video" if part["figure"] in QUALITY else ""
+    return figures.size(row) + count + ("" if architecture(row) == "published" else f", {figures.weights(row)}")
 
 
 def _doubt(part: dict[str, Any], row: Row, other: Row | None, kind: str | None) -> tuple[str | None, str | None]:

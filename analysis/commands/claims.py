@@ -15,16 +15,19 @@ from analysis.commands.claim_checks import (
     INCONCLUSIVE,
     NOT_MEASURED,
     PARTLY,
+    QUALITY,
     Measured,
     measure,
 )
 from analysis.commands.table import markdown
 from analysis.errors import InputError
 from analysis.records.atomic import print_or_write
-from analysis.records.load import load, load_micro
+from analysis.records.evaluation import Evaluation
+from analysis.records.load import load, load_evaluations, load_micro
 from analysis.results.format import distinct_doubts
 from analysis.results.pooling import Row, architecture, rows_of, variants_table
 from analysis.results.soundness import typed
+from analysis.results.truth import rows_of_evaluation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,8 +36,6 @@ FILE = Path(__file__).with_name("claims.yaml")
 
 LEARNED = ("pretrained", "small")
 """Sources of weights that were learned, so that what they paint has a meaning."""
-
-_QUALITY = ("psnr_hole_db", "truth_db")
 
 VERDICTS = (CONFIRMED, PARTLY, CONTRADICTED, INCONCLUSIVE, NOT_MEASURED)
 
@@ -72,7 +73,10 @@ def runs(path: str | Path | None = None, device_type: str | None = None) -> list
 
 
 def evaluate(
-    frame: "pd.DataFrame", micro: "pd.DataFrame | None" = None, path: str | Path | None = None
+    frame: "pd.DataFrame",
+    micro: "pd.DataFrame | None" = None,
+    path: str | Path | None = None,
+    evaluations: Sequence[Evaluation] = (),
 ) -> list[dict[str, Any]]:
     """Return a verdict for each claim.
 
@@ -80,6 +84,8 @@ def evaluate(
         frame: of `load`, or of `variants_table`.
         micro: of `load_micro`.
         path: another file of claims.
+        evaluations: of `load_evaluations`. A figure against the truth is taken from those that have it, and then not
+            from single clips.
 
     Returns:
         A dictionary a claim: `id`, `claim`, `verdict` (one of `VERDICTS`), `remark` (a sentence, or ""), `measured`
@@ -88,7 +94,8 @@ def evaluate(
     pooled = frame if "processes" in frame.columns else variants_table(frame)
     rows = rows_of(pooled)
     micro_rows = [] if micro is None else rows_of(micro)
-    return [_evaluate(claim, rows, micro_rows) for claim in read_claims(path)]
+    evaluated = [row for evaluation in evaluations for row in rows_of_evaluation(evaluation)]
+    return [_evaluate(claim, rows, micro_rows, evaluated) for claim in read_claims(path)]
 
 
 def combine(verdicts: Iterable[str | None]) -> str:
@@ -132,26 +139,32 @@ def main(arguments: argparse.Namespace) -> int:
     """Print or write the verdicts as Markdown; 0."""
     try:
         frame, micro = load(*arguments.paths), load_micro(*arguments.paths)
+        evaluations = load_evaluations(*arguments.paths)
     except FileNotFoundError as error:
         raise InputError(f"{error}.") from None
-    if frame.empty and micro.empty:
+    if frame.empty and micro.empty and not evaluations:
         given = ", ".join(map(str, arguments.paths))
-        raise InputError(f"there is no record and no micro.json in {given}; give sweep folders or such files.")
-    text = to_markdown(evaluate(frame, micro))
+        raise InputError(
+            f"there is no record, no micro.json and no evaluation.json in {given}; give sweep folders or such files."
+        )
+    text = to_markdown(evaluate(frame, micro, evaluations=evaluations))
     print_or_write(text, arguments.output)
     return 0
 
 
-def _evaluate(claim: dict[str, Any], rows: list[Row], micro: list[Row]) -> dict[str, Any]:
+def _evaluate(claim: dict[str, Any], rows: list[Row], micro: list[Row], evaluated: list[Row]) -> dict[str, Any]:
     published = [row for row in rows if architecture(row) == "published"]
-    learned = [row for row in rows if row.get("weights.source") in LEARNED]
-    found = [(part, measure(part, _usable(claim, part, published, learned), micro)) for part in claim["parts"]]
+    learned = _learned(rows)
+    found = [
+        (part, measure(part, _usable(claim, part, published, learned), micro, _learned(evaluated)))
+        for part in claim["parts"]
+    ]
     judged = [(part, ms) for part, ms in found if not part.get("context")]
     verdict = combine(combine(m.verdict for m in measured) for _, measured in judged)
     remarks = []
     if claim.get("unavailable"):
         remarks.append(f"It can't be measured: {claim['unavailable']}.")
-    if claim.get("quality") and len(learned) < len(rows):
+    if claim.get("quality") and len(learned) + len(_learned(evaluated)) < len(rows) + len(evaluated):
         remarks.append("Runs with seeded weights are left out: they show numerical agreement, not visual quality.")
     if len(published) < len(rows) and not claim.get("quality"):
         remarks.append(
@@ -180,11 +193,15 @@ def _evaluate(claim: dict[str, Any], rows: list[Row], micro: list[Row]) -> dict[
     }
 
 
+def _learned(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if row.get("weights.source") in LEARNED]
+
+
 def _usable(claim: dict[str, Any], part: dict[str, Any], published: list[Row], learned: list[Row]) -> list[Row]:
     """Return the rows that may answer a part: published widths, and of visual quality all weights that were learned."""
     if not claim.get("quality"):
         return published
-    quality = part["figure"] in _QUALITY
+    quality = part["figure"] in QUALITY
     return [row for row in learned if quality or architecture(row) == "published"]
 
 

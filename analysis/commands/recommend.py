@@ -2,15 +2,17 @@
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.errors import InputError
-from analysis.records.load import load_some
+from analysis.records.evaluation import Evaluation
+from analysis.records.load import load_with_evaluations
+from analysis.results import evaluation_table, truth
 from analysis.results import format as figures
 from analysis.results.intervals import disjoint
-from analysis.results.pooling import Row, architecture, decibel, rows_of, variants_table
+from analysis.results.pooling import Row, architecture, decibel, name, rows_of, variants_table
 from analysis.results.soundness import command, speed_order
 
 RUNNERS_UP = 3
@@ -18,6 +20,13 @@ RUNNERS_UP = 3
 FITS, NOTHING_FITS = 0, 1
 
 _NOT_COMPARED = "it was not compared with the reference"
+
+_LOSS = "max-psnr-loss-db"
+
+_HOW_LOSS = (
+    "A loss to the truth is of PSNR in the hole. What must keep the bound is the upper end of its 95% interval. "
+    "Without an interval it is the figure itself: other videos may give another one."
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class Bound:
     limit: float
     figure: Callable[[Row], float | None]
     text: Callable[[float], str]
-    unknown: str
+    unknown: Callable[[Row], str]
     high_is_good: bool = False
 
     def excess(self, row: Row) -> float:
@@ -43,7 +52,7 @@ class Bound:
         """Return what breaks, in words."""
         value = self.figure(row)
         if value is None:
-            return f"{self.unknown} (--{self.option} {self.limit:g})"
+            return f"{self.unknown(row)} (--{self.option} {self.limit:g})"
         side = "under" if self.high_is_good else "over"
         return f"{self.text(value)}, {side} the {self.text(self.limit)} of --{self.option}"
 
@@ -52,11 +61,13 @@ def bounds_of(arguments: argparse.Namespace) -> list[Bound]:
     """Return the bounds that were asked for. Gigabytes are GiB, 2**30 bytes, as in limits.vram_gb."""
     vram, host, time = "{:.2f} GiB of VRAM".format, "{:.2f} GiB of host memory".format, "{:.2f} s".format
     psnr = "{:.1f} dB in the hole".format
+    loss = "{:.3f} dB lost to the truth".format
     known = [
-        Bound("max-vram-gb", arguments.max_vram_gb, _vram_gib, vram, "it was not run on a GPU"),
-        Bound("max-memory-gb", arguments.max_memory_gb, _host_gib, host, "its host memory is not known"),
-        Bound("min-psnr-hole-db", arguments.min_psnr_hole_db, decibel, psnr, _NOT_COMPARED, True),
-        Bound("max-latency-s", arguments.max_latency_s, _sound_s, time, "it has no sound time"),
+        Bound("max-vram-gb", arguments.max_vram_gb, _vram_gib, vram, _said("it was not run on a GPU")),
+        Bound("max-memory-gb", arguments.max_memory_gb, _host_gib, host, _said("its host memory is not known")),
+        Bound("min-psnr-hole-db", arguments.min_psnr_hole_db, decibel, psnr, _said(_NOT_COMPARED), True),
+        Bound(_LOSS, arguments.max_psnr_loss_db, _loss_db, loss, lambda row: row["truth.loss"].unknown),
+        Bound("max-latency-s", arguments.max_latency_s, _sound_s, time, _said("it has no sound time")),
     ]
     return [bound for bound in known if bound.limit is not None]
 
@@ -67,32 +78,42 @@ def recommend(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[list[
     A variant whose figure for the purpose is doubtful is in neither.
 
     Args:
-        rows: of `variants_table`, that went well, on the same data, weights and device.
+        rows: of `variants_table`, that went well, on the same data, weights and device, with their `truth.loss` where
+            that is bounded; or of `truth.rows_of_evaluation`.
         purpose: "speed" or "memory".
     """
-    doubt, wanted = (
-        ("doubt.latency", "latency.median_s") if purpose == "speed" else ("doubt.memory", "memory.peak_bytes")
-    )
+    wanted: tuple[str, ...]
+    if purpose == "speed":
+        doubt, wanted = "doubt.latency", ("latency.median_s", "speedup.median")
+    else:
+        doubt, wanted = "doubt.memory", ("memory.peak_bytes",)
     rows = [row for row in rows if not row.get(doubt)]
     by_speed = speed_order(rows)
 
     def merit(row: Row) -> tuple[float, float]:
         if purpose == "speed":
             return by_speed(row)
-        return row.get(wanted, math.inf), row.get("latency.median_s", math.inf)
+        return row.get("memory.peak_bytes", math.inf), row.get("latency.median_s", math.inf)
 
     def excess(row: Row) -> float:
         return math.fsum(bound.excess(row) for bound in bounds)
 
-    fitting = sorted((row for row in rows if excess(row) == 0 and wanted in row), key=merit)
+    fitting = sorted((row for row in rows if excess(row) == 0 and set(wanted) & row.keys()), key=merit)
     rest = sorted((row for row in rows if excess(row) > 0), key=lambda row: (excess(row), merit(row)))
     return fitting, rest
 
 
-def answer(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[str, bool]:
-    """Return what to use, in words, and whether anything fits."""
+def answer(
+    rows: list[Row], bounds: list[Bound], purpose: str, evaluations: Sequence[Evaluation] = ()
+) -> tuple[str, bool]:
+    """Return what to use, in words, and whether anything fits.
+
+    Args:
+        rows, bounds, purpose: as for `recommend`.
+        evaluations: those that a loss to the truth may be taken from; what makes one unusable is said.
+    """
     fitting, rest = recommend(rows, bounds, purpose)
-    lines = [f"{figures.size(rows[0])}; {figures.where(rows[0])}; {figures.weights(rows[0])}"]
+    lines = [_head(rows[0])]
     psnr = next((bound for bound in bounds if bound.high_is_good), None)
     if psnr and rows[0].get("weights.source") == "seeded":
         lines.append(
@@ -100,24 +121,38 @@ def answer(rows: list[Row], bounds: list[Bound], purpose: str) -> tuple[str, boo
             "reference here, not on visual quality."
         )
     if architecture(rows[0]) != "published":
-        lines.append("These are figures of networks that are narrower than the published ones, not of ProPainter's.")
+        lines.append(evaluation_table.SMALL)
+    if any(bound.option == _LOSS for bound in bounds):
+        lines += [_HOW_LOSS, *truth.unused(rows, evaluations)]
     if fitting:
         best, *others = fitting
         good = "fastest" if purpose == "speed" else "smallest"
         sound = "" if len(fitting) + len(rest) == len(rows) else " and sound"
         within = " within the bounds" if bounds else ""
-        lines += ["", f"The {good} of {len(rows)} measured{sound}{within}:", *_described(best), f"    {command(best)}"]
+        lines += [
+            "",
+            f"The {good} of {len(rows)} measured{sound}{within}:",
+            *_described(best, bounds),
+            f"    {command(best)}",
+        ]
         if others:
             lines += ["", "Runners-up:"]
             for row in others[:RUNNERS_UP]:
-                lines += _described(row, best if purpose == "speed" else None)
+                lines += _described(row, bounds, best if purpose == "speed" else None)
         lines += _reserved(best, bounds)
     elif rest:
         nearest = rest[0]
-        lines += ["", "Nothing that was measured fits. The nearest:", *_described(nearest), f"    {command(nearest)}"]
+        lines += [
+            "",
+            "Nothing that was measured fits. The nearest:",
+            *_described(nearest, bounds),
+            f"    {command(nearest)}",
+        ]
         lines += ["what breaks:", *(f"    {bound.breach(nearest)}" for bound in bounds if bound.excess(nearest))]
     else:
         lines += ["", f"Nothing can be recommended: none of the {len(rows)} measured has a sound figure."]
+    doubts = dict.fromkeys(row["doubt.speedup"] for row in rows if "evaluation" in row and row.get("doubt.speedup"))
+    lines += ["", *(f"No recommendation rests on a doubtful speed: {doubt}." for doubt in doubts)] if doubts else []
     if again := figures.what_to_measure_again(rows):
         lines += ["", "Doubtful, so that no recommendation rests on its time:"]
         lines += [f"  {line}" for text in again for line in text.splitlines()]
@@ -130,39 +165,64 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-vram-gb", type=_positive, metavar="GB", help="peak that torch allocates on the GPU, GiB")
     parser.add_argument("--max-memory-gb", type=_positive, metavar="GB", help="peak of host memory, GiB")
     parser.add_argument("--min-psnr-hole-db", type=_positive, metavar="DB", help="against the fp32 reference")
+    parser.add_argument(
+        f"--{_LOSS}",
+        type=_positive,
+        metavar="DB",
+        help="most PSNR in the hole that is lost to the truth: by an evaluation of the variant the upper end of the "
+        "95%% interval, so that the bound is kept with confidence (the mean where there is no interval); without an "
+        "evaluation the loss on the one clip that was measured",
+    )
     parser.add_argument("--max-latency-s", type=_positive, metavar="S", help="of a run on the clip that was measured")
     parser.add_argument("--for", dest="purpose", choices=("speed", "memory"), default="speed", help="%(default)s")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print an answer for each clip, device and weights; 0, or 1 where nothing fits, or is sound, in one of them."""
+    """Print an answer for each clip, device and weights; 0, or 1 where nothing fits, or is sound, in one of them.
+
+    Without a run that was timed, each evaluation is answered from by itself.
+    """
+    frame, evaluations = load_with_evaluations(*arguments.paths)
     settings: dict[tuple, list[Row]] = {}
-    for row in rows_of(variants_table(load_some(*arguments.paths))):
+    for row in rows_of(variants_table(frame)):
         if row["status"] == "ok" and "latency.median_s" in row:
             key = (row["place"], row.get("data.fingerprint"), row.get("weights.fingerprint"))
-            settings.setdefault(key, []).append(row)
-    if not settings:
+            settings.setdefault(key, []).append(row | {"truth.loss": truth.loss_of(row, evaluations)})
+    groups, timed = list(settings.values()), bool(settings)
+    if not timed:
+        found = [[row for row in truth.rows_of_evaluation(one) if row["status"] == "ok"] for one in evaluations]
+        groups = [rows for rows in found if rows]
+    if not groups:
         raise InputError("no variant was measured without failing, so there is nothing to recommend; see table DIR.")
     bounds = bounds_of(arguments)
-    if arguments.max_vram_gb is not None and all(_vram_gib(row) is None for rows in settings.values() for row in rows):
+    if arguments.max_vram_gb is not None and all(_vram_gib(row) is None for rows in groups for row in rows):
         raise InputError(
             "these runs were made without a GPU, so --max-vram-gb can't be answered; give --max-memory-gb."
         )
-    answers = [answer(rows, bounds, arguments.purpose) for rows in settings.values()]
+    answers = [answer(rows, bounds, arguments.purpose, evaluations if timed else ()) for rows in groups]
     print("\n\n".join(text for text, _ in answers))
     return FITS if all(fits for _, fits in answers) else NOTHING_FITS
 
 
-def _described(row: Row, best: Row | None = None) -> list[str]:
-    parts = [
-        figures.seconds(row.get("latency.median_s"), row.get("latency.ci95_s")),
-        figures.memory(row.get("memory.peak_bytes")),
-        f"{figures.psnr(row) or 'not compared'} in the hole",
-        *([f"{figures.truth_psnr(row)} to the truth"] if figures.truth_psnr(row) else []),
-    ]
-    if row.get("speedup.median") and not row.get("doubt.speedup"):
+def _head(row: Row) -> str:
+    return f"{row.get('evaluation') or figures.size(row)}; {figures.where(row)}; {figures.weights(row)}"
+
+
+def _described(row: Row, bounds: list[Bound], best: Row | None = None) -> list[str]:
+    parts = [figures.memory(row.get("memory.peak_bytes"))]
+    if "evaluation" in row:
+        parts += [f"{row['truth.psnr_hole_db']:.2f} dB in the hole to the truth"] if "truth.psnr_hole_db" in row else []
+    else:
+        parts.insert(0, figures.seconds(row.get("latency.median_s"), row.get("latency.ci95_s")))
+        parts.append(f"{figures.psnr(row) or 'not compared'} in the hole")
+        parts += [f"{figures.truth_psnr(row)} to the truth"] if figures.truth_psnr(row) else []
+    if any(bound.option == _LOSS for bound in bounds) and row["truth.loss"].text:
+        parts.append(row["truth.loss"].text)
+    if row.get("speedup.baseline") and row.get("speedup.median") and not row.get("doubt.speedup"):
         kind = ", unpaired" if row["speedup.kind"] == "unpaired" else ""
-        parts.insert(1, f"{figures.times(row['speedup.median'], row.get('speedup.ci95'))} published's speed{kind}")
+        over = name(row["speedup.baseline"]) if "evaluation" in row else "published"
+        speed = figures.times(row["speedup.median"], row.get("speedup.ci95"))
+        parts.insert(0 if "evaluation" in row else 1, f"{speed} {over}'s speed{kind}")
     elif row.get("doubt.speedup") and not row.get("doubt.own"):
         parts.append(f"no speedup is stated: {row['doubt.speedup']}")
     if row.get("disturbed"):
@@ -170,7 +230,7 @@ def _described(row: Row, best: Row | None = None) -> list[str]:
     intervals = (row.get("latency.ci95_s"), best.get("latency.ci95_s")) if best else (None, None)
     if None not in intervals and not disjoint(*intervals):
         parts.append("not shown to be slower: the intervals overlap")
-    return [f"  {row['variant.label']}", f"    {'; '.join(parts)}"]
+    return [f"  {row['variant.label']}", f"    {'; '.join(part for part in parts if part)}"]
 
 
 def _reserved(row: Row, bounds: list[Bound]) -> list[str]:
@@ -189,6 +249,14 @@ def _reserved(row: Row, bounds: list[Bound]) -> list[str]:
 def _vram_gib(row: Row) -> float | None:
     peak = row.get("memory.peak_bytes") if row.get("memory.kind") == "vram" else None
     return None if peak is None else peak / figures.GIB
+
+
+def _loss_db(row: Row) -> float | None:
+    return row["truth.loss"].bound_db
+
+
+def _said(reason: str) -> Callable[[Row], str]:
+    return lambda row: reason
 
 
 def _sound_s(row: Row) -> float | None:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.errors import InputError
 from analysis.records.atomic import print_or_write
-from analysis.records.load import load_some
+from analysis.records.evaluation import Evaluation
+from analysis.records.load import load_with_evaluations
+from analysis.results import evaluation_table, soundness
 from analysis.results import format as figures
-from analysis.results import soundness
 from analysis.results.pooling import Row, rows_of, truth_decibel, variants_table
 
 if TYPE_CHECKING:
@@ -115,6 +116,23 @@ def to_csv(table: "pd.DataFrame", columns: Sequence[str] | None = None) -> str:
     return text.getvalue()
 
 
+def evaluation_markdown(evaluation: Evaluation) -> str:
+    """Return an evaluation's pooled table as Markdown: its head, the table, and what must be said of it."""
+    table = markdown(evaluation_table.header(evaluation), evaluation_table.lines(evaluation))
+    lines = "\n".join(evaluation_table.notes(evaluation))
+    return f"Quality against the truth: {evaluation_table.head(evaluation)}\n\n{table}\n{lines}\n"
+
+
+def evaluations_csv(evaluations: Sequence[Evaluation]) -> str:
+    """Return the pooled tables of evaluations as one CSV of bare numbers."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(evaluation_table.RAW_HEADER)
+    for evaluation in evaluations:
+        writer.writerows(evaluation_table.raw_lines(evaluation))
+    return text.getvalue()
+
+
 def cells(table: "pd.DataFrame", rows: list[Row], columns: Sequence[str]) -> list[list[str]]:
     """Return the text of each cell.
 
@@ -150,8 +168,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print or write the table; 0."""
-    table = variants_table(load_some(*arguments.paths))
+    """Print or write the table, and below it that of each evaluation; 0."""
+    frame, evaluations = load_with_evaluations(*arguments.paths)
+    table = variants_table(frame)
+    if table.empty and evaluations:
+        return _evaluations_alone(arguments, evaluations)
     if arguments.sort:
         cells(table, [], [arguments.sort])
         if arguments.sort not in table.columns:
@@ -159,12 +180,27 @@ def main(arguments: argparse.Namespace) -> int:
         table = table.sort_values(arguments.sort, key=_sortable)
     columns = [column.strip() for column in arguments.columns.split(",")] if arguments.columns else None
     text = (to_csv if arguments.format == "csv" else to_markdown)(table, columns)
+    below = "" if arguments.format == "csv" or columns else "".join(f"\n{evaluation_markdown(e)}" for e in evaluations)
+    if arguments.output is not None or arguments.format == "csv":
+        print_or_write(text + below, arguments.output)
+        return 0
+    print_or_write(text, None)
+    rows = rows_of(table)
+    note = figures.agreement(rows)
+    for line in [*([note] if note else []), *figures.what_to_measure_again(rows)]:
+        print(f"\n{line}")
+    print(below, end="")
+    return 0
+
+
+def _evaluations_alone(arguments: argparse.Namespace, evaluations: Sequence[Evaluation]) -> int:
+    if arguments.columns or arguments.sort:
+        raise InputError("there is an evaluation and no record of a run, so --columns and --sort can't be used.")
+    if arguments.format == "csv":
+        text = evaluations_csv(evaluations)
+    else:
+        text = "\n".join(map(evaluation_markdown, evaluations))
     print_or_write(text, arguments.output)
-    if arguments.format == "markdown" and arguments.output is None:
-        rows = rows_of(table)
-        note = figures.agreement(rows)
-        for line in [*([note] if note else []), *figures.what_to_measure_again(rows)]:
-            print(f"\n{line}")
     return 0
 
 

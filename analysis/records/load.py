@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import InputError
-from analysis.records import parquet, schema, training
-from analysis.records.parquet import write_parquet
+from analysis.records import evaluation, parquet, schema, training
+from analysis.records.evaluation import Evaluation
+from analysis.records.parquet import flattened, write_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["load", "load_micro", "load_some", "write_parquet"]
+__all__ = ["load", "load_evaluations", "load_micro", "load_some", "load_with_evaluations", "write_parquet"]
 
 log = logging.getLogger(__name__)
+
+OTHER_KINDS = ("micro", "train_benchmark", evaluation.KIND)
+"""Kinds of documents that lie beside records: `load_micro` and `load_evaluations` read them."""
 
 TARS = (".tar", ".tar.gz", ".tgz")
 
@@ -94,7 +98,7 @@ def load_micro(*paths: str | Path) -> "pd.DataFrame":
             kind = content.get("kind") if isinstance(content, dict) else None
             if kind not in ("micro", "train_benchmark"):
                 continue
-            environment = _flat({"environment": content.get("environment") or {}})
+            environment = flattened({"environment": content.get("environment") or {}})
             of_training = kind == "train_benchmark"
             found = list(training.as_micro_rows(content)) if of_training else content["rows"]
             size = training.size(content) if of_training else content.get("size")
@@ -102,13 +106,76 @@ def load_micro(*paths: str | Path) -> "pd.DataFrame":
                 if wrong := schema.validation_error(row, "micro_row"):
                     raise ValueError(wrong)
             common = {**environment, "size": size, "disturbed": content.get("disturbed"), "path": name}
-            rows += [_flat(row) | common for row in found]
+            rows += [flattened(row) | common for row in found]
         except (*_DAMAGE, AttributeError, KeyError, TypeError) as error:
             log.warning("%s is left out: %s", name, _why(error))
     return pd.DataFrame(rows)
 
 
+def load_evaluations(*paths: str | Path) -> list[Evaluation]:
+    """Return what the `evaluation.json` files in folders and tars hold, or such files themselves, in their order.
+
+    Other files are passed over; a damaged one is named in a warning and left out.
+
+    Raises:
+        FileNotFoundError: a path that does not exist.
+    """
+    left_out: list[str] = []
+    found = list(_evaluations(paths, left_out))
+    for sentence in left_out:
+        log.warning("%s", sentence)
+    return found
+
+
+def load_with_evaluations(*paths: str | Path) -> tuple["pd.DataFrame", list[Evaluation]]:
+    """Load records and evaluations for a command line, as `load` and `load_evaluations` do.
+
+    The table's `attrs["left_out"]` has the sentences on damaged evaluations too.
+
+    Raises:
+        InputError: a path that does not exist, or neither a record nor an evaluation in any.
+    """
+    left_out: list[str] = []
+    try:
+        found = load(*paths)
+        evaluations = list(_evaluations(paths, left_out))
+    except FileNotFoundError as error:
+        raise InputError(f"{error}.") from None
+    for sentence in left_out:
+        log.warning("%s", sentence)
+    found.attrs["left_out"] = [*found.attrs["left_out"], *left_out]
+    if found.empty and not evaluations:
+        raise InputError(
+            f"there is no record and no evaluation in {', '.join(map(str, paths))}; give sweep folders, run folders, "
+            "record.json or evaluation.json files, records.parquet or a tar of them."
+        )
+    return found, evaluations
+
+
 _DAMAGE = (OSError, ValueError, RecursionError, EOFError, tarfile.TarError, zlib.error)
+
+
+def _evaluations(paths: tuple[str | Path, ...], left_out: list[str]) -> Iterator[Evaluation]:
+    """Yield evaluations; what is wrong with a damaged one goes to `left_out`, a sentence each."""
+    given = {str(Path(path)) for path in paths}
+    for name, read in _unique(paths):
+        named = Path(name).name == "evaluation.json"
+        if Path(name).suffix != ".json" or Path(name).name == "record.json" or not (named or name in given):
+            continue
+        try:
+            content = _parse(read())
+            of_kind = isinstance(content, dict) and content.get("kind") == evaluation.KIND
+            if of_kind:
+                yield evaluation.from_document(content, name)
+        except _DAMAGE as error:
+            of_kind = named or not isinstance(error, _UNREADABLE)
+            reason = f"it can't be read as JSON ({_why(error)})" if isinstance(error, _UNREADABLE) else _why(error)
+            left_out += [f"{name} is left out: {reason}"] if of_kind else []
+        else:
+            left_out += [f"{name} is left out: it is no evaluation"] if named and not of_kind else []
+
+
+_UNREADABLE = (OSError, json.JSONDecodeError, UnicodeError, RecursionError, EOFError, tarfile.TarError, zlib.error)
 
 
 def _rows(paths: tuple[str | Path, ...], left_out: list[str]) -> Iterator[dict[str, Any]]:
@@ -152,11 +219,11 @@ def _checked(name: str, left_out: list[str], read: Callable[[], bytes]) -> dict[
     """Return the flat record, or None, and the reason in `left_out`."""
     try:
         record = _parse(read())
-        if isinstance(record, dict) and record.get("kind") in ("micro", "train_benchmark"):  # see load_micro
+        if isinstance(record, dict) and record.get("kind") in OTHER_KINDS:
             return None
         wrong = schema.validation_error(record) if isinstance(record, dict) else "it is no record"
         if wrong is None:
-            return {**_flat(record), "path": name}
+            return {**flattened(record), "path": name}
     except _DAMAGE as error:
         wrong = f"it can't be read as JSON ({_why(error)})"
     left_out.append(f"{name} is left out: {wrong}")
@@ -213,16 +280,6 @@ def _natural(path: Path) -> list[list[tuple[bool, int | str]]]:
     """Return a key that sorts 10 after 9."""
     parts = (re.split(r"(\d+)", part) for part in path.parts)
     return [[(not p.isdecimal(), int(p) if p.isdecimal() else p) for p in part] for part in parts]
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, dict) and item:
-            flat |= _flat(item, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = item
-    return flat
 
 
 def _why(error: BaseException) -> str:

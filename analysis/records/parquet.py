@@ -80,6 +80,17 @@ def nested(flat: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
+def flattened(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a record's values by their keys, levels joined by dots; `nested` is the way back."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, dict) and item:
+            flat |= flattened(item, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = item
+    return flat
+
+
 def _scalars(values: list[Any]) -> Any:
     """Return an array of one kind of scalar, or None where they are not of one."""
     import pyarrow

@@ -1,8 +1,11 @@
 """The head of a report: what was run, what to know first, and the findings of each setting in a line."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from analysis.records.evaluation import Evaluation
 from analysis.report import findings
+from analysis.results import evaluation_table
 from analysis.results import format as figures
 from analysis.results.rows import Row, fastest
 
@@ -41,15 +44,17 @@ def _values(frame: "pd.DataFrame", column: str) -> list[str]:
     return sorted({str(value) for value in frame[column].dropna()}) if column in frame.columns else []
 
 
-def notices(frame: "pd.DataFrame", rows: list[Row]) -> list[dict[str, Any]]:
+def notices(frame: "pd.DataFrame", rows: list[Row], evaluations: Sequence[Evaluation] = ()) -> list[dict[str, Any]]:
     """Return what must be known before anything else: `kind`, `head`, `text` and `commands` of each notice."""
     found = _doubtful([row for row in rows if row.ok])
-    if any(row.weights_source == "seeded" for row in rows):
-        some = "" if all(row.weights_source in ("seeded", None) for row in rows) else "Some of the runs are concerned. "
+    sources = [row.weights_source for row in rows] + [one.weights.get("source") for one in evaluations]
+    if "seeded" in sources:
+        some = "" if all(source in ("seeded", None) for source in sources) else "Some of the runs are concerned. "
         found.append({"kind": "seeded", "head": "Seeded weights.", "text": some + findings.SEEDED, "commands": []})
-    if small := [row for row in rows if row.architecture != "published"]:
-        some = "" if len(small) == len(rows) else "Some of the runs are concerned. "
-        trained = findings.TRAINED_SMALL if any(row.weights_source == "small" for row in small) else ""
+    narrow = [row.architecture != "published" for row in rows] + [evaluation_table.small(one) for one in evaluations]
+    if any(narrow):
+        some = "" if all(narrow) else "Some of the runs are concerned. "
+        trained = findings.TRAINED_SMALL if ("small", True) in zip(sources, narrow, strict=True) else ""
         text = some + findings.SMALL + trained
         found.append({"kind": "small", "head": "Small networks.", "text": text, "commands": []})
     left_out = frame.attrs.get("left_out") or []

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.commands import claims
-from analysis.commands.table import to_csv, to_markdown
+from analysis.commands.table import evaluation_markdown, evaluations_csv, to_csv, to_markdown
 from analysis.errors import InputError
 from analysis.plots import cost, quality, scaling, stages
 from analysis.plots.base import Plot, render, styled
 from analysis.records.atomic import write_text
-from analysis.records.load import load_micro, load_some
+from analysis.records.evaluation import Evaluation
+from analysis.records.load import load_micro, load_with_evaluations
 from analysis.report import findings, header
 from analysis.report import table as page_table
+from analysis.report import truth as page_truth
 from analysis.report.collect import rows_of
 from analysis.report.methods import folds
 from analysis.report.viewer import frames_of
@@ -31,6 +33,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 PLOTS = {
     *("waterfall", "speedup", "memory", "pareto", "stages", "fraction_of_peak", "psnr_per_frame", "interaction"),
     *("growth_frames", "growth_pixels"),
+    *page_truth.PLOTS,
 }
 """The names of all plots that a report may have; those of an earlier report that this one lacks are removed."""
 
@@ -55,27 +58,39 @@ def main(paths: Sequence[Path], out: Path | None = None) -> int:
 
 
 def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
-    """Write the report on all records in `paths`; returns the page's path.
+    """Write the report on all records and evaluations in `paths`; returns the page's path.
 
     The folder of `out` (report.html in the first folder) gets the table too, as `.csv` and `.md` of the same name, and
     the plots as PNG and SVG in a folder of that name and `_plots`.
 
     Raises:
-        InputError: no record, or a path that does not exist.
+        InputError: neither a record nor an evaluation, or a path that does not exist.
         OSError: the folder can't be written to, or the disk is full.
     """
     paths = [Path(path) for path in paths]
-    frame = load_some(*paths)
+    frame, evaluations = load_with_evaluations(*paths)
     out = _default_out(paths[0]) if out is None else Path(out)
     table = variants_table(frame)
     rows = rows_of(frame, table)
-    if not rows:
+    if not rows and not evaluations:
         raise InputError(f"the records in {', '.join(map(str, paths))} are of no inpainting run; give others.")
-    for suffix, text in ((".csv", to_csv(table)), (".md", to_markdown(table))):
-        write_text(out.with_suffix(suffix), text)
-    page = _page(frame, table, rows, load_micro(*paths), out.with_name(f"{out.stem}_plots"))
+    below = "".join(f"\n{evaluation_markdown(one)}" for one in evaluations)
+    write_text(out.with_suffix(".csv"), to_csv(table) if rows else evaluations_csv(evaluations))
+    write_text(out.with_suffix(".md"), to_markdown(table) + below if rows else below.removeprefix("\n"))
+    page = _page(
+        _without_videos(frame), table, rows, load_micro(*paths), evaluations, out.with_name(f"{out.stem}_plots")
+    )
     write_text(out, page)
     return out
+
+
+def _without_videos(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the records without those of an evaluation's single videos, which its own table pools."""
+    if "run.task" not in frame.columns:
+        return frame
+    kept = frame[frame["run.task"] != "evaluate"]
+    kept.attrs = dict(frame.attrs)
+    return kept
 
 
 def _default_out(path: Path) -> Path:
@@ -83,7 +98,12 @@ def _default_out(path: Path) -> Path:
 
 
 def _page(
-    frame: "pd.DataFrame", table: "pd.DataFrame", rows: list[Row], micro: "pd.DataFrame", plots_folder: Path
+    frame: "pd.DataFrame",
+    table: "pd.DataFrame",
+    rows: list[Row],
+    micro: "pd.DataFrame",
+    evaluations: list[Evaluation],
+    plots_folder: Path,
 ) -> str:
     import jinja2
 
@@ -92,15 +112,16 @@ def _page(
     )
     environment.filters["breakable"] = _breakable
     settings = by_setting(rows)
-    main_rows = settings[0]
+    main_rows = settings[0] if settings else []
     several = page_table.several_settings(rows)
     truth = page_table.knows_truth(rows)
     viewer = frames_of(_viewer_order(settings))
+    drawn = _plots(rows, main_rows, evaluations, plots_folder)
     return environment.get_template("report.html.j2").render(
-        title=f"ProPainter Bench: {len(rows)} variants",
+        title=f"ProPainter Bench: {len(rows) or len(evaluations[0].variants)} variants",
         heading="ProPainter Bench: what to use",
-        facts=header.facts(frame, rows),
-        notices=header.notices(frame, rows),
+        facts=header.facts(frame, rows) if rows else page_truth.facts(evaluations),
+        notices=header.notices(frame, rows, evaluations),
         lead=header.lead(main_rows, several),
         findings=findings.findings(main_rows),
         other_settings=[header.line(other) for other in settings[1 : MOST_SETTINGS + 1]],
@@ -114,14 +135,15 @@ def _page(
         any_disturbed=any(row.disturbed for row in rows),
         table_caption=_table_caption(rows),
         table_note=_table_note(plots_folder),
-        plots=in_columns(_plots(rows, main_rows, plots_folder)),
+        truth=page_truth.section(evaluations, drawn),
+        plots=in_columns([plot for plot in drawn if plot.name not in page_truth.PLOTS]),
         plots_note=f"Of {main_rows[0].setting}, except growth." if several and main_rows[0].setting else "",
         viewer=viewer,
         viewer_json=_for_script(viewer),
         viewer_note=_viewer_note(viewer, rows),
-        claims=_claims(table, micro),
+        claims=_claims(table, micro, evaluations),
         claims_lead=_claims_lead(rows),
-        folds=folds(frame, rows),
+        folds=folds(frame, rows) if rows else page_truth.folds(evaluations),
         footer="Made from records alone, by python -m analysis report. Nothing on this page is loaded from elsewhere.",
         css=_asset("report.css"),
         js=_asset("report.js"),
@@ -136,11 +158,12 @@ def by_setting(rows: Sequence[Row]) -> list[list[Row]]:
     return sorted(settings.values(), key=lambda group: -sum(row.ok for row in group))
 
 
-def _plots(rows: list[Row], main_rows: list[Row], folder: Path) -> list[Plot]:
+def _plots(rows: list[Row], main_rows: list[Row], evaluations: list[Evaluation], folder: Path) -> list[Plot]:
     ok = [row for row in main_rows if row.ok]
     quality_word = findings.quality_word(rows)
     with styled():
         drawings = [
+            *page_truth.drawings(ok, evaluations),
             cost.waterfall(ok),
             cost.speedup_bars(ok),
             cost.memory_bars(ok),
@@ -213,8 +236,8 @@ def _viewer_note(viewer: dict[str, Any], rows: list[Row]) -> str:
     return text
 
 
-def _claims(table: "pd.DataFrame", micro: "pd.DataFrame") -> list[dict[str, Any]]:
-    verdicts = claims.evaluate(table, micro if len(micro) else None)
+def _claims(table: "pd.DataFrame", micro: "pd.DataFrame", evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    verdicts = claims.evaluate(table, micro if len(micro) else None, evaluations=evaluations)
     return [
         {"title": "Measured", "fold": False, "claims": [claim for claim in verdicts if claim["measured"]]},
         {"title": "Not measured", "fold": True, "claims": [claim for claim in verdicts if not claim["measured"]]},

@@ -23,7 +23,8 @@ LOG_BYTES = 200_000
 def pack(folder: Path, target: Path) -> None:
     """Write `records.tar`, `previews.tar` and the first `trace.json.gz` of all runs under the folder into `target`.
 
-    records.tar: each run's `record.json`, `micro.json` or `train_benchmark.json`, and the end of its `output.log`.
+    records.tar: each run's `record.json`, `micro.json`, `train_benchmark.json` or `evaluation.json`, and the end of its
+    `output.log`.
     previews.tar: a JPEG of each run's `preview.png`; unpacked into a suite's folder they are packed again. A trace
     above `MAX_BYTES` is left out, and a preview that would make its file larger. Records are packed last: by then
     their previews are.
@@ -36,7 +37,7 @@ def pack(folder: Path, target: Path) -> None:
             continue
         with atomic_write(target / trace.name) as partial:
             shutil.copyfile(trace, partial)
-    names = ("record.json", "micro.json", "train_benchmark.json")
+    names = ("record.json", "micro.json", "train_benchmark.json", "evaluation.json")
     with atomic_write(target / "records.tar") as partial, tarfile.open(partial, "w") as tar:
         for run in sorted({path.parent for name in names for path in folder.rglob(name)}):
             for name in (*names, "output.log"):

@@ -37,6 +37,7 @@
 
   /* The table: sorting by a column's button, filtering by words and status. */
   const table = by("table");
+  if (!table) return;  // a page of an evaluation alone
   const body = table.tBodies[0];
   const heads = [...table.querySelectorAll("thead th[aria-sort]")];
   const value = (row, column) => row.cells[column].dataset.v;

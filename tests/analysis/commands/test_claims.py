@@ -8,10 +8,13 @@ import sys
 
 import pytest
 from support.command_line import ROOT
+from support.evaluation_fixture import make_evaluation, make_variant, write_evaluation
 from support.records_fixture import make_micro, make_record, write_sweep
 
 from analysis import load, load_micro
+from analysis.__main__ import main
 from analysis.commands.claims import VERDICTS, combine, entries, evaluate, read_claims, runs, to_markdown
+from analysis.records.load import load_evaluations
 
 GIB = 2**30
 CONFIRMED, PARTLY, CONTRADICTED, INCONCLUSIVE, NOT_MEASURED = VERDICTS
@@ -339,6 +342,54 @@ class TestClaims:
         assert all(f"| {claim} |" in text for claim in IDS.split())
         assert "1.70x (1.65 to 1.75)" in text
         assert text.splitlines()[0].startswith("1 confirmed")
+
+
+class TestEvaluation:
+    """Claims of quality by an evaluation of many videos."""
+
+    CLIP = dict(raft_scale="half", height=256, width=256, psnr_hole_db=35.0, weights="small", truth_db=20.0)
+
+    @staticmethod
+    def document(difference_db, half_width_db=0.05, **changes):
+        variant = make_variant(raft_scale="half", difference_db=difference_db, half_width_db=half_width_db, speedup=1.1)
+        return make_evaluation(variant, **{"dataset__height": 480, "dataset__width": 864} | changes)
+
+    @pytest.fixture
+    def quality(self, tmp_path):
+        """quality(document, *records) is the verdict on RAFT at half size."""
+
+        def of(document, *records):
+            write_evaluation(tmp_path / "evaluation", document)
+            write_sweep(tmp_path / "sweep", records, parquet=False)
+            found = evaluate(load(tmp_path), evaluations=load_evaluations(tmp_path))
+            return next(one for one in found if one["id"] == "raft_scale_quality")
+
+        return of
+
+    @pytest.mark.parametrize(
+        ("difference_db", "half_width_db", "expected"),
+        [(-0.1, 0.05, CONFIRMED), (-0.9, 0.05, CONTRADICTED), (-0.45, 0.2, INCONCLUSIVE), (-0.1, None, INCONCLUSIVE)],
+    )
+    def test_the_whole_interval_decides(self, quality, difference_db, half_width_db, expected):
+        (part,) = quality(self.document(difference_db, half_width_db))["measured"]
+        assert part["verdict"] == expected and part["value"] == pytest.approx(difference_db)
+        assert part["data"] == "synthetic, 20 videos, 320 frames of 864x480, small weights"
+
+    def test_it_stands_for_single_clips(self, quality):
+        found = quality(self.document(-0.1), make_record(**self.CLIP))
+        assert [one["data"].split(",")[0] for one in found["measured"]] == ["sample", "synthetic"]
+        assert found["verdict"] == CONFIRMED, "the one clip, which loses 4 dB, is not asked"
+        assert "1 video" in found["measured"][0]["data"]
+
+    @pytest.mark.parametrize("change", [dict(dataset__height=240), dict(weights="seeded"), dict(dataset__width=None)])
+    def test_one_that_does_not_meet_the_claim_is_not_asked(self, quality, change):
+        found = quality(self.document(-0.1, **change), make_record(**self.CLIP))
+        assert found["measured"][1]["verdict"] == CONTRADICTED
+        assert ("seeded weights are left out" in found["remark"]) == ("weights" in change)
+
+    def test_the_command_needs_no_records(self, tmp_path, capsys):
+        assert main(["claims", str(write_evaluation(tmp_path, self.document(-0.1)))]) == 0
+        assert "-0.10 dB (-0.15 to -0.05), confirmed. raft_scale=half; synthetic, 20 videos" in capsys.readouterr().out
 
 
 class TestRuns:

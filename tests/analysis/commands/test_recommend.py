@@ -1,7 +1,10 @@
 """recommend: what it prints, within which bounds, and its exit codes."""
 
 import pytest
+from support.evaluation_fixture import make_evaluation, make_variant, write_evaluation
 from support.records_fixture import MIB, make_record
+
+from analysis.__main__ import main
 
 GIB = 2**30
 
@@ -106,3 +109,65 @@ class TestRecommend:
         with pytest.raises(SystemExit) as stop:
             run("recommend", "--max-latency-s", value)
         assert stop.value.code == 2
+
+
+class TestLossToTheTruth:
+    """--max-psnr-loss-db: by an evaluation's interval, else by the clip."""
+
+    SMALL = [
+        make_record(weights="small", truth_db=24.0),
+        make_record(precision="amp", seconds=5.0, weights="small", truth_db=23.7),
+        make_record(chunking="fixed", seconds=4.0, weights="small", truth_db=24.0),
+    ]
+
+    def test_by_the_evaluation_s_interval(self, run, tmp_path):
+        folder = str(write_evaluation(tmp_path / "evaluation"))
+        code, out, _ = run("recommend", folder, "--max-psnr-loss-db", "0.1", records=self.SMALL)
+        assert code == 0
+        assert "The fastest of 3 measured within the bounds:\n  precision=amp\n" in out
+        assert "loses at most 0.050 dB to the truth (upper end of the 95% interval" in out
+        assert "evaluation of 20 videos of synthetic)" in out
+        code, out, _ = run("recommend", folder, "--max-psnr-loss-db", "0.04", records=self.SMALL[1:])
+        assert code == 1, "the mean is within the bound, the interval's end is not"
+        assert "0.050 dB lost to the truth, over the 0.040 dB lost to the truth of --max-psnr-loss-db" in out
+
+    def test_by_the_clip_alone(self, run, tmp_path):
+        out = run("recommend", "--max-psnr-loss-db", "0.1", records=self.SMALL)[1]
+        assert "The fastest of 3 measured within the bounds:\n  chunking=fixed\n" in out
+        assert "loses 0.000 dB to the truth (this clip alone, without an interval)" in out
+        other = str(write_evaluation(tmp_path / "evaluation", make_evaluation(weights="pretrained")))
+        out = run("recommend", other, "--max-psnr-loss-db", "0.1", records=self.SMALL)[1]
+        assert "is not used here: its weights are others (pretrained, " in out and "this clip alone" in out
+
+    def test_what_is_not_known_is_refused(self, run):
+        code, out, _ = run("recommend", "--max-psnr-loss-db", "0.1", records=[make_record(truth_db=24.0)])
+        assert code == 1
+        assert "its weights were not learned, so that the truth says nothing of them (--max-psnr-loss-db 0.1)" in out
+        unknown = [make_record(weights="small", truth_db=None)]
+        out = run("recommend", "--max-psnr-loss-db", "0.1", records=unknown)[1]
+        assert "what it loses to the truth is not known (--max-psnr-loss-db 0.1)" in out
+
+    def test_without_the_bound_nothing_is_said_of_it(self, run, tmp_path):
+        folder = str(write_evaluation(tmp_path / "evaluation"))
+        assert "loses" not in run("recommend", folder, records=self.SMALL)[1]
+
+    def test_from_an_evaluation_alone(self, tmp_path, capsys):
+        folder = str(write_evaluation(tmp_path))
+        assert main(["recommend", folder, "--max-psnr-loss-db", "0.1"]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith("synthetic, 20 videos, 320 frames of 432x240; AMD EPYC, torch 2.15.0; small weights\n")
+        assert "The fastest of 3 measured within the bounds:\n  precision=amp\n    1.32x (1.25 to 1.39)" in out
+        assert "    python run.py precision=amp" in out
+        assert main(["recommend", folder, "--max-psnr-loss-db", "0.01", "--max-latency-s", "5"]) == 1
+        assert "it has no sound time (--max-latency-s 5)" in capsys.readouterr().out
+
+    def test_no_recommendation_of_a_doubtful_speed_or_of_what_failed(self, tmp_path, capsys):
+        variants = [
+            make_variant(precision="amp", difference_db=0.1, half_width_db=0.01, speedup=2.0, failed=1),
+            make_variant(attention="sdpa", difference_db=0.0, half_width_db=0.01, speedup=1.5),
+        ]
+        document = make_evaluation(*variants) | {"disturbed": ["load 3.0"]}
+        assert main(["recommend", str(write_evaluation(tmp_path, document))]) == 0
+        out = capsys.readouterr().out
+        assert "The fastest of 2 measured and sound:\n  published\n" in out
+        assert "No recommendation rests on a doubtful speed: the evaluation was disturbed while it was timed" in out

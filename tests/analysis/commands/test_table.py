@@ -4,7 +4,10 @@ import csv
 import io
 
 import pytest
+from support.evaluation_fixture import make_evaluation, make_variant, write_evaluation
 from support.records_fixture import MIB, make_record
+
+from analysis.__main__ import main
 
 
 class TestTable:
@@ -81,3 +84,46 @@ class TestTable:
     def test_into_a_file(self, run, tmp_path):
         assert run("table", "-o", str(tmp_path / "deep" / "table.md"))[1] == ""
         assert "precision=amp" in (tmp_path / "deep" / "table.md").read_text()
+
+
+class TestEvaluation:
+    def test_its_table_stands_below(self, run, tmp_path):
+        out = run("table", str(write_evaluation(tmp_path / "evaluation")))[1]
+        below = out[
+            out.index("Quality against the truth: synthetic, 20 videos, 320 frames of 432x240; small weights;") :
+        ]
+        assert out.startswith("| variant | status |")
+        assert (
+            "| precision=amp | 20 | 34.20 | 0.9712 | 23.12 | 0.01234 | 1.180 | -0.020 "
+            "(-0.050 to +0.010) | 1.32x (1.25 to 1.39) |" in below
+        )
+        assert "narrower than the published ones" in below and "Protocol: raft_iterations 20" in below
+
+    def test_alone(self, tmp_path, capsys):
+        folder = write_evaluation(tmp_path / "evaluation")
+        assert main(["table", str(folder)]) == 0
+        assert capsys.readouterr().out.startswith("Quality against the truth: ")
+        assert main(["table", str(folder), "--format", "csv"]) == 0
+        rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+        assert [row["variant"] for row in rows] == ["published", "precision=amp", "chunking=fixed"]
+        assert rows[0]["psnr_hole_db_minus_baseline"] == "" and rows[0]["videos"] == "20"
+        assert float(rows[1]["psnr_hole_db_minus_baseline.low"]) == pytest.approx(-0.05)
+        assert main(["table", str(folder), "-o", str(tmp_path / "table.md")]) == 0
+        assert "| precision=amp | 20 |" in (tmp_path / "table.md").read_text()
+        assert main(["table", str(folder), "--sort", "latency.median_s"]) == 2
+        assert "--columns and --sort can't be used" in capsys.readouterr().err
+
+    def test_what_is_missing_or_doubtful_is_said(self, tmp_path, capsys):
+        few = make_evaluation(make_variant(precision="amp", difference_db=-0.02, speedup=1.3, failed=1), videos=2)
+        assert main(["table", str(write_evaluation(tmp_path, few | {"disturbed": ["load 3.0"]}))]) == 0
+        out = capsys.readouterr().out
+        assert "| precision=amp | 1 (1 failed) |" in out and "| -0.020 | 1.30x doubtful |" in out
+        assert "A difference without an interval is of too few videos" in out
+        assert "A doubtful speed: the evaluation was disturbed while it was timed (load 3.0)." in out
+
+    def test_a_damaged_one_beside_records(self, run, tmp_path, caplog):
+        folder = write_evaluation(tmp_path / "evaluation")
+        (folder / "evaluation.json").write_text("{")
+        code, out, _ = run("table", str(folder))
+        assert code == 0 and "Quality against the truth" not in out
+        assert "evaluation.json is left out: it can't be read as JSON" in caplog.text

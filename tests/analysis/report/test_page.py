@@ -7,6 +7,7 @@ import time
 from collections import Counter
 
 import pytest
+from support.evaluation_fixture import make_evaluation, make_variant, write_evaluation
 from support.records_fixture import make_record, make_schema_1, write_sweep
 from support.report_page import Page, squeezed
 from support.sweeps import usual
@@ -144,6 +145,64 @@ class TestPage:
         page = report(record, make_record(compile="default", paired=1.2, seconds=7))
         assert any("over attention=sdpa" in squeezed(line[2]) for line in page.cells)
         assert "3.00x" not in squeezed(page.text).split("All variants")[1].split("Filter")[0]
+
+
+class TestTruth:
+    """The section on quality against the truth, by an evaluation or by one clip."""
+
+    def test_an_evaluation_beside_runs(self, tmp_path):
+        folder = write_sweep(tmp_path / "sweep", usual()[:2], parquet=False)
+        page = Page(write_report([folder, write_evaluation(tmp_path / "evaluation")]).read_text())
+        text = squeezed(page.text)
+        assert page.stack == [] and "truth" in page.ids and "plot-truth" in page.ids
+        assert "synthetic, 20 videos, 320 frames of 432x240; small weights; AMD EPYC" in text
+        assert "-0.020 (-0.050 to +0.010)" in text and "Above the line at 0 a variant is further" in text
+        assert "2 records of 2 variants" in text, "those of single videos are not counted"
+        assert "Small networks. Some of the runs are concerned." in text
+        assert "| precision=amp | 20 |" in (folder / "report.md").read_text()
+        assert (folder / "report_plots" / "truth.svg").exists()
+
+    def test_an_evaluation_alone(self, tmp_path):
+        folder = write_evaluation(tmp_path / "evaluation")
+        page = Page(write_report([folder]).read_text())
+        text = squeezed(page.text)
+        assert page.stack == [] and not {"findings", "variants", "plots"} & set(page.ids)
+        assert [link for link in page.links if link.startswith("#") and link[1:] not in page.ids] == []
+        assert "synthetic, 20 videos" in text and "Small networks. These runs used narrower" in text
+        assert "How quality was measured" in text and "Machine and weights" in text
+        assert (folder / "report.csv").read_text().startswith("variant,id,dataset,videos,")
+        assert (folder / "report.md").read_text().startswith("Quality against the truth: ")
+
+    def test_several_evaluations_have_ids_of_their_own(self, tmp_path):
+        folders = [
+            write_evaluation(tmp_path / name, make_evaluation(dataset__name=name)) for name in ("davis", "synthetic")
+        ]
+        page = Page(write_report(folders).read_text())
+        assert [name for name, count in Counter(page.ids).items() if count > 1] == []
+        assert {"plot-truth", "plot-truth_2"} <= set(page.ids)
+
+    def test_one_clip_where_there_is_no_evaluation(self, report):
+        of = dict(weights="small", truth_db=23.9)
+        records = [make_record(weights="small", truth_db=24.0), make_record(precision="amp", seconds=5, **of)]
+        text = squeezed(report(*records, with_plots=True).text)
+        assert "Quality against the truth" in text and "Of one clip, so that the loss has no interval" in text
+        assert "experiment=evaluate measures it on many videos" in text
+
+    def test_no_section_with_weights_that_were_not_learned(self, report):
+        assert "Quality against the truth" not in report(*usual(), with_plots=True).text
+
+    def test_a_damaged_evaluation_is_named(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("analysis.report.page._plots", lambda *given: [])
+        folder = write_sweep(tmp_path / "sweep", usual()[:1], parquet=False)
+        (folder / "evaluation.json").write_text("{")
+        text = Page(write_report([folder]).read_text()).text
+        assert "One file was left out." in text and "evaluation.json is left out" in text
+
+    def test_names_are_text(self, tmp_path):
+        evil = "</script><script>alert(1)</script>"
+        document = make_evaluation(make_variant(attention=evil, difference_db=-0.1, speedup=1.1), dataset__name=evil)
+        page = Page(write_report([write_evaluation(tmp_path, document)]).read_text())
+        assert page.html.count("<script") == 1 and page.stack == []
 
 
 class TestCommand:

@@ -198,6 +198,12 @@ class TestPack:
         with tarfile.open(path) as tar:
             return tar.getnames()
 
+    def test_documents_beside_records_are_packed(self, folder, tmp_path):
+        for name in ("train_benchmark.json", "evaluation.json"):
+            (folder / "a" / name).write_text("{}")
+        pack(folder, tmp_path / "out")
+        assert {"a/train_benchmark.json", "a/evaluation.json"} <= set(self.names(tmp_path / "out" / "records.tar"))
+
     def test_records_logs_previews_and_a_trace(self, folder, tmp_path):
         pack(folder, tmp_path / "out")
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from support.command_line import ROOT
 
+from analysis.records.load import load_evaluations
 from experiments.data import load
 from experiments.data.datasets import synthetic
 from experiments.quality.published_metrics import frame_psnr_db
@@ -50,6 +51,8 @@ def test_records_table_and_figures(tmp_path):
     run = tmp_path / "run"
     document = json.loads((run / "evaluation.json").read_text())
     published, bf16, graphs = document["variants"]
+    (read,) = load_evaluations(run)
+    assert read.baseline.id == published["id"] and read.variants[2].failed == 2, "the analysis reads it"
     assert (published["videos"], bf16["videos"], graphs["videos"], graphs["failed"]) == (2, 2, 0, 2)
     assert [row["video"] for row in document["rows"]] == [*["synthetic 0"] * 3, *["synthetic 1"] * 3]
     assert bf16["minus_baseline"]["psnr_db"]["videos"] == 2 and bf16["minus_baseline"]["psnr_db"]["mean"] != 0
