@@ -37,7 +37,7 @@ def header(evaluation: Evaluation) -> list[str]:
     """Return the columns' heads."""
     than = evaluation.baseline.name
     return [
-        *("variant", "videos", "PSNR [dB]", "SSIM", "PSNR in the hole [dB]", "LPIPS", "warping error x 1000"),
+        *("variant", "videos", "PSNR [dB]", "SSIM", "PSNR in the hole [dB]", "LPIPS", "E_warp x100"),
         *(f"in the hole less {than}'s [dB]", f"speed over {than}"),
     ]
 
@@ -108,7 +108,7 @@ def _cells(variant: EvaluatedVariant, evaluation: Evaluation) -> list[str]:
         mean("ssim", ".4f"),
         mean(HOLE, ".2f"),
         mean("lpips", ".5f"),
-        mean("warping_error", ".3f", 1000),
+        mean("warping_error", ".4f", 100),
         _difference(variant.differences.get(HOLE)),
         figures.times(speed.value, speed.ci95) + doubtful if speed else "",
     ]

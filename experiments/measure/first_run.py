@@ -54,7 +54,7 @@ class FirstRun:
     """What the first run gave.
 
     Attributes:
-        result: uint8 [T, H, W, 3].
+        result: [T, H, W, 3] in 0 to 255, uint8 unless the pipeline's compositor says otherwise.
         seconds: of the run; it is not among the timed ones.
         stage_seconds: by stage, with what was watched meanwhile.
         saturated: by stage, the largest share of saturated values in its output (see `quality.metrics.saturation`).

@@ -46,7 +46,7 @@ class TimedRun:
     """One run.
 
     Attributes:
-        result: uint8 [T, H, W, 3].
+        result: [T, H, W, 3] in 0 to 255, uint8 unless the pipeline's compositor says otherwise.
         seconds: from frames in host memory to result in host memory.
         stage_seconds: by stage.
         harness_s: seconds of `seconds` that the harness's own clocks took.

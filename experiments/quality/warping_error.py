@@ -15,8 +15,8 @@ def warping_error(frames: np.ndarray, flow_f: np.ndarray, valid: np.ndarray) -> 
     Args:
         frames: [T, H, W, 3] in 0 to 255.
         flow_f: float32 [T-1, 2, H, W], x then y: where a pixel of frame t is in frame t + 1, in pixels.
-        valid: bool [T-1, H, W], see `valid_flow`. In a pair without any, all pixels are summed up and none counts as
-            valid in the published code: here such a pair is left out.
+        valid: bool [T-1, H, W], see `valid_flow`. The published code counts a pair without any as 0. Here it is left
+            out.
 
     Returns:
         Of values in 0 to 1 (papers print it times 100); None where no pair has a valid pixel.

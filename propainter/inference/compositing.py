@@ -16,7 +16,7 @@ class Compositor:
         frames: uint8 [T, h, w, 3], the original at the process size.
         masks: uint8 [T, h, w], 1 in the hole.
         dtype: of the result. uint8 truncates each mean, as in the published inference. float32 keeps it, as in the
-            published evaluation (docs/measuring.md, the protocol).
+            published evaluation (docs/evaluation.md, the protocol).
     """
 
     def __init__(self, frames: np.ndarray, masks: np.ndarray, dtype: type[np.generic] = np.uint8) -> None:

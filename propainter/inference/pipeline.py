@@ -128,8 +128,9 @@ class Pipeline:
                 mask. Without them all stages use `masks`, dilated by the schedule.
 
         Returns:
-            uint8 [T, H, W, 3]. Outside the hole it equals the input. A height or width that is no multiple of 8 makes
-            an exception: the whole frame is resized to the process size and back (docs/model.md, section 4.1).
+            [T, H, W, 3], uint8 or the compositor's dtype. Outside the hole it equals the input. A height or width that
+            is no multiple of 8 makes an exception: the whole frame is resized to the process size and back
+            (docs/model.md, section 4.1).
 
         Raises:
             InputError: frames or masks have a wrong type, size or number, the hole leaves nothing to see, or there are
@@ -188,7 +189,7 @@ class Pipeline:
         return self.run_stages(clip) if self.stage_runner is None else self.stage_runner(self, clip)
 
     def run_stages(self, clip: Clip) -> np.ndarray:
-        """Run each stage over all frames of a checked clip before the next begins. Return uint8 [T, H, W, 3]."""
+        """Run each stage over all frames of a checked clip before the next begins. Return [T, H, W, 3]."""
         original_size, size = clip.frames.shape[1:3], process_size(*clip.frames.shape[1:3])
         num_frames, device, schedule = len(clip.frames), self.networks.device, self.schedule
         log.debug("%d frames of %dx%d on %s, processed at %dx%d", num_frames, *original_size, device, *size)

@@ -118,7 +118,7 @@ def made_small(arguments: Sequence[str], files: UsersFiles) -> list[str]:
 
 def _evaluated_once(given: Mapping[str, str], files: UsersFiles) -> list[str]:
     """Return what makes an evaluation small: two frames, no LPIPS, a local file of weights."""
-    small = [*SMALLEST[3:], "evaluate.lpips=false"]
+    small = [*SMALLEST[3:], "quality.lpips=false"]
     if given.get("dataset", "synthetic") == "synthetic":
         small += ["dataset.num_frames=2", "dataset.height=128", "dataset.width=128"]
         small += [f"evaluate.clips={min(2, int(given.get('evaluate.clips', 1)))}"]

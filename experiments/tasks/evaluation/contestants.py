@@ -14,7 +14,7 @@ from propainter import InputError
 from variants import GROUPS
 from variants.presets.by_device import composing_for
 
-NOT_SHARED = ("evaluate", "experiment", "dataset", "preset", "hydra", "task", "resume")
+NOT_SHARED = ("evaluate", "experiment", "dataset", "hydra", "task", "resume")
 """Groups and sections of the command line that say nothing about a single variant."""
 
 PROTOCOL = {"neighbor_length": 20}
@@ -69,11 +69,15 @@ def _composed(cfg: DictConfig, entry: str | Mapping[str, Any]) -> Contestant:
         unknown = [key for key in entry if str(key).split(".")[0] not in (*GROUPS, "schedule")]
         if unknown:
             raise InputError(f"evaluate.presets has {unknown[0]!r}; give presets or groups, of {', '.join(GROUPS)}")
-        own = [f"{key}={value}" for key, value in entry.items()]
+        own = [f"{key}={_spelled(value)}" for key, value in entry.items()]
     else:
         raise InputError(f"evaluate.presets has {entry!r}; give a preset's name or groups, {{precision: amp}}")
     keys = {item.split("=", 1)[0] for item in own}
     overrides = HydraConfig.get().overrides.task
+    if any(_key(item) == "preset" for item in overrides):
+        raise InputError(
+            "preset is given beside evaluate.presets; give it in the list, evaluate.presets=[published,...]"
+        )
     shared = [item for item in overrides if _key(item).split(".")[0] not in NOT_SHARED and _key(item) not in keys]
     protocol = [
         f"schedule.{name}={value}"
@@ -91,7 +95,20 @@ def _composed(cfg: DictConfig, entry: str | Mapping[str, Any]) -> Contestant:
     for group in (*GROUPS, "schedule"):
         changed[group] = whole[group]
     name = entry if isinstance(entry, str) else ",".join(own)
-    return Contestant(name, changed, dict(variant(changed, choices)), command([*protocol, *shared, *own]))
+    weights = HydraConfig.get().runtime.choices.get("weights")  # an experiment may have chosen them
+    chosen = [] if any(_key(item) == "weights" for item in shared) else [f"weights={weights}"]
+    return Contestant(name, changed, dict(variant(changed, choices)), command([*chosen, *protocol, *shared, *own]))
+
+
+def _spelled(value: Any) -> str:
+    """Return a setting's value as Hydra's command line spells it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_spelled(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, Sequence):
+        return f"[{','.join(map(_spelled, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _key(item: str) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.measure.confidence import bootstrap_interval, log_t_interval
 from experiments.tasks.base import markdown_table
-from experiments.tasks.evaluation.published_figures import PAPER, anchors, verdict
+from experiments.tasks.evaluation.published_figures import PAPER, PROTOCOL, anchors, verdict
 
 FIGURES = (
     *("psnr_db", "ssim", "psnr_hole_db", "psnr_background_db", "lpips"),
@@ -42,7 +42,7 @@ def pooled(variants: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[d
     for number, one in enumerate(variants):
         own = by_variant[one["id"]]
         good = [row for row in own if row["status"] == "ok"]
-        means = {name: _mean([(row["metrics"].get(name), row["frames"]) for row in good]) for name in FIGURES}
+        means = {name: _mean([(row["metrics"].get(name), _frames(row, name)) for row in good]) for name in FIGURES}
         timed = [row for row in good if not row["first_of_process"]]
         table.append(
             {
@@ -83,20 +83,19 @@ def _both(rows: Sequence[Row], others: Sequence[Row]) -> list[tuple[Row, Row]]:
 
 
 def _differences(rows: Sequence[Row], baseline: Sequence[Row]) -> dict[str, Any]:
-    pairs, found = _both(rows, baseline), {}
-    for name in FIGURES:
-        if name.startswith("truth_"):
-            continue
-        values = [
-            (
-                None if None in (given := (a["metrics"].get(name), b["metrics"].get(name))) else given[0] - given[1],
-                weight,
-            )
-            for a, b in pairs
-            for weight in [a["frames"]]
-        ]
-        found[name] = _mean(values)
-    return found
+    pairs = _both(rows, baseline)
+    names = [name for name in FIGURES if not name.startswith("truth_")]
+    return {name: _mean([_difference(name, *pair) for pair in pairs]) for name in names}
+
+
+def _difference(name: str, row: Row, other: Row) -> tuple[float | None, int]:
+    a, b = row["metrics"].get(name), other["metrics"].get(name)
+    return None if a is None or b is None else a - b, min(_frames(row, name), _frames(other, name))
+
+
+def _frames(row: Row, name: str) -> int:
+    """Return of how many frames a video's figure is: a frame that is identical to the truth has no PSNR."""
+    return row["frames"] - (row["metrics"]["identical_frames"] if name == "psnr_db" else 0)
 
 
 def _speedup(rows: Sequence[Row], baseline: Sequence[Row]) -> dict[str, Any] | None:
@@ -119,22 +118,20 @@ def _rate(rows: Sequence[Row]) -> float | None:
 def markdown(document: Mapping[str, Any]) -> str:
     """Return the table of an evaluation's document, what it says beside the paper, and the videos that failed."""
     dataset, variants = document["dataset"], document["variants"]
-    paper = PAPER.get(dataset["name"])
+    paper, first = PAPER.get(dataset["name"]), variants[0]
     cells = []
     if paper is not None:
         cells.append(["the paper", "", f"{paper['psnr_db']:.2f}", f"{paper['ssim']:.4f}", *[""] * 6])
-    cells += [_cells(one) for one in variants]
+    cells += [_cells(one, first) for one in variants]
     head = (
         f"{dataset['name']}: {dataset['videos']} videos, {dataset['frames']} frames; {document['weights']['source']} "
-        f"weights; {document['environment']['device']}. Means over all frames; differences from {variants[0]['name']} "
-        "over the videos that both have, with 95% intervals by bootstrap over videos."
+        f"weights; {document['environment']['device']}. Means over all frames of a variant's videos; differences from "
+        f"{first['name']} over the videos that both have, with 95% intervals by bootstrap over videos."
     )
-    header = ["variant", "videos", "PSNR [dB]", "SSIM", "in the hole [dB]", "LPIPS", "E_warp x1000", "difference [dB]"]
+    header = ["variant", "videos", "PSNR [dB]", "SSIM", "in the hole [dB]", "LPIPS", "E_warp x100", "difference [dB]"]
     parts = [head, markdown_table([*header, "difference in the hole [dB]", "speed"], cells)]
-    if said := verdict(
-        dataset["name"], variants[0]["videos"], document["weights"]["source"], variants[0]["means"]["psnr_db"]
-    ):
-        parts.append(f"{variants[0]['name']} {said}.")
+    if said := verdict(dataset["name"], first["videos"], document["weights"]["source"], departure(document), first):
+        parts.append(f"{first['name']} {said}.")
     if document["flow"] is not None:
         parts.append(f"E_warp: {document['flow']}.")
     parts += _by_video(document)
@@ -143,7 +140,16 @@ def markdown(document: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _cells(one: Mapping[str, Any]) -> list[str]:
+def departure(document: Mapping[str, Any]) -> str | None:
+    """Return in what the first variant or the protocol is not the published one, in a clause; None where it is."""
+    first, protocol = document["variants"][0], document["protocol"]
+    if not first["id"].startswith("published#"):
+        return f"{first['name']} is not the published variant"
+    wrong = [name for name, value in PROTOCOL.items() if protocol[name] != value]
+    return f"the protocol has {wrong[0]}={protocol[wrong[0]]}, and the paper's {PROTOCOL[wrong[0]]}" if wrong else None
+
+
+def _cells(one: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
     means, minus, speedup = one["means"], one["minus_baseline"] or {}, one["speedup"]
 
     def cell(name: str, form: str, times: float = 1) -> str:
@@ -156,17 +162,19 @@ def _cells(one: Mapping[str, Any]) -> list[str]:
         cell("ssim", ".4f"),
         cell("psnr_hole_db", ".2f"),
         cell("lpips", ".5f"),
-        cell("warping_error", ".3f", 1000),
-        _shown(minus.get("psnr_db")),
-        _shown(minus.get("psnr_hole_db")),
+        cell("warping_error", ".4f", 100),
+        _shown(minus.get("psnr_db"), first["videos"]),
+        _shown(minus.get("psnr_hole_db"), first["videos"]),
         "" if speedup is None else f"{speedup['median']:.2f}x" + _interval(speedup["ci95"], ".2f"),
     ]
 
 
-def _shown(difference: Mapping[str, Any] | None) -> str:
+def _shown(difference: Mapping[str, Any] | None, videos: int) -> str:
+    """Return a difference, with the number of its videos where that is not the baseline's."""
     if difference is None or difference["mean"] is None:
         return ""
-    return f"{difference['mean']:+.3f}" + _interval(difference["ci95"], "+.3f")
+    of = "" if difference["videos"] == videos else f" ({difference['videos']} videos)"
+    return f"{difference['mean']:+.3f}" + _interval(difference["ci95"], "+.3f") + of
 
 
 def _interval(ci95: Sequence[float] | None, form: str) -> str:

@@ -94,7 +94,7 @@ class TestEvaluation:
         ]
         assert out.startswith("| variant | status |")
         assert (
-            "| precision=amp | 20 | 34.20 | 0.9712 | 23.12 | 0.01234 | 1.180 | -0.020 "
+            "| precision=amp | 20 | 34.20 | 0.9712 | 23.12 | 0.01234 | 0.1180 | -0.020 "
             "(-0.050 to +0.010) | 1.32x (1.25 to 1.39) |" in below
         )
         assert "narrower than the published ones" in below and "Protocol: raft_iterations 20" in below

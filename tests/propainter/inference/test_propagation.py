@@ -60,6 +60,18 @@ def test_blocks_of_pairs_give_equal_numbers(golden, monkeypatch, pairs_together)
         assert torch.equal(got, expected)
 
 
+def test_the_limit_cuts_long_videos_and_none_leaves_them_whole(golden):
+    data = golden.tensors("propagation")
+    count = 130
+    frames = data["frames"][:, :1, :, :24, :24].expand(-1, count, -1, -1, -1) / 127
+    masks = torch.zeros(1, count, 1, 24, 24)
+    masks[:, 5:, :, 8:12, 8:12] = 1  # the last frames' hole is seen in the first frames alone
+    frames, flow = frames[:1] * (1 - masks), torch.zeros(1, count - 1, 2, 24, 24)
+    whole, cut = (propagate_pixels(frames, (flow, flow), masks, count, limit)[1] for limit in (count, 100))
+    assert not whole.any() and not cut[:, :100].any() and cut[:, 110:].any()
+    assert torch.equal(propagate_pixels(frames, (flow, flow), masks, count)[1], cut)
+
+
 def test_a_pass_launches_few_operations_for_each_frame():
     """Positions and valid flow of all pairs are computed at once; a frame is two samplings, and three operations."""
 

@@ -26,7 +26,7 @@ def test_presets_and_groups_in_their_order(chosen):
     assert [one.name for one in (published, fast, amp)] == ["published", "fast_cpu", "precision=amp"]
     assert published.id.startswith("published#") and published.cfg.schedule.neighbor_length == 20
     assert fast.described["reuse"] == "exact" and amp.described["precision"] == "amp"
-    assert amp.command == "python run.py schedule.neighbor_length=20 device=cpu precision=amp"
+    assert amp.command == "python run.py weights=auto schedule.neighbor_length=20 device=cpu precision=amp"
 
 
 def test_groups_and_settings_of_the_command_line_are_of_all(chosen):
@@ -39,6 +39,17 @@ def test_groups_and_settings_of_the_command_line_are_of_all(chosen):
     # What an entry says goes before.
     (own,) = chosen([{"attention": "manual"}], "attention=sdpa")
     assert own.described["attention"] == "manual"
+
+
+def test_values_are_spelled_as_hydra_reads_them(chosen):
+    (one,) = chosen([{"chunking": "auto", "chunking.limit_gb": None, "chunking.probe": [4, 8]}], "weights=small")
+    assert one.cfg.chunking.limit_gb is None and list(one.cfg.chunking.probe) == [4, 8]
+    assert "weights=small" in one.command and "weights=auto" not in one.command
+
+
+def test_a_preset_beside_the_list_is_refused(chosen):
+    with pytest.raises(InputError, match="preset is given beside evaluate.presets; give it in the list"):
+        chosen(["published"], "preset=fast_cpu")
 
 
 @pytest.mark.parametrize(
