@@ -182,7 +182,9 @@ def _interval(ci95: Sequence[float] | None, form: str) -> str:
 
 
 def _by_video(document: Mapping[str, Any]) -> list[str]:
-    """Return the table of videos by the first variant, beside published figures where there are some."""
+    """Return the table of videos by the first variant, beside published figures of the released weights."""
+    if document["weights"]["source"] != "pretrained":
+        return []
     first, name = document["variants"][0], document["dataset"]["name"]
     rows = [row for row in document["rows"] if row["variant"] == first["id"] and row["status"] == "ok"]
     known = {row["video"]: anchors(name, row["video"]) for row in rows}

@@ -87,12 +87,14 @@ def document(name: str = "davis", source: str = "small", rows: list | None = Non
 
 
 def test_the_table_has_paper_variants_anchors_and_failures():
-    text = markdown(document())
+    text = markdown(document(source="pretrained"))
     assert "| the paper |  | 34.47 | 0.9776 |" in text
     assert "| b | 1 (1 failed) | 32.40 | 0.9000 | 32.40 |  |  | -0.100 | -0.100 |" in text
     assert "| bear | 32.50 | 32.94 | -0.44 | 0.9000 | 0.9739 |" in text
     assert "boat, b#1: failed: gone" in text
-    assert "is not comparable with the paper: these are small weights" in text
+    assert "is not comparable with the paper: a is not the published variant" in text
+    small = markdown(document())
+    assert "these are small weights, not the released ones" in small and "a user's" not in small
     drawn = markdown(document("synthetic"))
     assert "the paper" not in drawn and "bear |" not in drawn
 
