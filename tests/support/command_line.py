@@ -1,5 +1,10 @@
 """The command line as a process: what every run of a test is given, and what it left."""
 
+import functools
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +22,16 @@ def picture_folder(folder: Path, count: int = 2, size: tuple[int, int] = (128, 1
         pixels = np.random.default_rng(number).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     return folder
+
+
+def start_narrow(cwd: Path, *arguments: str) -> subprocess.Popen:
+    """Start run.py with narrow networks."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    command = [sys.executable, str(ROOT / "tests" / "support" / "narrow.py"), *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # Where the tests run in the background, the shell has Ctrl-C ignored.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen(command, cwd=cwd, env=environment, preexec_fn=heard, **pipes)
 
 
 @dataclass

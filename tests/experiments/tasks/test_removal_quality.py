@@ -1,21 +1,16 @@
 """The quality table measures what it says, in each clip, and goes on where it was stopped."""
 
-import functools
 import json
-import os
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.command_line import ROOT, picture_folder
+from support.command_line import picture_folder, start_narrow
 from support.configs import composed
 
 from experiments.data import load, sample_clip
@@ -136,19 +131,9 @@ TINY = [
 ]
 
 
-def start(cwd: Path, *arguments: str) -> subprocess.Popen:
-    """Start run.py with narrow networks."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    command = [sys.executable, str(ROOT / "tests" / "support" / "narrow.py"), *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # Where the tests run in the background, the shell has Ctrl-C ignored.
-    heard = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    return subprocess.Popen(command, cwd=cwd, env=environment, preexec_fn=heard, **pipes)
-
-
 @pytest.mark.slow
 def test_the_command_is_stopped_and_goes_on(tmp_path):
-    process, kept = start(tmp_path, *TINY, "task.synthetic_clips=500"), tmp_path / "run" / CLIPS
+    process, kept = start_narrow(tmp_path, *TINY, "task.synthetic_clips=500"), tmp_path / "run" / CLIPS
     until = time.monotonic() + 120
     while not kept.exists() or kept.read_text().count("\n") < 2:
         assert process.poll() is None, process.communicate()
@@ -161,7 +146,7 @@ def test_the_command_is_stopped_and_goes_on(tmp_path):
     command = next(line for line in err.splitlines() if line.endswith(" does the rest"))
     assert not (tmp_path / "run" / "removal_quality.json").exists()
 
-    again = start(tmp_path, shlex.split(command)[2], "task.synthetic_clips=2")
+    again = start_narrow(tmp_path, shlex.split(command)[2], "task.synthetic_clips=2")
     out, err = again.communicate(timeout=240)
     assert again.returncode == 0, err
     assert err.count("found in") == min(len(lines), 3)

@@ -1,19 +1,15 @@
 """The command: a record for each video and variant, a table, stopped and resumed; bad videos are rows."""
 
-import functools
 import json
-import os
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from support.command_line import ROOT
+from support.command_line import start_narrow
 
 from analysis.records.load import load_evaluations
 from experiments.data import load
@@ -27,18 +23,8 @@ TINY = [
 ]
 
 
-def start(cwd: Path, *arguments: str) -> subprocess.Popen:
-    """Start run.py with narrow networks."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    command = [sys.executable, str(ROOT / "tests" / "support" / "narrow.py"), *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # Where the tests run in the background, the shell has Ctrl-C ignored.
-    heard = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    return subprocess.Popen(command, cwd=cwd, env=environment, preexec_fn=heard, **pipes)
-
-
 def finished(cwd: Path, *arguments: str) -> tuple[int, str, str]:
-    process = start(cwd, *arguments)
+    process = start_narrow(cwd, *arguments)
     out, err = process.communicate(timeout=240)
     return process.returncode, out, err
 
@@ -75,7 +61,7 @@ def test_records_table_and_figures(tmp_path):
 
 @pytest.mark.slow
 def test_stopped_and_resumed(tmp_path):
-    process = start(tmp_path, *TINY, "dataset.clips=300")
+    process = start_narrow(tmp_path, *TINY, "dataset.clips=300")
     until = time.monotonic() + 120
     while len(list(tmp_path.rglob("record.json"))) < 2:
         assert process.poll() is None, process.communicate()
