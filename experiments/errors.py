@@ -9,15 +9,40 @@ from variants import UnsupportedError
 
 log = logging.getLogger(__name__)
 
+TRACEBACK = "Traceback (most recent call last):"
+
 
 class NonFiniteError(ArithmeticError):
     """A stage gave NaN or infinity; the message names it."""
+
+
+FORESEEN: dict[str, type[Exception]] = {
+    kind.__name__: kind for kind in (InputError, UnsupportedError, NonFiniteError, FileNotFoundError, PermissionError)
+}
+"""Exceptions whose message is all that a user needs, by their names."""
+
+
+def of_another_process(text: str) -> Exception:
+    """Return the error that ended a process that torch started, from the text in which torch hands it on.
+
+    Args:
+        text: ends in the other process's traceback.
+
+    Returns:
+        An error of the same kind where it was foreseen, else a RuntimeError with the traceback's last line.
+    """
+    last = text.strip().splitlines()[-1]
+    name, _, message = last.partition(": ")
+    kind = FORESEEN.get(name.rpartition(".")[2])
+    return kind(message) if kind and message else RuntimeError(f"in another process of this run: {last}")
 
 
 def classify(error: Exception) -> tuple[str, str, bool]:
     """Return an exception's status, its reason in one sentence, and whether it was foreseen."""
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
         error = error.__cause__
+    if TRACEBACK in str(error):
+        error = of_another_process(str(error))
     reason = str(error).strip().split("\n")[0] or type(error).__name__
     match error:
         case UnsupportedError():

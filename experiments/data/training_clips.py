@@ -3,8 +3,10 @@
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -116,7 +118,20 @@ class TrainingClips(Dataset[Arrays], ABC):
 
 
 class SyntheticClips(TrainingClips):
-    """Drawn clips with exact flow."""
+    """Drawn clips with exact flow.
+
+    Args:
+        options: as in `TrainingClips`.
+
+    Raises:
+        InputError: the pictures that clips are drawn from can't be had; said here, before processes start.
+    """
+
+    def __init__(self, options: ClipOptions) -> None:
+        from propainter.training.photographs import photographs
+
+        super().__init__(options)
+        photographs("train", options.photographs)
 
     def draw(self, number: int, local: int) -> Arrays:
         from propainter.training.clips import synthetic_clip
@@ -252,6 +267,21 @@ def training_loader(clips: TrainingClips, updates: Updates, workers: int, prefet
         # A process forked from one that has used OpenCV hangs at its first call: its threads are not there.
         multiprocessing_context="spawn" if workers else None,
     )
+
+
+@contextmanager
+def loaded(clips: TrainingClips, updates: Updates, workers: int, prefetch: int) -> Iterator[Iterator[Any]]:
+    """Give the batches of `training_loader` inside the block; its workers end with it.
+
+    A failure keeps the iterator alive in its traceback, and workers that ignore SIGTERM would keep the process from
+    ending.
+    """
+    batches: Any = iter(training_loader(clips, updates, workers, prefetch))
+    try:
+        yield batches
+    finally:
+        if workers:
+            batches._shutdown_workers()  # as Lightning ends them: the loader has no public way
 
 
 def quiet_worker(number: int = 0) -> None:

@@ -77,11 +77,21 @@ def photographs(split: str, folder: str | Path | None = None) -> list[np.ndarray
 def _read(held_out: bool, folder: str | None) -> tuple[np.ndarray, ...]:
     paths = [_path(photograph) for photograph in SHIPPED if photograph.held_out == held_out]
     if folder is not None:
-        found = sorted(path for path in Path(folder).expanduser().rglob("*") if path.suffix.lower() in SUFFIXES)
-        if not found:
-            raise InputError(f"{folder} holds no picture ({', '.join(SUFFIXES)}); give a folder of photographs")
-        paths += found
+        paths += _inside(folder)
     return tuple(_picture(path) for path in paths)
+
+
+def _inside(folder: str) -> list[Path]:
+    place = Path(folder).expanduser()
+    if not place.is_dir():
+        what = "a file" if place.exists() else "not there"
+        raise InputError(f"{folder} is {what}; give a folder of photographs")
+    found = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise InputError(
+            f"{folder} holds no picture ({', '.join(SUFFIXES)}); give a folder of photographs for training"
+        )
+    return found
 
 
 def _path(photograph: Photograph) -> Path:

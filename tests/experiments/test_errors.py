@@ -44,3 +44,33 @@ class TestLog:
     def test_a_row_states_its_expected_failure_itself(self, caplog):
         assert log_failure(UnsupportedError("no such kernel here"), "attention=sdpa")[0] == "unsupported"
         assert not caplog.text
+
+
+class Broken(torch.utils.data.Dataset):
+    """Every item raises this error."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __getitem__(self, index: int) -> None:
+        raise self.error
+
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (InputError("00001.jpg can't be read: mend it"), ("failed", "00001.jpg can't be read: mend it", True)),
+        (UnsupportedError("no such kernel here"), ("unsupported", "no such kernel here", True)),
+        (ZeroDivisionError("division"), ("failed", "ZeroDivisionError: division", False)),
+    ],
+)
+def test_an_error_of_another_process_keeps_its_kind_and_its_sentence(error, expected):
+    loader = torch.utils.data.DataLoader(Broken(error), num_workers=1, multiprocessing_context="fork")
+    with pytest.raises(type(error)) as raised:
+        next(iter(loader))
+    status, reason, foreseen = classify(raised.value)
+    assert (status, foreseen) == (expected[0], expected[2])
+    assert reason.endswith(expected[1])

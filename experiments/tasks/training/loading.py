@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from experiments.data.training_clips import Updates, training_loader
+from experiments.data.training_clips import Updates, loaded
 from experiments.measure.confidence import log_t_interval
 from experiments.measure.paired import bounds
 from experiments.system.environment import choose_device, describe
@@ -110,13 +110,13 @@ def clips_per_second(recipe: Recipe, workers: int, start: int, updates: int) -> 
     """Return how many clips a second come when nothing else is done, with full queues at the start."""
     ahead = max(1, workers * recipe.prefetch)
     keys = Updates(start, start + ahead + updates, recipe.batch)
-    loader = iter(training_loader(clips_of(recipe), keys, workers, recipe.prefetch))
-    for _ in range(ahead):
-        next(loader)
-    begin = time.perf_counter()
-    for _ in range(updates):
-        next(loader)
-    return updates * recipe.batch / (time.perf_counter() - begin)
+    with loaded(clips_of(recipe), keys, workers, recipe.prefetch) as batches:
+        for _ in range(ahead):
+            next(batches)
+        begin = time.perf_counter()
+        for _ in range(updates):
+            next(batches)
+        return updates * recipe.batch / (time.perf_counter() - begin)
 
 
 def waiting(training: Training, workers: int, start: int, updates: int) -> tuple[float, float]:
@@ -125,17 +125,17 @@ def waiting(training: Training, workers: int, start: int, updates: int) -> tuple
     # As many updates before as the queues hold: these batches were ready.
     ahead = max(1, workers * recipe.prefetch)
     keys = Updates(start, start + ahead + updates, recipe.batch)
-    loader = iter(training_loader(clips_of(recipe), keys, workers, recipe.prefetch))
-    for _ in range(ahead):
-        training.update(Batch.of(next(loader), device))
-    waited, begin = 0.0, time.perf_counter()
-    for _ in range(updates):
-        before = time.perf_counter()
-        arrays = next(loader)
-        waited += time.perf_counter() - before
-        losses = training.update(Batch.of(arrays, device))
-        losses["total"].item()  # the GPU has ended, too
-    return waited, time.perf_counter() - begin
+    with loaded(clips_of(recipe), keys, workers, recipe.prefetch) as batches:
+        for _ in range(ahead):
+            training.update(Batch.of(next(batches), device))
+        waited, begin = 0.0, time.perf_counter()
+        for _ in range(updates):
+            before = time.perf_counter()
+            arrays = next(batches)
+            waited += time.perf_counter() - before
+            losses = training.update(Batch.of(arrays, device))
+            losses["total"].item()  # the GPU has ended, too
+        return waited, time.perf_counter() - begin
 
 
 def enough(rows: Sequence[dict[str, Any]]) -> int | None:

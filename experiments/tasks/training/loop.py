@@ -22,7 +22,7 @@ from experiments.data.training_clips import (
     SyntheticClips,
     TrainingClips,
     Updates,
-    training_loader,
+    loaded,
 )
 from experiments.errors import NonFiniteError
 from experiments.tasks.training.networks import CHECKPOINT, NETWORKS_FILE, WEIGHTS, export, export_all, frozen_networks
@@ -245,13 +245,13 @@ def _updates(training: Training, losses: LossLog, folder: Path, stop: Stop, star
     recipe, fabric = training.recipe, training.fabric
     writer, world = fabric.global_rank == 0, fabric.world_size
     updates = Updates(training.update_number, recipe.steps, recipe.batch, fabric.global_rank, world)
-    loader = iter(training_loader(clips_of(recipe), updates, recipe.workers, recipe.prefetch))
+    loading = loaded(clips_of(recipe), updates, recipe.workers, recipe.prefetch)
     waited, saved, first = 0.0, time.monotonic(), training.update_number
     bar = tqdm(total=recipe.steps, initial=training.update_number, desc="updates", disable=None if writer else True)
-    with bar:
+    with bar, loading as batches:
         while training.update_number < recipe.steps:
             begin = time.monotonic()
-            arrays = next(loader)
+            arrays = next(batches)
             waited += time.monotonic() - begin
             number, rate = training.update_number, training.optimizer.param_groups[0]["lr"]
             losses.add(number, rate, training.update(Batch.of(arrays, fabric.device)))

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from torch.multiprocessing import ProcessRaisedException
 
 from experiments.errors import NonFiniteError, log_failure
 from experiments.record.record import write_json
@@ -104,14 +103,10 @@ def launch(recipe: Recipe, device: torch.device, weights: dict[str, Any], folder
     if recipe.devices == 1:
         fabric.launch()
         return train(fabric, recipe, weights, folder, resume)
-    try:
-        with signals_passed_on():
-            # Fabric looks through the arguments for tensors, and refuses a frozen dataclass.
-            logs = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
-            found = fabric.launch(train_process, recipe.as_dict(), weights, str(folder), resume, logs)
-    except ProcessRaisedException as error:
-        last = str(error).strip().splitlines()[-1]
-        raise RuntimeError(f"a process of the training failed: {last}") from error
+    with signals_passed_on():
+        # Fabric looks through the arguments for tensors, and refuses a frozen dataclass.
+        logs = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
+        found = fabric.launch(train_process, recipe.as_dict(), weights, str(folder), resume, logs)
     if "non_finite" in found:
         raise NonFiniteError(found["non_finite"])
     return found

@@ -85,10 +85,13 @@ def test_a_bad_picture_is_named(tmp_path, write, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["missing", "empty"])
-def test_a_folder_without_pictures(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "message"), [("missing", "is not there"), ("file.jpg", "is a file"), ("empty", "holds no picture")]
+)
+def test_a_folder_without_pictures(tmp_path, name, message):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=f"{name} holds no picture"):
+    (tmp_path / "file.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=f"{name} {message}.*give a folder of photographs"):
         photographs("train", tmp_path / name)
 
 

@@ -276,6 +276,22 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number, code):
     assert len(Updates(done, 5000, 2)) == 5000 - done
 
 
+@pytest.mark.slow
+def test_a_bad_picture_in_a_loader_of_one_of_two_processes_ends_all_in_a_sentence(tmp_path):
+    """The run of processes ends: no loader that ignores SIGTERM is waited for."""
+    (tmp_path / "videos" / "a").mkdir(parents=True)
+    for number in range(2):
+        (tmp_path / "videos" / "a" / f"{number}.png").write_bytes(b"no picture")
+    options = ["train=completion", "weights=seeded", "train.data=folder", f"train.root={tmp_path / 'videos'}"]
+    options += ["train.frames=[2]", "train.references=0", "train.height=128", "train.width=128", "train.batch=2"]
+    options += ["train.devices=2", "train.workers=1", f"hydra.run.dir={tmp_path / 'run'}"]
+    command = [sys.executable, str(ROOT / "run.py"), "experiment=train", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert ".png cannot be read as an image" in done.stderr.splitlines()[-1]
+
+
 def test_the_libraries_are_named_where_they_lack(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(train, "find_spec", lambda name: None)
     assert trained(tmp_path, *SMALL) == "failed"
