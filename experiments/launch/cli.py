@@ -159,9 +159,9 @@ def _run_guarded(arguments: Sequence[str], jobs: Jobs) -> int:
         if line.may_hold_preset_fast():
             compose_for(device)
         _run_hydra(line, jobs.run)
-    except KeyboardInterrupt:
-        if jobs.sweep is None:
-            print("interrupted: this run left no record", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        if jobs.sweep is None:  # a task says in the exception what is kept
+            print(f"interrupted: {stop}" if str(stop) else "interrupted: this run left no record", file=sys.stderr)
         return INTERRUPTED
     except CompleteError as error:
         print(error)

@@ -8,7 +8,6 @@ frame is inpainted by itself. All are compared with the truth in the same hole.
 import hashlib
 import json
 import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -130,10 +129,10 @@ def run(cfg: DictConfig, **choice: Any) -> str:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         return run_task("removal_quality", lambda: _findings(cfg, Choice(**choice), folder))
-    except KeyboardInterrupt:
-        if (folder / CLIPS).exists():
-            print(f"{resume_command(folder)} does the rest", file=sys.stderr)
-        raise
+    except KeyboardInterrupt as stop:
+        if not (folder / CLIPS).exists():
+            raise
+        raise KeyboardInterrupt(f"{resume_command(folder)} does the rest") from stop
 
 
 def _findings(cfg: DictConfig, choice: Choice, folder: Path) -> Findings:

@@ -4,7 +4,6 @@ Each variant inpaints each video, in turn with the others, and its figures are t
 (`experiments.quality.published_metrics`). A video that can't be read or inpainted is one row that says why.
 """
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -55,10 +54,10 @@ def run(cfg: DictConfig, presets: Sequence[str | Mapping[str, Any]], clips: int 
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         return run_task("evaluation", lambda: _findings(cfg, folder, presets, clips, average))
-    except KeyboardInterrupt:
-        if (folder / RECORDS).exists():
-            print(f"{resume_command(folder)} does the rest", file=sys.stderr)
-        raise
+    except KeyboardInterrupt as stop:
+        if not (folder / RECORDS).exists():
+            raise
+        raise KeyboardInterrupt(f"{resume_command(folder)} does the rest") from stop
 
 
 def _findings(

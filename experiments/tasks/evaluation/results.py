@@ -124,7 +124,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         cells.append(["the paper", "", f"{paper['psnr_db']:.2f}", f"{paper['ssim']:.4f}", *[""] * 6])
     cells += [_cells(one, first) for one in variants]
     head = (
-        f"{dataset['name']}: {dataset['videos']} videos, {dataset['frames']} frames; {document['weights']['source']} "
+        f"{dataset['name']}: {_videos(dataset['videos'])}, {dataset['frames']} frames; {document['weights']['source']} "
         f"weights; {document['environment']['device']}. Means over all frames of a variant's videos; differences from "
         f"{first['name']} over the videos that both have, with 95% intervals by bootstrap over videos."
     )
@@ -173,8 +173,12 @@ def _shown(difference: Mapping[str, Any] | None, videos: int) -> str:
     """Return a difference, with the number of its videos where that is not the baseline's."""
     if difference is None or difference["mean"] is None:
         return ""
-    of = "" if difference["videos"] == videos else f" ({difference['videos']} videos)"
+    of = "" if difference["videos"] == videos else f" ({_videos(difference['videos'])})"
     return f"{difference['mean']:+.3f}" + _interval(difference["ci95"], "+.3f") + of
+
+
+def _videos(number: int) -> str:
+    return "1 video" if number == 1 else f"{number} videos"
 
 
 def _interval(ci95: Sequence[float] | None, form: str) -> str:

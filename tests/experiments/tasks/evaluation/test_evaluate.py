@@ -70,7 +70,8 @@ def test_stopped_and_resumed(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in err
-    command = next(line for line in err.splitlines() if line.endswith(" does the rest"))
+    command = err.splitlines()[-1].removeprefix("interrupted: ")
+    assert command.endswith(" does the rest")
     done = {path: path.read_bytes() for path in tmp_path.rglob("record.json")}
     assert not (tmp_path / "run" / "evaluation.json").exists()
     code, out, err = finished(tmp_path, shlex.split(command)[2], f"dataset.clips={len(done) + 1}")

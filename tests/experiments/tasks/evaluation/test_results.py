@@ -143,7 +143,7 @@ def test_frames_that_are_identical_to_the_truth_have_no_weight_in_psnr():
 
 def test_a_difference_over_fewer_videos_says_so():
     rows = [row(f"v{n}", "a", 30.0) for n in range(3)] + [row("v0", "b", 29.0), row("v1", "b", 0, status="failed")]
-    assert "-1.000 (1 videos)" in markdown(document("synthetic", rows=rows))
+    assert "-1.000 (1 video)" in markdown(document("synthetic", rows=rows))
 
 
 def test_anchors_of_single_videos():
