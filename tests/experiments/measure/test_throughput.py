@@ -34,11 +34,14 @@ class Noted:
 
     Args:
         slow: a step that takes a while, or "all" of them.
+        seconds: how long a slow step takes.
         fail: a step, the clip that it fails at, and the error.
     """
 
-    def __init__(self, slow: str = "", fail: tuple[str, int, BaseException] | None = None) -> None:
-        self.slow, self.fail = slow, fail
+    def __init__(
+        self, slow: str = "", fail: tuple[str, int, BaseException] | None = None, seconds: float = 0.03
+    ) -> None:
+        self.slow, self.fail, self.seconds = slow, fail, seconds
         self.read_ones, self.computed, self.written = [], [], []
         self.threads = {"read": [], "compute": [], "write": []}
         self.most_ahead = self.most_behind = 0
@@ -50,7 +53,7 @@ class Noted:
     def _step(self, name: str, number: int) -> None:
         self.threads[name].append(threading.current_thread())
         if self.slow in (name, "all"):
-            time.sleep(0.03)
+            time.sleep(self.seconds)
         if self.fail is not None and self.fail[:2] == (name, number):
             raise self.fail[2]
 
@@ -115,12 +118,14 @@ def test_no_more_than_one_clip_is_ahead_and_one_result_waits():
     assert first.overlapped.waited_for_write_s > 0
 
 
+@pytest.mark.slow
 def test_the_gain_of_three_equal_steps():
-    measured = measure_throughput(Noted(slow="all").steps, 6)
-    assert measured.gain > 1.2  # 3 where the machine does nothing else
-    assert measured.gain_limit > 1.5  # the same
+    """Steps of a tenth of a second, so that a busy machine's pauses are small beside them."""
+    measured = measure_throughput(Noted(slow="all", seconds=0.1).steps, 6)
+    assert 1.5 < measured.gain < 3.5  # 3 where the machine does nothing else
+    assert 2 < measured.gain_limit < 3.1
     assert measured.wall_s < measured.sequential_s
-    assert any(block.overlapped.waited_for_read_s > 0.01 for block in measured.blocks)  # for the first clip
+    assert all(block.overlapped.waited_for_read_s > 0.03 for block in measured.blocks)  # for the first clip
 
 
 @pytest.mark.parametrize("step", ["read", "compute", "write"])
