@@ -1,6 +1,7 @@
 """Statuses of a run by its exception. Imports no torch, since a sweep's parent process uses it."""
 
 import logging
+import re
 
 from hydra.errors import InstantiationException
 
@@ -9,7 +10,8 @@ from variants import UnsupportedError
 
 log = logging.getLogger(__name__)
 
-TRACEBACK = "Traceback (most recent call last):"
+_HANDED_ON = re.compile(r"^(Caught \w+ in DataLoader worker process|-- Process \d+ terminated)", re.MULTILINE)
+"""How torch begins the text of an error that another process raised."""
 
 
 class NonFiniteError(ArithmeticError):
@@ -18,7 +20,7 @@ class NonFiniteError(ArithmeticError):
 
 FORESEEN: dict[str, type[Exception]] = {
     kind.__name__: kind for kind in (InputError, UnsupportedError, NonFiniteError, FileNotFoundError, PermissionError)
-}
+} | {"MemoryError": MemoryError, "OutOfMemoryError": MemoryError}
 """Exceptions whose message is all that a user needs, by their names."""
 
 
@@ -34,14 +36,14 @@ def of_another_process(text: str) -> Exception:
     last = text.strip().splitlines()[-1]
     name, _, message = last.partition(": ")
     kind = FORESEEN.get(name.rpartition(".")[2])
-    return kind(message) if kind and message else RuntimeError(f"in another process of this run: {last}")
+    return kind(message) if kind else RuntimeError(f"in another process of this run: {last}")
 
 
 def classify(error: Exception) -> tuple[str, str, bool]:
     """Return an exception's status, its reason in one sentence, and whether it was foreseen."""
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    if TRACEBACK in str(error):
+    if _HANDED_ON.search(str(error)):
         error = of_another_process(str(error))
     reason = str(error).strip().split("\n")[0] or type(error).__name__
     match error:

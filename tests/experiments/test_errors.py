@@ -46,6 +46,30 @@ class TestLog:
         assert not caplog.text
 
 
+@pytest.mark.parametrize(
+    ("last", "status", "foreseen"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "out_of_memory", True),
+        ("MemoryError", "out_of_memory", True),
+        ("RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried", "out_of_memory", True),
+        ("propainter.errors.InputError: wrong", "failed", True),
+        ("KeyError: 'masks'", "failed", False),
+    ],
+)
+def test_an_error_of_a_spawned_process_has_its_status(last, status, foreseen):
+    text = (
+        f"\n\n-- Process 1 terminated with the following error:\nTraceback (most recent call last):\n  File x\n{last}\n"
+    )
+    found = classify(RuntimeError(text))
+    assert (found[0], found[2]) == (status, foreseen)
+
+
+def test_a_traceback_in_a_message_of_this_process_is_no_other_process():
+    assert classify(RuntimeError("no kernel\nTraceback (most recent call last):\nKeyError: 1"))[1] == (
+        "RuntimeError: no kernel"
+    )
+
+
 class Broken(torch.utils.data.Dataset):
     """Every item raises this error."""
 
