@@ -73,6 +73,7 @@ class Pipeline:
         contexts: constructors of contexts by stage name, entered around each stage (autocast, for example).
         effective: report of each variant about its own run, by group. The pipeline does not read it.
         compiled_components: names of the networks' parts that are compiled. Hooks inside them are not called.
+        outside_torch: names of the networks' parts that another runtime computes, with the runtime's name.
         caches_flow: whether a run may read flow that an earlier run has estimated.
         scene_detector: finds the scene cuts. Each shot is inpainted by itself. None takes the video for one shot.
         pixel_subvideo_limit: longest sub-video of pixel propagation, in frames, whatever `subvideo_length` is. The
@@ -98,6 +99,7 @@ class Pipeline:
     observer: Observer = field(default_factory=Observer)
     effective: dict[str, Any] = field(default_factory=dict)
     compiled_components: set[str] = field(default_factory=set)
+    outside_torch: dict[str, str] = field(default_factory=dict)
     caches_flow: bool = False
     flow_predictor: FlowPredictor = predict_flow
     scene_detector: SceneDetector | None = None

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from propainter.errors import InputError
+
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 """The inner kernel: q [N, heads, Q, d], k and v [N, heads, K, d] -> [N, heads, Q, d], softmax(q k / sqrt(d)) v."""
 
@@ -42,6 +44,30 @@ class WindowPlan:
         rows, columns = self.padding
         padded = F.pad(self.token_mask, (0, columns, 0, rows))
         return (F.max_pool2d(padded, self.window, self.window).sum(1) > 0).flatten(1)
+
+    def fixed(self, count: int | None = None) -> "FixedWindowPlan":
+        """Return a plan whose tensors' shapes do not depend on the hole.
+
+        Args:
+            count: number of windows that attend beyond themselves, at least that of the masked windows; None: all.
+        """
+        masked = self.masked_windows()
+        # Masked windows come first, and the order stays that of their numbers.
+        chosen = masked.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
+        return FixedWindowPlan(self.token_mask, self.window, chosen=chosen, valid=masked.gather(1, chosen))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedWindowPlan(WindowPlan):
+    """List windows that attend beyond themselves, filled up to a stated number.
+
+    Attributes:
+        chosen: int64 [B, K], numbers of windows, each once: all masked windows, and others that fill up.
+        valid: bool [B, K], False for the windows that fill up. They attend within themselves like those not listed.
+    """
+
+    chosen: Tensor
+    valid: Tensor
 
 
 class SparseWindowAttention(nn.Module):
@@ -109,6 +135,14 @@ class PublishedWindowAttention:
         k_far = self._far_tokens(layers, key, layers.key(pooled), windows)
         v_far = self._far_tokens(layers, value, layers.value(pooled), windows)
 
+        out = self._attend(q, k, v, k_far, v_far, plan, key_frames)
+        out = rearrange(out, "b (nh nw) n t (wh ww) c -> b t (nh wh) (nw ww) (n c)", **grid)
+        return layers.proj(out[:, :, :height, :width])
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, k_far: Tensor, v_far: Tensor, plan: WindowPlan, key_frames: slice
+    ) -> Tensor:
+        """Attend: q, k, v [B, windows, heads, T, 45, d], k_far and v_far with more tokens -> as q."""
         out = torch.empty_like(q)
         for b, masked in enumerate(plan.masked_windows()):
             chosen, others = masked.nonzero()[:, 0], (~masked).nonzero()[:, 0]
@@ -121,8 +155,7 @@ class PublishedWindowAttention:
                 # Frames do not attend to each other: they join the batch.
                 near = [rearrange(y[b, others], "w n t s c -> (w t) n s c") for y in (q, k, v)]
                 out[b, others] = rearrange(self.kernel(*near), "(w t) n s c -> w n t s c", w=len(others))
-        out = rearrange(out, "b (nh nw) n t (wh ww) c -> b t (nh wh) (nw ww) (n c)", **grid)
-        return layers.proj(out[:, :, :height, :width])
+        return out
 
     @staticmethod
     def _far_tokens(
@@ -143,6 +176,47 @@ class PublishedWindowAttention:
         around = around[:, :, :, :, layers.valid_ind_rolled]
         pooled = rearrange(pooled, "b t p (n c) -> b 1 n t p c", n=layers.heads)
         return torch.cat([around, pooled.expand(-1, around.shape[1], -1, -1, -1, -1)], dim=4)
+
+
+class FixedWindowAttention(PublishedWindowAttention):
+    """Attend with shapes that do not depend on the hole: for exporters and for recorded CUDA graphs.
+
+    A stated number of windows attend beyond themselves, and all windows within themselves; then one of both results is
+    chosen. The output is that of `PublishedWindowAttention`, within rounding.
+
+    Args:
+        kernel: the inner kernel.
+        count: number of windows that attend beyond themselves; None: all. A `FixedWindowPlan` has its own number.
+    """
+
+    def __init__(self, kernel: Kernel = manual_attention, count: int | None = None) -> None:
+        super().__init__(kernel)
+        self.count = count
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, k_far: Tensor, v_far: Tensor, plan: WindowPlan, key_frames: slice
+    ) -> Tensor:
+        if not isinstance(plan, FixedWindowPlan):
+            if self.count is not None and (masked := int(plan.masked_windows().sum(1).max())) > self.count:
+                raise InputError(
+                    f"attention.windows is {self.count}, and {masked} windows are masked; give as many, or null"
+                )
+            plan = plan.fixed(self.count)
+        rows = torch.arange(len(q), device=q.device)[:, None]
+        near = self.kernel(*(rearrange(y, "b w n t s c -> (b w t) n s c") for y in (q, k, v)))
+        near = rearrange(near, "(b w t) n s c -> b w n t s c", b=q.shape[0], w=q.shape[1])
+
+        def chosen(y: Tensor) -> Tensor:
+            return y[rows, plan.chosen]
+
+        def keys(own: Tensor, far: Tensor) -> Tensor:
+            together = torch.cat([chosen(y[:, :, :, key_frames]) for y in (own, far)], dim=4)
+            return together.flatten(0, 1).flatten(2, 3)
+
+        queries = chosen(q)
+        far = self.kernel(queries.flatten(0, 1).flatten(2, 3), keys(k, k_far), keys(v, v_far))
+        far = torch.where(plan.valid[..., None, None, None, None], far.reshape(queries.shape), chosen(near))
+        return near.index_put((rows, plan.chosen), far)
 
 
 PUBLISHED_ATTENTION = PublishedWindowAttention()

@@ -136,7 +136,9 @@ def match_flow(
         [N, 2, H, W] in pixels.
     """
     lookup = correlation() if correlation else all_pairs(raft)
-    lookup.build_pyramid(*raft.feature_encoder(torch.cat([image1, image2])).chunk(2))
+    # By the number of images, which may be a symbol: `chunk` would fix it in an exported program.
+    features, count = raft.feature_encoder(torch.cat([image1, image2])), image1.shape[0]
+    lookup.build_pyramid(features[:count], features[count:])
     hidden_size = raft.update_block.hidden_state_size
     hidden, context = raft.context_encoder(image1).tensor_split([hidden_size], dim=1)
     hidden, context = torch.tanh(hidden), F.relu(context)
