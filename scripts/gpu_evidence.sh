@@ -13,7 +13,7 @@ Usage: scripts/gpu_evidence.sh [OPTION ...] [-- OVERRIDE ...]
 Runs the GPU tests, then the runs of experiment=gpu_suite, and leaves at most six files, each under 16 MiB. Nothing is
 downloaded: the weights are seeded and LPIPS is left out, unless overrides after -- say otherwise.
 
-  --slice N         one slice of the suite, under 8 minutes; without it all slices, half an hour
+  --slice N         one slice of the suite, under 8 minutes; without it all slices, 41 minutes
   --tiny            the first runs (with --slice those of the slice) as small as can be, also without a GPU
   --resume FOLDER   the files of an earlier call: runs that have a result there are not made again; else all are
   --wheels FOLDER   wheels for packages that python lacks (make gpu-wheels); by default wheels/, where it exists

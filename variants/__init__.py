@@ -21,6 +21,8 @@ GROUPS = {
     "correlation": "all_pairs",
     "reuse": "none",
     "kernels": "torch",
+    "quantization": "none",
+    "runtime": "torch",
     "raft_scale": "full",
     "flow_cache": "none",
     "residency": "resident",

@@ -13,8 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from propainter.errors import InputError
 from propainter.inference.pipeline import Pipeline
-from propainter.models.attention import Kernel, PublishedWindowAttention, manual_attention
+from propainter.models.attention import FixedWindowAttention, Kernel, PublishedWindowAttention, manual_attention
 from propainter.renamed import module_getattr
+from propainter.validation import check_whole
 from variants import UnsupportedError, claims_published, needs_cuda
 
 BACKENDS = {
@@ -41,6 +42,22 @@ def manual(pipeline: Pipeline) -> Pipeline:
 def manual_upcast(pipeline: Pipeline) -> Pipeline:
     """Compute attention as `manual`, with q, k and v cast to float32 and back around each matrix product."""
     return use_kernel(pipeline, upcast_attention)
+
+
+@claims_published
+def manual_fixed(pipeline: Pipeline, windows: int | None = None) -> Pipeline:
+    """Compute attention as `manual`, with shapes that do not depend on the hole.
+
+    Args:
+        windows: number of windows that attend beyond themselves, at least that of the masked windows; None: all.
+
+    Raises:
+        InputError: `windows` is no whole number above 0; at the first call, that more windows are masked.
+    """
+    if windows is not None:
+        check_whole("attention.windows", windows, least=1)
+    pipeline.window_attention = FixedWindowAttention(manual_attention, windows)
+    return pipeline
 
 
 @claims_published

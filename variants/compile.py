@@ -1,5 +1,6 @@
 """`compile`: torch.compile over components of the networks, each falling back to eager where that fails."""
 
+import copy
 import logging
 import re
 from collections import Counter
@@ -17,13 +18,19 @@ from torch.utils._pytree import tree_map
 from propainter import InputError
 from propainter.inference.pipeline import Pipeline
 from variants import claims_published
-from variants.components import NO_RAFT, check_components, modules_of, raft_of, wrap
+from variants.components import NO_RAFT, check_components, modules_of, raft_of, refuse_outside_torch, wrap
 from variants.guard import first_line, guarded
 
 log = logging.getLogger(__name__)
 
 MODES = {"default": None, "reduce-overhead": "reduce-overhead", "max-autotune": "max-autotune"}
 """torch.compile's argument `mode` by the mode's name."""
+
+COMPILED: dict[str, Any] = {
+    **{"status": "compiled", "graphs": 0, "graph_breaks": {}, "recompilations": 0},
+    **{"skipped_frames": [], "compile_s": 0.0},
+}
+"""A component's figures before its first call."""
 
 
 @claims_published
@@ -44,9 +51,15 @@ def compiled(
         fullgraph: whether a graph break is a failure.
 
     Raises:
-        InputError: an unknown mode or component.
+        InputError: an unknown mode or component, or one that another runtime computes.
     """
     chosen = check_components(components, "compile.components")
+    refuse_outside_torch(pipeline, chosen, "compile")
+    if already := [name for name in chosen if name in pipeline.compiled_components]:
+        raise InputError(
+            f"quantization=int8_static compiles {already[0]} already; leave it out of compile.components, or out of "
+            "quantization.components"
+        )
     if mode not in MODES:
         raise InputError(f"compile.mode is {mode!r}; give one of {', '.join(MODES)}")
     device = pipeline.networks.device
@@ -57,17 +70,14 @@ def compiled(
     set_compilation_metrics_limit(10_000)
     for component in chosen:
         modules = modules_of(pipeline.networks, component)
-        of_component = by_component[component] = {
-            **{"status": "compiled" if modules else NO_RAFT, "graphs": 0, "graph_breaks": {}, "recompilations": 0},
-            **{"skipped_frames": [], "compile_s": 0.0},
-        }
+        of_component = by_component[component] = copy.deepcopy(COMPILED) | ({} if modules else {"status": NO_RAFT})
         if modules:
             pipeline.compiled_components.add(component)
         else:
             raft_of(pipeline, f"compile.components: {component}")
         for module in modules:
             fast = torch.compile(module.forward, mode=MODES[mode], dynamic=dynamic, fullgraph=fullgraph)
-            wrap(module, _falling_back(module, fast, of_component, component, keep_outputs))
+            wrap(module, falling_back(module, fast, of_component, component, keep_outputs))
     if keep_outputs:
         pipeline.contexts.append(_count_graphs(stats, device))
     return pipeline
@@ -108,7 +118,7 @@ def cuda_graphs(mode: str, device: torch.device) -> str:
     return "asked for" if mode in ("reduce-overhead", "max-autotune") else f"no: mode {mode} does not use them"
 
 
-def _falling_back(
+def falling_back(
     module: nn.Module, fast: Callable[..., Any], stats: dict[str, Any], component: str, keep_outputs: bool
 ) -> Callable[..., Any]:
     """Return a forward that calls the compiled one, and the eager one from its first failure on; see `guarded`.

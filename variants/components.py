@@ -62,6 +62,23 @@ def check_components(names: Iterable[str], option: str) -> list[str]:
     return names
 
 
+def refuse_outside_torch(pipeline: Pipeline, components: Iterable[str], group: str) -> None:
+    """Check that torch computes these components.
+
+    Args:
+        group: the option that changes how torch computes them, for the message.
+
+    Raises:
+        InputError: another runtime computes one of them.
+    """
+    for name in components:
+        if runtime := pipeline.outside_torch.get(name):
+            raise InputError(
+                f"runtime={runtime} computes {name}, and {group} would be ignored there; leave {name} out of "
+                f"runtime.components, or give {group}=none"
+            )
+
+
 def wrap(module: nn.Module, forward: Callable[..., Any]) -> None:
     """Let a module compute by another forward. Variants wrap modules by this function alone."""
     module.forward = forward

@@ -20,7 +20,7 @@ from propainter.inference.pipeline import FlowEstimator, Pipeline
 from propainter.models.raft import Flows
 from propainter.validation import check_whole
 from variants import UnsupportedError, claims_published, needs_cuda
-from variants.components import NO_RAFT, wrap
+from variants.components import NO_RAFT, refuse_outside_torch, wrap
 from variants.cuda_capture import CudaRecorder
 from variants.guard import first_line, guarded
 from variants.precision import TF32_BACKENDS
@@ -85,6 +85,7 @@ def record_calls(pipeline: Pipeline, max_graphs: int, recorder: Recorder, warmed
     from variants.reuse.dedup_flow import DedupFlowEstimator  # loads torchvision's RAFT
 
     check_whole("cuda_graphs.max_graphs", max_graphs, least=1)
+    refuse_outside_torch(pipeline, RECORDED_COMPONENTS, "cuda_graphs")
     compiled = [name for name in RECORDED_COMPONENTS if name in pipeline.compiled_components]
     if compiled:
         raise UnsupportedError(

@@ -242,6 +242,10 @@ def _costs(row: Row, published: Row | None, gained: str) -> list[tuple[str, str]
         costs.append(("To the truth", truth_text(row)))
     if row.compile_s:
         costs.append(("Compiling", f"{seconds(row.compile_s)} once"))
+    if row.export_s or row.build_s:
+        costs.append(
+            ("Exporting", f"{seconds(row.export_s or 0)} once, and {seconds(row.build_s or 0)} to load and build")
+        )
     if row.disturbed:
         costs.append(("Disturbed", f"{len(row.disturbed)} sign{'s' if len(row.disturbed) > 1 else ''}, see the table"))
     return costs

@@ -155,7 +155,8 @@ def _pool(records: list[Row]) -> Row:
     pooled |= _pool_times(timed, "latency.median_s", "latency.ci95_s")
     pooled["latency.samples_s"] = [second for record in timed for second in record.get("latency.samples_s", [])]
     pooled["latency.frames_per_s"] = over_processes("latency.frames_per_s", statistics.median, timed)
-    pooled["latency.compile_s"] = over_processes("latency.compile_s", max)
+    for figure in ("compile_s", "export_s", "build_s"):
+        pooled[f"latency.{figure}"] = over_processes(f"latency.{figure}", max)
     pooled["energy.joules_per_run"] = over_processes("energy.joules_per_run", statistics.median)
     for key in ("peak_bytes", "reserved_bytes", "process_bytes", "host_peak_bytes", "limit_bytes"):
         pooled[f"memory.{key}"] = over_processes(f"memory.{key}", max)

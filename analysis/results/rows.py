@@ -64,6 +64,8 @@ class Row:
     latency_s = _column("latency.median_s")
     latency_ci_s = _column("latency.ci95_s", _pair)
     compile_s = _column("latency.compile_s")
+    export_s = _column("latency.export_s")
+    build_s = _column("latency.build_s")
     speedup = _column("speedup.median")
     speedup_ci = _column("speedup.ci95", _pair)
     speedup_kind = _column("speedup.kind")

@@ -32,7 +32,7 @@ def unknown_setting(message: str, overrides: Sequence[Override]) -> str | None:
     if option is not None:
         group, name, listed = option.groups()
         known = listed.split()
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+        near = _near(name, known)
         meant = f"did you mean {' or '.join(near)}? " if near and len(known) > len(near) else ""
         return f"there is no {group}={name}; {meant}{group} has {', '.join(known)}"
     found = _UNKNOWN.search(message)
@@ -43,7 +43,7 @@ def unknown_setting(message: str, overrides: Sequence[Override]) -> str | None:
         return f"{key} takes one of its options, and no settings of its own: {', '.join(_options(key))}"
     section, _, name = key.rpartition(".")
     names = _names(section, [item for item in overrides if item.key_or_group != key])
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    near = _near(name, names)
     before = f"{section}." if section else ""
     if near:
         hint = f"did you mean {' or '.join(before + item for item in near)}?"
@@ -95,3 +95,10 @@ def _names(section: str, overrides: Sequence[Override]) -> list[str]:
 
 def _is_hydra(item: Override) -> bool:
     return item.key_or_group.split(".")[0] == "hydra"
+
+
+def _near(name: str, known: Sequence[str]) -> list[str]:
+    """Return at most three known names like this one, the nearest first; none that is much farther than the nearest."""
+    found = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    ratios = [difflib.SequenceMatcher(None, item, name).ratio() for item in found]
+    return [item for item, ratio in zip(found, ratios, strict=True) if ratio > ratios[0] - 0.15]

@@ -18,6 +18,7 @@ from variants.attention import BACKENDS
 from variants.components import COMPONENTS, modules_of
 from variants.cuda_graphs import graphs_allowed
 from variants.precision import TF32_BACKENDS
+from variants.runtime.component_call import runtimes_allowed
 
 _COUNTED = (nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -71,9 +72,12 @@ def probe_eagerly(pipeline: Pipeline, clip: Inputs, frames: int = 3) -> dict[str
 
 @contextmanager
 def eagerly() -> Iterator[None]:
-    """Run without compiled code and recorded graphs inside the block. torch's compiler is not loaded by it."""
+    """Run by torch's own operations inside the block, without compiled code, recorded graphs and other runtimes.
+
+    torch's compiler is not loaded by it.
+    """
     stance = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-    with stance, graphs_allowed(False):
+    with stance, graphs_allowed(False), runtimes_allowed(False):
         yield
 
 

@@ -84,8 +84,11 @@ _ID_GROUPS = {
 }
 """The groups that are part of every id. A later group is part of it where it changes the variant or has options."""
 
-_NOT_IN_ID = ("flow_cache", "folder")
-"""The group and the option that only names a cache's folder."""
+_NOT_IN_ID = {
+    *(("flow_cache", "folder"), ("runtime", "folder"), ("runtime", "files"), ("runtime", "max_gb")),
+    *(("quantization", "folder"), ("quantization", "max_gb")),
+}
+"""Groups and options that only say where files are kept."""
 
 
 def variant(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) -> types.Variant:
@@ -115,7 +118,8 @@ def variant(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) ->
     changed = [group for group, option in groups.items() if option != GROUPS.get(group, "published")]
     hashed = [group for group in groups if group in _ID_GROUPS or group in changed or options[group]]
     shaping = {
-        group: {key: value for key, value in settings[group].items() if (group, key) != _NOT_IN_ID} for group in hashed
+        group: {key: value for key, value in settings[group].items() if (group, key) not in _NOT_IN_ID}
+        for group in hashed
     }
     text = json.dumps([{group: groups[group] for group in hashed}, shaping], sort_keys=True)
     name = ",".join(f"{group}={groups[group]}" for group in changed) or "published"

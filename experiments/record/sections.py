@@ -1,7 +1,7 @@
 """Measurements as the record's sections: latency, speedup, memory, stages, energy, machine."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from experiments.measure.confidence import count_outliers, log_t_interval
@@ -67,6 +67,7 @@ def describe_latency(first: FirstRun, timings: Timings, num_frames: int) -> Late
     """Return the record's `latency` without `end_to_end_s`; `where_s` is yet unknown."""
     sampling, median, runs = timings.sampling, timings.median_s, timings.runs
     interval = sampling.interval if sampling else None
+    outside = first.effective.get("runtime", {}).get("components", {}).values()
     compiling = [component["compile_s"] for component in _compiled(first.effective).values()]
     gap = None
     if median:
@@ -83,14 +84,22 @@ def describe_latency(first: FirstRun, timings: Timings, num_frames: int) -> Late
         "first_frames_per_s": num_frames / first.seconds,
         "where_s": None,
         "compile_s": sum(compiling) if compiling else None,
+        "export_s": _total(outside, "export_s"),
+        "build_s": _total(outside, "build_s"),
         "frames_per_s": num_frames / median if median else None,
         "harness_s": statistics.median(run.harness_s for run in runs) if runs else None,
         "stage_gap": gap,
     }
 
 
+def _total(reports: Iterable[Mapping[str, Any]], figure: str) -> float | None:
+    known = [report[figure] for report in reports if figure in report]
+    return sum(known) if known else None
+
+
 def _compiled(effective: Mapping[str, Any]) -> Mapping[str, Any]:
-    return effective.get("compile", {}).get("components", {})
+    groups = (effective.get(group, {}).get("components", {}) for group in ("compile", "quantization"))
+    return {f"{number}.{name}": part for number, parts in enumerate(groups) for name, part in parts.items()}
 
 
 def describe_speedup(timings: Timings, baseline: Variant | None) -> Speedup | None:

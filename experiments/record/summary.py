@@ -37,6 +37,7 @@ def summary(record: dict[str, Any]) -> str:
         f"weights: {_weights(record['weights'])}",
         *_video(record.get("video")),
         *_attention(record["effective"].get("attention", {}).get("backend")),
+        *_runtime(record["effective"].get("runtime")),
         *fell_back(record["effective"]),
         *(f"DISTURBED, so these times are doubtful: {sentence}" for sentence in record["disturbed"]),
     ]
@@ -75,6 +76,21 @@ def _attention(backend: str | None) -> list[str]:
 
 
 _OF_THE_FIRST_CLIP = "the table's times are of the first clip, which is one run and no measurement"
+
+
+def _runtime(found: dict[str, Any] | None) -> list[str]:
+    """Return a line on the components that another runtime than torch computed; none without."""
+    if found is None:
+        return []
+    by = {name: part for name, part in found["components"].items() if part["status"] == found["name"]}
+    if not by:
+        return []
+    exporting, building = (sum(part[figure] for part in by.values()) for figure in ("export_s", "build_s"))
+    error = max(part["largest_error"] / part["of"] if part["of"] else 0.0 for part in by.values())
+    return [
+        f"by {found['name']} {found['version']}: {', '.join(by)}; exporting took {exporting:.1f} s and building "
+        f"{building:.1f} s, not among the times; off torch by {error:.1e} of the largest value, at most"
+    ]
 
 
 def _throughput(throughput: dict[str, Any] | None, *, doubtful: bool) -> list[str]:

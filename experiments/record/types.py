@@ -127,6 +127,8 @@ class Latency(TypedDict, total=False):
     first_frames_per_s: float | None
     where_s: dict[str, float | None] | None
     compile_s: float | None
+    export_s: float | None
+    build_s: float | None
     frames_per_s: float | None
     harness_s: float | None
     stage_gap: float | None

@@ -48,8 +48,12 @@ OF_OPTIONS = {
     "chunking=auto": ["chunking.overlap=0", "chunking.probe=[2,3]"],
     "region=hole": ["region.margin=0", "region.share=0"],
     "compile=default": ["compile.components=[transformer]"],
+    "runtime=onnxruntime": ["runtime.components=[decoder]"],
+    "runtime=openvino": ["runtime.components=[decoder]"],
+    "runtime=aoti": ["runtime.components=[decoder]"],
 }
-"""So that three frames are more than a chunk, and a probe is one; the region is not the frame; and little is traced."""
+"""So that three frames are more than a chunk, and a probe is one; the region is not the frame; and little is traced or
+exported."""
 
 SAME = {
     "raft_scale": {"auto": "full", "quarter": "half", "eighth": "half"},
@@ -85,6 +89,8 @@ class Bench:
         more = [item for option in chosen for item in OF_OPTIONS.get(option, [])]
         if row["flow_cache"] == "disk":
             more.append(f"flow_cache.folder={self.flows}")
+        if row["runtime"] not in ("torch", "tensorrt"):
+            more.append(f"runtime.folder={self.flows.with_name('exported')}")
         if row["scenes"] == "file":
             more.append(f"scenes.path={self.cuts}")
         cfg = composed(*chosen, *more, *SETTINGS, conf=self.conf)

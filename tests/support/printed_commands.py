@@ -113,6 +113,10 @@ def made_small(arguments: Sequence[str], files: UsersFiles) -> list[str]:
         small = [*small, "measure=none"]
     if given.get("compile", "none") != "none" or given.get("preset") == "fast_plan":  # all components take minutes
         small = [*small, "compile.components=[decoder]"]
+    if given.get("runtime") in ("onnxruntime", "openvino", "aoti"):  # all components take a minute
+        small = [*small, "runtime.components=[decoder]"]
+    if given.get("quantization") == "int8_static":
+        small = [*small, "quantization.components=[decoder]", "quantization.clips=1"]
     return [*here, *small]
 
 

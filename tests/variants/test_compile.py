@@ -12,7 +12,7 @@ from experiments.data import load, sample_clip
 from experiments.measure.first_run import first_run
 from experiments.tasks.compile_report import table
 from propainter import InputError, Pipeline, Schedule
-from variants.compile import _falling_back, compiled, cuda_graphs, graphs_recorded
+from variants.compile import compiled, cuda_graphs, falling_back, graphs_recorded
 
 QUICK = Schedule(raft_iterations=1)
 
@@ -79,10 +79,10 @@ class Scaled(torch.nn.Module):
         return x * len(x)
 
 
-def falling_back(module, fast):
+def made_falling_back(module, fast):
     stats = {"status": "compiled", "graphs": 0, "graph_breaks": {}, "recompilations": 0, "skipped_frames": []}
     stats["compile_s"] = 0.0
-    return _falling_back(module, fast, stats, "transformer", keep_outputs=False), stats
+    return falling_back(module, fast, stats, "transformer", keep_outputs=False), stats
 
 
 def test_any_failure_of_compiled_code_falls_back(caplog):
@@ -91,7 +91,7 @@ def test_any_failure_of_compiled_code_falls_back(caplog):
     def broken(x):
         raise RuntimeError("Triton Error [CUDA]: device kernel image is invalid\nlong trace")
 
-    forward, stats = falling_back(Scaled(), broken)
+    forward, stats = made_falling_back(Scaled(), broken)
     for _ in range(2):
         assert torch.equal(forward(torch.ones(3)), torch.full((3,), 3.0))
     reason = "RuntimeError: Triton Error [CUDA]: device kernel image is invalid"
@@ -103,7 +103,7 @@ def test_any_failure_of_compiled_code_falls_back(caplog):
 def test_the_limit_of_recompilations_is_told(caplog, fullgraph):
     module = Scaled()
     fast = torch.compile(module.forward, backend="eager", dynamic=False, fullgraph=fullgraph)
-    forward, stats = falling_back(module, fast)
+    forward, stats = made_falling_back(module, fast)
     with torch._dynamo.config.patch(recompile_limit=2):
         for count in range(2, 7):
             assert torch.equal(forward(torch.ones(count)), torch.full((count,), float(count)))

@@ -26,7 +26,7 @@ LEAST_DB = {"fp32": 60}
 """PSNR in the hole between a row and the same with published options for those that claim the published output."""
 
 LEAST_DB_ELSE = 48
-"""In bfloat16, which rounds elsewhere where sums are split."""
+"""In bfloat16 and int8, which round elsewhere where sums are split."""
 
 
 def covering(groups: Mapping[str, Sequence[str]], fixed: Option | None = None) -> list[Row]:
@@ -62,14 +62,53 @@ def pairs(row: Row, group: str, option: str) -> Iterator[tuple[Option, Option]]:
 
 OPTIONS_OF = options_of()
 REFUSED_ON_CPU = marked(needs_cuda)
-RUNNABLE = {g: [o for o in options if (g, o) not in REFUSED_ON_CPU] for g, options in OPTIONS_OF.items()}
+NOT_BESIDE_RUNTIMES = (
+    "attention",
+    "precision",
+    "correlation",
+    "reuse",
+    "kernels",
+    "quantization",
+    "compile",
+    "cuda_graphs",
+)
+NOT_BESIDE_INT8 = ("precision", "kernels", "runtime", "compile")
+SELECTIVE: dict[Option, tuple[str, ...]] = {
+    **{("runtime", option): NOT_BESIDE_RUNTIMES for option in ("onnxruntime", "openvino")},
+    **{("quantization", option): NOT_BESIDE_INT8 for option in ("int8_weight_only", "int8_dynamic")},
+    ("attention", "manual_fixed"): ("reuse", "runtime", "quantization"),
+}
+"""Options beside which those of other groups than the published are refused, or may be; their own tests say which."""
+NEVER = {("chunking", "auto")}
+"""Single options that another runtime refuses."""
+SLOW = {("runtime", "aoti"), ("quantization", "int8_static")}
+"""Compiled for minutes; they are in tests of their own."""
+RUNNABLE = {
+    g: [o for o in options if (g, o) not in {*REFUSED_ON_CPU, *SELECTIVE, *SLOW}] for g, options in OPTIONS_OF.items()
+}
+
+
+def beside(option: Option) -> dict[str, list[str]]:
+    """What a selective option runs beside."""
+    never = NEVER if option[0] == "runtime" else set()
+    return {
+        g: [GROUPS[g]] if g in SELECTIVE[option] else [other for other in options if (g, other) not in never]
+        for g, options in RUNNABLE.items()
+    }
+
+
+SELECTIVE_ROWS = [row for option in SELECTIVE for row in covering({**beside(option), "compile": ["none"]}, option)]
 ROWS = covering({**RUNNABLE, "compile": ["none"]})
-COMPILED_ROWS = covering(RUNNABLE, ("compile", "default"))
+COMPILED_ROWS = [
+    *covering(RUNNABLE, ("compile", "default")),
+    {**GROUPS, "attention": "manual_fixed", "compile": "default"},
+]
 REFUSED_ROWS = [row for option in sorted(REFUSED_ON_CPU) for row in covering({**RUNNABLE, "compile": ["none"]}, option)]
 
 
 def check(bench: Bench, row: Row) -> None:
-    assert bench.decibels(row) >= LEAST_DB.get(row["precision"], LEAST_DB_ELSE)
+    rounds = row["quantization"] != "none"
+    assert bench.decibels(row) >= (LEAST_DB_ELSE if rounds else LEAST_DB.get(row["precision"], LEAST_DB_ELSE))
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +128,12 @@ def bench_of_rows(shallow, tmp_path_factory) -> Bench:
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=named)
 def test_a_pair_runs_and_is_what_it_should_be(bench_of_rows, row):
+    check(bench_of_rows, row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", SELECTIVE_ROWS, ids=named)
+def test_another_runtime_or_fewer_bits_with_each_option(bench_of_rows, row):
     check(bench_of_rows, row)
 
 
@@ -116,15 +161,26 @@ def test_compiled_with_each_option(bench_of_rows, monkeypatch, row):
 
 
 def test_every_pair_is_in_a_row():
-    rows = [*ROWS, *REFUSED_ROWS, *COMPILED_ROWS]
+    rows = [*ROWS, *REFUSED_ROWS, *COMPILED_ROWS, *SELECTIVE_ROWS]
     there = {frozenset(pair) for row in rows for pair in itertools.combinations(row.items(), 2)}
     slow = {("compile", mode) for mode in OPTIONS_OF["compile"]} - {("compile", "none"), ("compile", "default")}
+    slow |= SLOW
     options = [(group, option) for group in OPTIONS_OF for option in OPTIONS_OF[group] if (group, option) not in slow]
     wanted = [pair for pair in itertools.combinations(options, 2) if pair[0][0] != pair[1][0]]
-    missing = [pair for pair in wanted if frozenset(pair) not in there]
+    missing = [pair for pair in wanted if frozenset(pair) not in there and not _never_meet(pair)]
     assert [pair for pair in missing if not set(pair) & REFUSED_ON_CPU] == []
     # Two that are refused never meet: the first to be asked says so. Nor is compiled what is refused anyway.
-    assert all(set(pair) <= REFUSED_ON_CPU | {("compile", "default")} for pair in missing)
+    assert all(set(pair) <= REFUSED_ON_CPU | {("compile", "default"), *SELECTIVE} for pair in missing)
+
+
+def _never_meet(pair: Sequence[Option]) -> bool:
+    """Whether one is selective, and the other is refused beside it."""
+    for one, other in (pair, pair[::-1]):
+        if other[0] in SELECTIVE.get(one, ()) and other[1] != GROUPS[other[0]]:
+            return True
+        if one[0] == "runtime" and one in SELECTIVE and other in NEVER:
+            return True
+    return False
 
 
 OWN = """

@@ -73,7 +73,7 @@ def auto(
             included; on the CPU it bounds the growth of the resident set.
 
     Raises:
-        InputError: an option has a wrong type or is out of range.
+        InputError: an option has a wrong type or is out of range, or another runtime computes components.
     """
     check_whole("chunking.overlap", overlap, least=0)
     frames = list(probe) if isinstance(probe, Sequence) else [probe]
@@ -82,6 +82,12 @@ def auto(
     check_number("chunking.margin", margin, lambda share: 0 <= share < 1, "a share from 0 to under 1, such as 0.2")
     if limit_gb is not None:
         check_number("chunking.limit_gb", limit_gb, above_0, "a positive number of GiB, or null for what is free")
+    if pipeline.outside_torch:
+        runtime = next(iter(pipeline.outside_torch.values()))
+        raise InputError(
+            f"chunking=auto probes the memory of torch's own computation, and runtime={runtime} computes elsewhere; "
+            "give chunking=fixed, or runtime=torch"
+        )
     peaks = StagePeaks()
     pipeline.contexts.append(peaks)
     chosen: dict[tuple, dict[str, Any]] = {}

@@ -6,7 +6,9 @@ flow estimator.
 
 from typing import Any
 
+from propainter.errors import InputError
 from propainter.inference.pipeline import Pipeline
+from propainter.models.attention import FixedWindowAttention
 from propainter.models.layers import DeformableAlignment
 from propainter.models.raft import ClipFlow
 from propainter.validation import above_0, check_number, check_whole
@@ -76,7 +78,7 @@ def attention(pipeline: Pipeline, pad_windows: int | None = None) -> Pipeline:
             Compilers, cuDNN and CUDA graphs begin anew for each shape. None: as many as the hole touches.
 
     Raises:
-        InputError: `pad_windows` is no whole number above 0.
+        InputError: `pad_windows` is no whole number above 0; or it is `attention=manual_fixed`.
         UnsupportedError: the window attention has no inner kernel.
     """
     _plan_attention(pipeline, pad_windows)
@@ -113,6 +115,11 @@ def exact(pipeline: Pipeline, batch_mb: float | None = None, pad_windows: int | 
 def _plan_attention(pipeline: Pipeline, pad_windows: int | None) -> None:
     if pad_windows is not None:
         check_whole("reuse.pad_windows", pad_windows, least=1)
+    if isinstance(pipeline.window_attention, FixedWindowAttention):
+        raise InputError(
+            "attention=manual_fixed would be ignored by reuse of attention, which plans windows its own way; give "
+            "attention=manual, or another reuse"
+        )
     kernel = getattr(pipeline.window_attention, "kernel", None)
     if kernel is None:
         kind = type(pipeline.window_attention).__name__

@@ -271,8 +271,10 @@ def run_blocks_once(
     """
     if not isinstance(plan, PrecomputedPlan):
         raise TypeError(f"the plan is a {type(plan).__name__}; give a PrecomputedPlan, as WindowGrid.plan makes")
-    # oneDNN's convolutions are faster on the CPU than its matrix products and the copies around them.
-    mlp = convolve_feed_forward if tokens.device.type == "cpu" else feed_forward
+    # oneDNN's convolutions are faster on the CPU than its matrix products and the copies around them. Quantized weights
+    # are of a class of their own, and can only multiply.
+    plain = type(blocks[0].mlp.fc2[1].weight) is nn.Parameter
+    mlp = convolve_feed_forward if tokens.device.type == "cpu" and plain else feed_forward
     for i, block in enumerate(blocks):
         here = plan.last if plan.last and i + 1 == len(blocks) else plan
         attended = window_attention(block.attention, block.norm1(tokens), here, key_frames(i))

@@ -29,7 +29,7 @@ from experiments.tasks.evaluation.contestants import Contestant
 from experiments.tasks.evaluation.truth_flow import TruthFlow
 from propainter import Pipeline
 from propainter.memory_tracker import memory_peak
-from variants import UnsupportedError, build_pipeline
+from variants import GROUPS, UnsupportedError, build_pipeline
 
 RECORDS = "records"
 """Folder of the records: VARIANT/VIDEO/record.json."""
@@ -73,8 +73,8 @@ class Entrant:
 
     def shape_key(self, clip: LoadedClip) -> Any:
         """Return what a first run warms up: this clip's shape where the variant compiles, records graphs or probes."""
-        described = self.one.described
-        adapts = described["compile"] != "none" or described["cuda_graphs"] != "none" or described["chunking"] == "auto"
+        described, adapting = self.one.described, ("compile", "cuda_graphs", "runtime", "quantization")
+        adapts = any(described[group] != GROUPS[group] for group in adapting) or described["chunking"] == "auto"
         return clip.frames.shape if adapts else None
 
 

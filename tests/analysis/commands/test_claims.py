@@ -21,7 +21,8 @@ CONFIRMED, PARTLY, CONTRADICTED, INCONCLUSIVE, NOT_MEASURED = VERDICTS
 IDS = (
     "sdpa_speed sdpa_memory compile_speed compile_memory amp_speed amp_memory amp_stable chunk_short chunk_long "
     "chunk_any combined_speed combined_memory raft_scale_memory raft_scale_quality raft_scale_4k resample_speed "
-    "partition_speed summary_speed summary_memory log_example checkpointing amp_training published_memory"
+    "partition_speed summary_speed summary_memory log_example checkpointing amp_training int8_speed int8_quality "
+    "tensorrt_speed published_memory"
 )
 ALL = dict(attention="sdpa", precision="amp", compile="default", chunking="fixed")
 CUDA = dict(device="H100", device_type="cuda")
