@@ -59,6 +59,8 @@ class FirstRun:
         stage_seconds: by stage, with what was watched meanwhile.
         saturated: by stage, the largest share of saturated values in its output (see `quality.metrics.saturation`).
         effective: what really ran (see `experiments.measure.runtime_probe`).
+        prepared_s: before the run, for components of another runtime than torch.
+        late_s: the same during the run, not among its seconds.
     """
 
     result: np.ndarray
@@ -67,6 +69,8 @@ class FirstRun:
     memory: Memory
     saturated: dict[str, float]
     effective: dict[str, Any]
+    prepared_s: float = 0.0
+    late_s: float = 0.0
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -93,10 +97,11 @@ def watched_run(
         NonFiniteError: naming the first stage whose output is not finite.
     """
     watch = FirstRunObserver(pipeline.networks.device)  # before the next: what a runtime keeps counts as memory
-    if pipeline.outside_torch:
-        pipeline(*frames())  # files are exported, built and compared
-    before = outside_seconds(pipeline.effective)
+    begun = time.perf_counter()
     try:
+        if pipeline.outside_torch:
+            pipeline(*frames())  # files are exported, built and compared
+        prepared, before = time.perf_counter() - begun, outside_seconds(pipeline.effective)
         if pipeline.compiled_components:
             effective = probe_eagerly(pipeline, frames())
             with observed(pipeline, watch):
@@ -107,8 +112,17 @@ def watched_run(
                 seconds, result = work()
     finally:
         watch.close()
-    seconds -= outside_seconds(pipeline.effective) - before  # a video that is streamed has longer parts than `frames`
-    return FirstRun(result, seconds, watch.seconds, watch.memory, watch.saturated, effective)
+    late = outside_seconds(pipeline.effective) - before  # a video that is streamed has longer parts than `frames`
+    return FirstRun(
+        result,
+        seconds - late,
+        watch.seconds,
+        watch.memory,
+        watch.saturated,
+        effective,
+        prepared_s=prepared,
+        late_s=late,
+    )
 
 
 def outside_seconds(effective: Mapping[str, Any]) -> float:

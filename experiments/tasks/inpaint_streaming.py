@@ -109,6 +109,7 @@ def inpaint_once(
     record.add_cost(cost)
     record.video, written_s = write_timed(folder, source, first.result, cfg.output, schedule.mask_dilation)
     cost["latency"]["end_to_end_s"] = clip.read_s + first.seconds + written_s
+    wall.add("build", first.prepared_s + first.late_s)
     for part, seconds in (("read", clip.read_s), ("inpaint", first.seconds), ("write", written_s)):
         wall.add(part, seconds)
     cost["latency"]["where_s"] = wall.finish()
@@ -181,6 +182,8 @@ def stream(
         if left.exists():
             log.warning("the frames finished so far are in %s", left)
         raise
+    wall.add("build", first.prepared_s + first.late_s)
+    wall.add("inpaint", -first.late_s)
     cost = describe_cost(first, clip.num_frames, limit_bytes=limit_bytes)
     cost["latency"] |= {"end_to_end_s": whole_s, "where_s": wall.finish()}
     if keeper.first:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import platform
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -300,14 +301,24 @@ def _write_openvino(description: Description, module: nn.Module, inputs: tuple[T
 
     They come from torch's program: there OpenVINO reads deformable convolution, and in ONNX it has none.
     """
-    import openvino
-
+    openvino = import_openvino()
     model = openvino.convert_model(export_program(description.component, module, inputs))
     with TemporaryDirectory() as folder, ZipFile(path, "w") as archive:
         openvino.save_model(model, Path(folder) / "model.xml", compress_to_fp16=False)
         for name in OPENVINO_FILES:
             archive.write(Path(folder) / name, name)
         archive.writestr(f"{_KEY}.json", json.dumps(asdict(description)))
+
+
+def import_openvino() -> Any:
+    """Return the module openvino, without its telemetry.
+
+    The telemetry sends each conversion to OpenVINO's maker, and forks this process for it, with all that it has open.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
 
 
 def _write_aoti(description: Description, module: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from propainter.errors import InputError
 from propainter.export.components import Call
-from propainter.export.files import OPENVINO_FILES, export_program, exporting, read_description
+from propainter.export.files import OPENVINO_FILES, export_program, exporting, import_openvino, read_description
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -94,7 +94,8 @@ def openvino_runner(path: Path, threads: int | None = None) -> Call:
     Raises:
         InputError: OpenVINO is not installed.
     """
-    openvino = _imported("openvino")
+    _check_installed("openvino")
+    openvino = import_openvino()
     core = openvino.Core()
     with ZipFile(path) as archive:
         text, weights = (archive.read(name) for name in OPENVINO_FILES)
@@ -153,6 +154,10 @@ def torch_tensorrt_runner(component: str, module: nn.Module, inputs: tuple[Tenso
 
 
 def _imported(package: str) -> Any:
+    _check_installed(package)
+    return import_module(package)
+
+
+def _check_installed(package: str) -> None:
     if find_spec(package) is None:
         raise InputError(f"{package} is not installed; install it with {PACKAGES[package]}")
-    return import_module(package)

@@ -14,7 +14,7 @@ import torch
 
 from propainter.errors import InputError
 from propainter.export.components import module_of, take_over
-from propainter.export.files import OPSET, SUFFIXES, check_opset, require, weights_hash
+from propainter.export.files import OPSET, SUFFIXES, check_opset, import_openvino, require, weights_hash
 from propainter.export.runners import PROVIDERS, aoti_runner, onnxruntime_runner, openvino_runner, torch_tensorrt_runner
 from propainter.inference.pipeline import Pipeline
 from propainter.io.disk_cache import DiskLRUCache
@@ -104,7 +104,9 @@ def openvino(
     if device != "cpu":
         raise UnsupportedError(f"runtime=openvino runs on the CPU, and the networks are on {device}; give device=cpu")
     _installed("openvino", "pip install 'propainter-bench[openvino]'")
-    runtime = Runtime("openvino", _version("openvino"), lambda path: openvino_runner(path, threads), format="openvino")
+    runtime = Runtime(
+        "openvino", str(import_openvino().__version__), lambda path: openvino_runner(path, threads), format="openvino"
+    )
     return compute_by(pipeline, runtime, components, tolerance, max_shapes, files, folder, max_gb)
 
 
