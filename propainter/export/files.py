@@ -311,13 +311,17 @@ def _write_openvino(description: Description, module: nn.Module, inputs: tuple[T
 
 
 def import_openvino() -> Any:
-    """Return the module openvino, without its telemetry.
+    """Return the module openvino, without its telemetry and with the streams of this process left open.
 
     The telemetry sends each conversion to OpenVINO's maker, and forks this process for it, with all that it has open.
+    OpenVINO imports absl's logging too, whose handler closes the stream that was sys.stderr at its import once logging
+    is set up anew.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
+    if (absl_logging := sys.modules.get("absl.logging")) is not None:
+        absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
     return openvino
 
 
