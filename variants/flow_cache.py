@@ -60,7 +60,8 @@ class CachedFlow:
     """A flow estimator that keeps the flows of another.
 
     Args:
-        inner: estimates flow that has no entry. `inner.identity` is text on what shapes its flow.
+        inner: estimates flow that has no entry. `inner.identity` is text on what shapes its flow; where
+            `inner.fell_back` is true, the last flow was estimated another way, and is not kept.
         network: RAFT with its final weights; None where the flow is estimated without it.
         entries: the kept flows.
         effective: gets `flow_cache`. An entry has the inner estimator's own report with it, which a hit writes here
@@ -134,6 +135,9 @@ class CachedFlow:
         flows = self.inner(frames, report)
         flow_f, flow_b = (flow.cpu().contiguous() for flow in flows)
         estimate_s = time.perf_counter() - start
+        if getattr(self.inner, "fell_back", False):
+            log.warning("flow is not kept: another way than %s estimated it", self.identity)
+            return flows
         if flow_f.nbytes + flow_b.nbytes > self.entries.max_bytes:
             log.warning("flows of %d MiB are not kept: flow_cache.max_gb is less", 2 * flow_f.nbytes / 2**20)
             return flows

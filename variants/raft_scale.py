@@ -103,6 +103,11 @@ class ScaledFlow:
         inner = getattr(self.inner, "identity", None)
         return inner and f"{inner} at scale {self.scale or 'by pixels'}"
 
+    @property
+    def fell_back(self) -> bool:
+        """Return whether the last flow was estimated another way than `identity` says."""
+        return getattr(self.inner, "fell_back", False)
+
 
 def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize flow to another size of the frames, bilinearly: [1, T, 2, h, w] in pixels -> [1, T, 2, H, W] in pixels."""

@@ -117,6 +117,7 @@ def _formulas() -> dict[Any, Formula]:
         # torch 2.11's registry lacks the CPU kernel of SDPA, whose first arguments are those of the CUDA kernel.
         aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention],
         aten.mv: mv_flops,
+        aten._int_mm: flop_registry[aten.mm],
         **dict.fromkeys(_SAMPLING, grid_sample_flops),
         aten.cudnn_grid_sampler: cudnn_grid_sample_flops,
         torch.ops.torchvision.deform_conv2d: deform_conv2d_flops,
@@ -181,6 +182,8 @@ class Counter(TorchDispatchMode):
         """Add to the stage's counts, and return the dtype that the operation counts as."""
         tensor = next(x for x in args if isinstance(x, Tensor))
         name = str(tensor.dtype).removeprefix("torch.")
+        if name == "uint8":  # oneDNN's products take activations without a sign
+            name = "int8"
         if tensor.is_cuda and tensor.dtype == torch.float32 and packet not in _SAMPLING:
             backend = _cudnn.conv if packet in self._convolutions else torch.backends.cuda.matmul
             if backend.fp32_precision == "tf32":

@@ -203,7 +203,11 @@ def _transform(
 
 
 class ExportedFlow(ClipFlow):
-    """Estimate flow clip by clip as `ClipFlow`, by `call`; as `ClipFlow` does it where that gives None."""
+    """Estimate flow clip by clip as `ClipFlow`, by `call`; as `ClipFlow` does it where that gives None.
+
+    Attributes:
+        fell_back: whether `ClipFlow` estimated the last flow, so that it is not what `identity` says.
+    """
 
     def __init__(
         self,
@@ -217,6 +221,7 @@ class ExportedFlow(ClipFlow):
         super().__init__(raft, iterations, correlation)
         self.call = call
         self.identity = f"raft(iterations={iterations}) by {by}"
+        self.fell_back = False
 
     def estimate(self, frames: Tensor) -> Flows:
         """Estimate flow of one clip; see `estimate_flow`."""
@@ -226,6 +231,7 @@ class ExportedFlow(ClipFlow):
         first, second = first.flatten(0, 1).contiguous(), second.flatten(0, 1).contiguous()
         forward = self.call(first, second)
         backward = None if forward is None else self.call(second, first)
+        self.fell_back = forward is None or backward is None
         if forward is None or backward is None:
             return super().estimate(frames)
         return forward.view(shape), backward.view(shape)

@@ -262,6 +262,21 @@ for number in range(60):
         monkeypatch.delitem(sys.modules, "users_estimator")
         assert keys[0] == keys[1] != keys[2]
 
+    @pytest.mark.parametrize("around", [lambda inner: inner, lambda inner: ScaledFlow(inner, 1 / 2)])
+    def test_flow_of_an_estimator_that_fell_back_is_not_kept(self, cached, caplog, around):
+        """It is another flow than the key says."""
+        estimator = Counted()
+        estimator.fell_back = True
+        pipeline = cached(estimator=around(estimator))
+        for _ in range(2):
+            flows_of(pipeline, noise())
+        assert estimator.calls == 2 and pipeline.effective["flow_cache"]["kept"] == 0
+        assert "flow is not kept" in caplog.text
+        estimator.fell_back = False
+        for _ in range(2):
+            flows_of(pipeline, noise())
+        assert estimator.calls == 3
+
     def test_an_estimator_without_identity_is_refused(self, networks, cached):
         for estimator in (lambda frames, report: None, ClipFlow(networks.raft, correlation=lambda: None)):
             with pytest.raises(UnsupportedError, match="`identity`"):

@@ -40,6 +40,11 @@ class TestByHand:
         linear, x = nn.Linear(5, 7), torch.randn(2, 3, 5)
         assert count(lambda: linear(x)) == 2 * 2 * 3 * 5 * 7
 
+    @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
+    def test_integer_products(self, dtype):
+        a, b = torch.ones(32, 16, dtype=dtype), torch.ones(16, 8, dtype=torch.int8)
+        assert count(lambda: torch._int_mm(a, b), "int8") == 2 * 32 * 16 * 8
+
     @pytest.mark.parametrize("groups", [1, 2])
     def test_convolution(self, groups):
         conv, x = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=groups), torch.randn(2, 4, 9, 8)

@@ -199,10 +199,10 @@ class TestFailures:
 
     @pytest.fixture
     def made_up(self, narrow, monkeypatch, cache):
-        """Return a pipeline whose decoder is computed by the given callable of inputs."""
+        """Return a pipeline of which a component, the decoder, is computed by the given callable of inputs."""
 
-        def build(compute, *more: str) -> Pipeline:
-            settings = ["runtime=onnxruntime", "runtime.components=[decoder]", f"runtime.folder={cache}", *more]
+        def build(compute, *more: str, component: str = "decoder") -> Pipeline:
+            settings = ["runtime=onnxruntime", f"runtime.components=[{component}]", f"runtime.folder={cache}", *more]
             pipeline = built(narrow, *settings)
             monkeypatch.setattr(ComponentCall, "_call_for", lambda self, inputs: (None, compute))
             return pipeline
@@ -218,6 +218,15 @@ class TestFailures:
         status = components_of(pipeline)["decoder"]["status"]
         assert status.startswith("torch, since onnxruntime failed: RuntimeError: No conversion rule found")
         assert "onnxruntime can't compute decoder, which stays in torch" in caplog.text
+
+    def test_flow_that_torch_estimated_instead_is_not_kept(self, made_up, tmp_path, caplog):
+        def lacks(*inputs):
+            raise RuntimeError("gone")
+
+        pipeline = made_up(lacks, "flow_cache=disk", f"flow_cache.folder={tmp_path}", component="raft")
+        pipeline(*clip(3))
+        assert pipeline.effective["flow_cache"]["kept"] == 0
+        assert "flow is not kept: another way than raft(iterations=1) by onnxruntime" in caplog.text
 
     @pytest.mark.parametrize("wrong", [lambda x: x * 1.5, lambda x: x * float("nan")], ids=["values", "NaN"])
     def test_a_wrong_result_fails_the_run(self, made_up, narrow, wrong):
