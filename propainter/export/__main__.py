@@ -168,13 +168,14 @@ def _components(names: str, networks: Networks) -> list[str]:
     for name in chosen:
         if name not in COMPONENTS:
             raise InputError(f"--components names {name!r}; give some of {','.join(COMPONENTS)}")
-        if name not in there:
-            raise InputError(
-                f"--components names raft, and the {networks.architecture} weights have none; leave it out"
-            )
     if not chosen:
         raise InputError(f"--components names nothing; give some of {','.join(there)}")
-    return list(dict.fromkeys(chosen))
+    found = [name for name in dict.fromkeys(chosen) if name in there]
+    if not found:
+        raise InputError(f"--components names raft alone, and the {networks.architecture} weights have none")
+    if len(found) < len(set(chosen)):
+        print(f"left out: raft, which the {networks.architecture} weights do not have")
+    return found
 
 
 def _write_all(

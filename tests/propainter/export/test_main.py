@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import onnx
 import pytest
@@ -77,7 +78,7 @@ def test_openvino_and_some_components(weights, tmp_path, capsys):
         (["--opset", "18"], "--opset is 18; give 19 or newer: older operator sets have no DeformConv"),
         (["--to", "tflite"], "--to is 'tflite'; give one of onnx, openvino, aoti"),
         (["--components", "decoder,foo"], "--components names 'foo'; give some of raft,"),
-        (["--components", "raft"], "--components names raft, and the small weights have none; leave it out"),
+        (["--components", "raft"], "--components names raft alone, and the small weights have none"),
         (["--components", ","], "--components names nothing"),
         (["--height", "100"], "--height is 100; give a multiple of 8, at least 128"),
         (["--width", "132"], "--width is 132; give a multiple of 8"),
@@ -94,6 +95,13 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(tmp_path, options, s
     (line,) = capsys.readouterr().err.splitlines()
     assert says in line
     assert not list(tmp_path.iterdir())
+
+
+def test_raft_is_left_out_where_the_weights_have_none(capsys):
+    networks = replace(narrow_networks(), raft=None)
+    assert command._components("raft,decoder", networks) == ["decoder"]
+    assert "left out: raft" in capsys.readouterr().out
+    assert "raft" not in command._components("all", networks)
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path, capsys):
