@@ -331,7 +331,8 @@ def _write_aoti(description: Description, module: nn.Module, inputs: tuple[Tenso
     exported = export_program(description.component, module, inputs)
     aoti_compile_and_package(exported, package_path=str(path))
     with ZipFile(path, "a") as archive:  # to be read without loading the code
-        archive.writestr(f"{_KEY}.json", json.dumps(asdict(description)))
+        root = archive.namelist()[0].split("/")[0]  # torch refuses files outside it
+        archive.writestr(f"{root}/extra/{_KEY}.json", json.dumps(asdict(description)))
 
 
 def read_description(path: Path) -> Description:
@@ -370,7 +371,8 @@ def _onnx_text(path: Path) -> str:
 
 def _archived_text(path: Path) -> str:
     with ZipFile(path) as archive:
-        return archive.read(f"{_KEY}.json").decode()
+        (name,) = (name for name in archive.namelist() if name.rpartition("/")[2] == f"{_KEY}.json")
+        return archive.read(name).decode()
 
 
 @contextmanager

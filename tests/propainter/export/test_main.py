@@ -72,6 +72,17 @@ def test_openvino_and_some_components(weights, tmp_path, capsys):
         assert torch.allclose(openvino_runner(folder / "decoder.zip")(features), decoder(features), atol=1e-5)
 
 
+@pytest.mark.slow
+def test_aoti_compiles_a_component_that_loads_as_it_is(weights, tmp_path, capsys, caplog):
+    """The only test of the compiler's files; it takes half a minute."""
+    folder = tmp_path / "files"
+    assert command.main(["-o", str(folder), *SMALLEST, "--to", "aoti", "--components", "decoder"]) == 0
+    (entry,) = json.loads((folder / "manifest.json").read_text())["files"]
+    assert entry["parity"]["relative"] < 1e-4 and entry["device"] and entry["opset"] is None
+    assert read_description(folder / "decoder.pt2").component == "decoder"
+    assert "outdated" not in caplog.text, "a file outside the archive's own folder is taken for an old format"
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
