@@ -195,6 +195,8 @@ def compute_by(
         UnsupportedError: a package that exports is not installed.
     """
     chosen = check_components(components, "runtime.components")
+    if not chosen:
+        raise InputError("runtime.components names nothing; give some, or runtime=torch")
     check_number("runtime.tolerance", tolerance, above_0, "a share above 0, such as 0.01")
     check_whole("runtime.max_shapes", max_shapes, least=1)
     check_number("runtime.max_gb", max_gb, above_0, "a number of GiB above 0")

@@ -169,6 +169,7 @@ def test_a_choice_about_other_components_is_not_refused(narrow, tmp_path):
         (["runtime=onnxruntime", "runtime.tolerance=0"], InputError, "runtime.tolerance is 0; give a share above 0"),
         (["runtime=openvino", "runtime.components=[foo]"], InputError, "runtime.components names 'foo'"),
         (["runtime=openvino", "runtime.max_gb=-1"], InputError, "runtime.max_gb is -1"),
+        (["runtime=onnxruntime", "runtime.components=[]"], InputError, "runtime.components names nothing; give some"),
         (["runtime=aoti", "runtime.max_shapes=0"], InputError, "runtime.max_shapes is 0"),
         (["runtime=onnxruntime", "runtime.files=/nowhere"], InputError, "which has no manifest.json; give a folder"),
         (["runtime=tensorrt"], UnsupportedError, "needs a CUDA device; on the CPU give runtime=onnxruntime"),
