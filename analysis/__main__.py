@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.commands import bless, check, claims, compare, recommend, table
+from analysis.commands import bless, check, claims, compare, history, recommend, table
 from analysis.errors import InputError
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -35,6 +35,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("paths", nargs="+", type=Path, metavar="DIR", help="sweep folders, record files or parquet")
     made.add_argument("-o", "--output", type=Path, metavar="FILE", help="the page; report.html in the first folder")
     made.set_defaults(main=_report)
+    over_time = "each variant over commits, torch versions and machines, and where a figure changed"
+    made = commands.add_parser("history", help=over_time, description=over_time)
+    history.add_arguments(made)
+    made.set_defaults(main=_history)
     for name, (module, what) in COMMANDS.items():
         made = commands.add_parser(name, help=what, description=what)
         module.add_arguments(made)
@@ -69,6 +73,12 @@ def _report(arguments: argparse.Namespace) -> int:
     from analysis.report.page import main as write  # brings in matplotlib
 
     return write(arguments.paths, arguments.output)
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    from analysis.report.history import page  # brings in matplotlib
+
+    return history.main(arguments, page)
 
 
 if __name__ == "__main__":

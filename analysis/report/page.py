@@ -1,7 +1,6 @@
 """`python -m analysis report`: one page that says what to use, with table, plots and frames, in a single HTML file."""
 
 import json
-import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -21,14 +20,13 @@ from analysis.report import table as page_table
 from analysis.report import truth as page_truth
 from analysis.report.collect import rows_of
 from analysis.report.methods import folds
+from analysis.report.template import asset, template
 from analysis.report.viewer import frames_of
 from analysis.results.pooling import variants_table
 from analysis.results.rows import Row, notable
 
 if TYPE_CHECKING:
     import pandas as pd
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 PLOTS = {
     *("waterfall", "speedup", "memory", "pareto", "stages", "fraction_of_peak", "psnr_per_frame", "interaction"),
@@ -105,19 +103,13 @@ def _page(
     evaluations: list[Evaluation],
     plots_folder: Path,
 ) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["breakable"] = _breakable
     settings = by_setting(rows)
     main_rows = settings[0] if settings else []
     several = page_table.several_settings(rows)
     truth = page_table.knows_truth(rows)
     viewer = frames_of(_viewer_order(settings))
     drawn = _plots(rows, main_rows, evaluations, plots_folder)
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         title=f"ProPainter Bench: {len(rows) or len(evaluations[0].variants)} variants",
         heading="ProPainter Bench: what to use",
         facts=header.facts(frame, rows) if rows else page_truth.facts(evaluations),
@@ -145,8 +137,8 @@ def _page(
         claims_lead=_claims_lead(rows),
         folds=folds(frame, rows) if rows else page_truth.folds(evaluations),
         footer="Made from records alone, by python -m analysis report. Nothing on this page is loaded from elsewhere.",
-        css=_asset("report.css"),
-        js=_asset("report.js"),
+        css=asset("report.css"),
+        js=asset("report.js"),
     )
 
 
@@ -255,16 +247,3 @@ def _for_script(value: dict[str, Any]) -> str:
     """Return JSON that can't end the script element it stands in."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-def _breakable(text: str) -> Any:
-    """Return the text escaped, with a line break allowed after each comma."""
-    from markupsafe import Markup, escape
-
-    return Markup(re.sub(r",(?=\S)", ",<wbr>", str(escape(text))))
-
-
-def _asset(name: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
