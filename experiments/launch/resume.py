@@ -1,7 +1,7 @@
 """`resume=FOLDER`: go on with what the folder holds, and run only what came to no result there.
 
-A sweep or a suite goes on run by run, an evaluation video by video, a quality table clip by clip, a streaming run that
-was stopped part by part, a training from its checkpoint.
+A sweep, a suite or a search goes on run by run, an evaluation video by video, a quality table clip by clip, a streaming
+run that was stopped part by part, a training from its checkpoint.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,6 +38,7 @@ class PreviousSweep:
         self.folder = folder
         self.results: dict[str, dict[str, Any]] = {}
         self._again: dict[str, Path] = {}
+        self._taken: set[int] = set()
         for path in sorted(folder.rglob("record.json")):
             record = read_record(path) or {}
             run_id = (record.get("run") or {}).get("id")
@@ -54,8 +55,9 @@ class PreviousSweep:
         if before is not None:
             return before
         number = 0
-        while (self.folder / str(number) / "record.json").exists():
+        while number in self._taken or (self.folder / str(number) / "record.json").exists():
             number += 1
+        self._taken.add(number)  # its run may still be going on when the next one asks
         return self.folder / str(number)
 
 
@@ -194,6 +196,7 @@ KINDS = (
     _kind("quality table", "removal_quality"),
     _kind("evaluation", "evaluate"),
     _kind("training", "train"),
+    _kind("search", "tune"),
     Kind("sweep", _is_sweep, _sweep_line),
     Kind("streaming run", _is_streaming_run, _streaming_line),
 )

@@ -79,8 +79,8 @@ def test_a_damaged_file_of_the_suite_is_named(suite, name, content):
         (
             "nowhere",
             [],
-            "which is not there; give the folder of a suite, a quality table, an evaluation, a training, a sweep or a "
-            "streaming run",
+            "which is not there; give the folder of a suite, a quality table, an evaluation, a training, a search, a "
+            "sweep or a streaming run",
         ),
         ("file", [], "which is a file"),
         ("empty", [], "which holds nothing that can go on"),

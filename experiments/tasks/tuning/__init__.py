@@ -1,0 +1,1 @@
+"""`experiment=tune`: search the combination of options that fits bounds and is fastest."""
