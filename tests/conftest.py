@@ -25,6 +25,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def locks_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Timed runs of tests side by side do not wait for each other, nor for a user's."""
+    os.environ["PROPAINTER_BENCH_LOCKS"] = str(tmp_path_factory.mktemp("locks"))
+
+
 @pytest.fixture(scope="session")
 def networks() -> Networks:
     """All three networks with the seeded weights; tests must not change them."""

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -22,7 +23,8 @@ from experiments.launch.command_line import CommandLine
 from experiments.launch.isolation import describe, run_child, save_record, should_isolate
 from experiments.launch.process import STACKS, die_with_parent, fast_exit, is_child
 from experiments.launch.resume import CompleteError, resumed
-from experiments.launch.sweep import Sweep, finish
+from experiments.launch.sweep import Plan, Sweep, finish, run_in_worker, statuses_since
+from experiments.launch.tracking import tracked
 from experiments.launch.unknown_setting import unknown_setting, wrong_option
 from experiments.paths import CONF
 from experiments.record.record import empty_record
@@ -58,8 +60,11 @@ def run(arguments: Sequence[str]) -> int:
         SystemExit: there was nothing to run, as with `--help`, or a flag does not exist.
     """
     signal.signal(signal.SIGTERM, _as_ctrl_c)
-    jobs = Jobs()
+    jobs, began = Jobs(), time.time()
+    Plan.forget()
     code = _run_guarded(arguments, jobs)
+    if jobs.sweep is None and Plan.owner == os.getpid() and Plan.folder is not None:
+        return _end_launched(Plan.folder, code, began)
     if jobs.sweep is None:
         if jobs.folder is not None and not is_child() and jobs.can_go_on(interrupted=code == INTERRUPTED):
             print(f"{resume_command(jobs.folder)} does the rest", file=sys.stderr)
@@ -90,7 +95,11 @@ class Jobs:
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             self.folder = Path(HydraConfig.get().runtime.output_dir)
             self._state_before = _version(self.folder / STATE)
-            self.statuses.append(_run_alone(cfg, self.folder))
+            with tracked(cfg, self.folder):
+                self.statuses.append(_run_alone(cfg, self.folder))
+            return
+        if Plan.owner != os.getpid():
+            run_in_worker(cfg)
             return
         if self.sweep is None:
             self.sweep = Sweep.of_job(cfg)
@@ -135,13 +144,29 @@ def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
 
 
 def _end(sweep: Sweep, code: int) -> int:
-    sweep.close()
+    try:
+        sweep.close(interrupted=code == INTERRUPTED)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except OSError as error:
+        print(f"a run could not be started: {error}; free some space or give another folder", file=sys.stderr)
+        code = FAILED
     if code == INTERRUPTED:
         rest = f"the same command with resume={sweep.folder} does the rest"
         print(f"interrupted: {len(sweep.statuses)} run(s) are done; {rest}", file=sys.stderr)
     complete = finish(sweep.folder, sweep.report)
     print(f"sweep folder: {sweep.folder}")
     return code or (exit_code(sweep.statuses, sweep=True) if complete else FAILED)
+
+
+def _end_launched(folder: Path, code: int, began: float) -> int:
+    """Write table and report of a sweep whose runs a launcher started in other processes; return the exit code."""
+    statuses = statuses_since(folder, began)
+    if code == INTERRUPTED:
+        print(f"interrupted: {len(statuses)} run(s) are done", file=sys.stderr)
+    complete = finish(folder, Plan.report)
+    print(f"sweep folder: {folder}")
+    return code or (exit_code(statuses, sweep=True) if statuses and complete else FAILED)
 
 
 def _run_guarded(arguments: Sequence[str], jobs: Jobs) -> int:

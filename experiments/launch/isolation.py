@@ -8,7 +8,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,8 @@ def run_child(
     known: Mapping[str, Any] | None = None,
     tick: Callable[[], object] | None = None,
     resume: bool = False,
+    environment: Mapping[str, str] | None = None,
+    cores: Collection[int] | None = None,
 ) -> dict[str, Any]:
     """Run once in a process of its own, in `folder`, and return the record.
 
@@ -82,6 +84,7 @@ def run_child(
         known: `variant` and `run` for a record that is written here; by default composed where needed.
         tick: called about once a second.
         resume: whether it goes on where a run was stopped in this folder; `output.log` is then appended to.
+        environment, cores: see `run_command`.
 
     Raises:
         OSError: the folder or `output.log` can't be written, or no process can be started.
@@ -92,7 +95,16 @@ def run_child(
     path.unlink(missing_ok=True)
     hydra = inherited_overrides() if hydra is None else list(hydra)
     line = command(overrides, folder, hydra, resume=resume)
-    ended = run_command(line, folder / "output.log", seconds=run_seconds, echo=echo, tick=tick, append=resume)
+    ended = run_command(
+        line,
+        folder / "output.log",
+        seconds=run_seconds,
+        echo=echo,
+        tick=tick,
+        append=resume,
+        environment=environment,
+        cores=cores,
+    )
     record = read_record(path)
     left_one = record is not None
     if record is None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,8 @@ def run_command(
     echo: bool = False,
     tick: Callable[[], object] | None = None,
     append: bool = False,
+    environment: Mapping[str, str] | None = None,
+    cores: Collection[int] | None = None,
 ) -> ProcessResult:
     """Run a command until it ends, then kill what it left running in its session, even if an error is raised here.
 
@@ -61,6 +63,8 @@ def run_command(
         echo: whether its output goes to this process's stdout and stderr too.
         tick: called about once a second.
         append: whether what `output` holds already is kept.
+        environment: variables besides this process's own.
+        cores: on which it may run (Linux); None for all of this process's.
 
     Raises:
         OSError: `output` can't be written, or the command can't be started.
@@ -75,8 +79,11 @@ def run_command(
             text=True,
             errors="replace",
             start_new_session=True,
-            env=_environment(),
+            env={**_environment(), **(environment or {})},
         )
+        if cores and hasattr(os, "sched_setaffinity"):
+            with suppress(ProcessLookupError):  # before it has started a thread
+                os.sched_setaffinity(process.pid, cores)
         threads = [threading.Thread(target=_until_it_ends, args=(process,), daemon=True)]
         if echo:
             pipes = (process.stdout, sys.stdout), (process.stderr, sys.stderr)

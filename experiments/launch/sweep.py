@@ -2,10 +2,13 @@
 
 import logging
 import math
+import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,8 +22,18 @@ from omegaconf import DictConfig, open_dict, read_write
 from tqdm import tqdm
 
 from experiments.errors import log_failure
-from experiments.launch.isolation import describe, read_record, run_child, save_record, should_isolate
+from experiments.launch.device_pool import DevicePool, Slot, check_timed
+from experiments.launch.isolation import (
+    describe,
+    inherited_overrides,
+    key_of,
+    read_record,
+    run_child,
+    save_record,
+    should_isolate,
+)
 from experiments.launch.resume import SCRATCH, PreviousSweep
+from experiments.launch.tracking import tracked
 from experiments.paths import ROOT
 from experiments.record.fallbacks import fell_back
 from experiments.record.record import empty_record
@@ -31,12 +44,63 @@ log = logging.getLogger(__name__)
 
 
 class Plan(Callback):
-    """Count a sweep's runs before the first. (A Hydra callback: `hydra.callbacks` in conf/config.yaml.)"""
+    """Know a sweep's folder and the number of its runs before the first. (`hydra.callbacks` in conf/config.yaml.)
+
+    Attributes:
+        runs: number of runs; None where it is unknown.
+        folder: of the sweep; None without one.
+        report: whether a report was asked for.
+        owner: the process that Hydra started the sweep in; runs of a launcher such as joblib's are in others.
+    """
 
     runs: ClassVar[int | None] = None
+    folder: ClassVar[Path | None] = None
+    report: ClassVar[bool] = True
+    owner: ClassVar[int | None] = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         Plan.runs = count_runs(config)
+        Plan.folder, Plan.report = Path(config.hydra.sweep.dir).absolute(), bool(config.report)
+        Plan.owner = os.getpid()
+
+    @classmethod
+    def forget(cls) -> None:
+        """Forget an earlier sweep of this process."""
+        cls.runs, cls.folder, cls.report, cls.owner = None, None, True, None
+
+
+def run_in_worker(cfg: DictConfig) -> None:
+    """Run the present Hydra job of a launcher that starts processes, and print its line.
+
+    Raises:
+        InputError: the sweep goes on in an earlier one's folder, whose numbers two processes could both take.
+    """
+    if cfg.resume is not None:
+        launcher = HydraConfig.get().runtime.choices.get("hydra/launcher")
+        raise InputError(f"resume can't be used with hydra/launcher={launcher}; leave out the launcher")
+    folder, known = Path(HydraConfig.get().runtime.output_dir), describe(cfg)
+    with tracked(cfg, folder):
+        record = run_job(cfg, folder, known)
+    print(progress_line(record), flush=True)
+
+
+def run_job(
+    cfg: DictConfig, folder: Path, known: dict[str, Any], tick: Callable[[], object] | None = None
+) -> dict[str, Any]:
+    """Run the present Hydra job, in a process of its own where it has to be, and return its record."""
+    try:
+        if should_isolate(cfg, sweep=True):
+            overrides = list(HydraConfig.get().overrides.task)
+            return run_child(overrides, folder, run_seconds=cfg.limits.run_seconds, known=known, tick=tick)
+        return _run_here(cfg, folder, known)
+    except InputError as error:
+        return _refused(folder, known, error)
+
+
+def statuses_since(folder: Path, began: float) -> list[str]:
+    """Return the statuses of the records in a sweep's folder that were written since then, in seconds of the epoch."""
+    written = [path for path in sorted(folder.rglob("record.json")) if path.stat().st_mtime >= began]
+    return [str((read_record(path) or {}).get("status")) for path in written]
 
 
 def count_runs(config: DictConfig) -> int | None:
@@ -55,7 +119,7 @@ def count_runs(config: DictConfig) -> int | None:
 
 
 class Sweep:
-    """The runs of a sweep, one after the other.
+    """The runs of a sweep, one after the other, or side by side on `sweep.devices`.
 
     Args:
         folder: of the sweep.
@@ -73,6 +137,8 @@ class Sweep:
         self.report = True
         self.resumed = resumed
         self.earlier = PreviousSweep(folder) if resumed else None
+        self.pool: DevicePool | None = None
+        self._printing = threading.Lock()
         print(f"sweep{'' if total is None else f' of {total} runs'} in {folder}", flush=True)
         self.bar = tqdm(total=total, desc="sweep", unit="run", smoothing=0, disable=None)
 
@@ -89,20 +155,62 @@ class Sweep:
         return cls(folder, Plan.runs, resumed=cfg.resume is not None)
 
     def run(self, cfg: DictConfig) -> None:
-        """Run the present Hydra job, or keep its result from before; print its line."""
+        """Run the present Hydra job, or keep its result from before, and print its line.
+
+        With `sweep.devices` it is run as soon as a device is free, beside those before it.
+        """
         self.report = cfg.report
         known = describe(cfg)
         run_id = (known["run"] or {}).get("id")
         kept = self.earlier.results.get(run_id) if self.earlier and run_id else None
-        record = kept or self._record(cfg, self._folder(run_id), known)
-        self.statuses.append(record["status"])
-        if kept and not self.bar.disable:  # it took no time, and says nothing of how long the others take
-            self.bar.initial += 1
-        self.bar.update()
-        of = "" if self.bar.total is None else f"/{self.bar.total}"
-        line = f"{len(self.statuses)}{of}  {progress_line(record, 'kept, ' if kept else '')}"
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
+        if kept:
+            self._done(kept, kept=True)
+            return
+        folder = self._folder(run_id)
+        if cfg.sweep.devices is None:
+            self._done(self._tracked(cfg, folder, known))
+            return
+        try:
+            self._submit(cfg, folder, known)
+        except InputError as error:
+            self._done(_refused(folder, known, error))
+
+    def _submit(self, cfg: DictConfig, folder: Path, known: dict[str, Any]) -> None:
+        if self.pool is None:
+            self.pool = DevicePool(cfg.sweep.devices)
+        check_timed(cfg, self.pool.devices)
+        if not should_isolate(cfg, sweep=True):
+            raise InputError("sweep.devices needs a process for each run; leave out isolate=false")
+        pool = self.pool
+        overrides, hydra = list(HydraConfig.get().overrides.task), inherited_overrides()
+
+        def work(slot: Slot) -> None:
+            with tracked(cfg, folder):
+                record = run_child(
+                    [*(item for item in overrides if key_of(item) != "device"), *slot.overrides],
+                    folder,
+                    run_seconds=cfg.limits.run_seconds,
+                    hydra=hydra,
+                    known=known,
+                    tick=pool.check,
+                    environment=slot.environment,
+                    cores=slot.cores,
+                )
+            self._done(record)
+
+        pool.submit(work)
+
+    def _done(self, record: dict[str, Any], kept: bool = False) -> None:
+        """Count a run, and print its line."""
+        with self._printing:
+            self.statuses.append(record["status"])
+            if kept and not self.bar.disable:  # it took no time, and says nothing of how long the others take
+                self.bar.initial += 1
+            self.bar.update()
+            of = "" if self.bar.total is None else f"/{self.bar.total}"
+            line = f"{len(self.statuses)}{of}  {progress_line(record, 'kept, ' if kept else '')}"
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
 
     def _folder(self, run_id: str | None) -> Path:
         if self.earlier is None:
@@ -113,23 +221,34 @@ class Sweep:
             hydra.runtime.output_dir = str(folder)  # for a task that runs in this process
         return folder
 
-    def _record(self, cfg: DictConfig, folder: Path, known: dict[str, Any]) -> dict[str, Any]:
-        try:
-            if should_isolate(cfg, sweep=True):
-                overrides = list(HydraConfig.get().overrides.task)
-                return run_child(
-                    overrides, folder, run_seconds=cfg.limits.run_seconds, known=known, tick=self.bar.refresh
-                )
-            return _run_here(cfg, folder, known)
-        except InputError as error:
-            record = {**empty_record(), **known, "reason": str(error)}
-            return save_record(folder / "record.json", record)
+    def _tracked(self, cfg: DictConfig, folder: Path, known: dict[str, Any]) -> dict[str, Any]:
+        with tracked(cfg, folder):
+            return run_job(cfg, folder, known, self.bar.refresh)
 
-    def close(self) -> None:
-        """Close the bar, and remove the folders that Hydra made for the jobs of a resumed sweep."""
+    def close(self, interrupted: bool = False) -> None:
+        """Wait for the runs on `sweep.devices`, close the bar, and remove what Hydra made for a resumed sweep's jobs.
+
+        Args:
+            interrupted: whether what runs has to end now.
+
+        Raises:
+            KeyboardInterrupt: while it waited; what ran has ended.
+        """
+        try:
+            if self.pool is not None:
+                self.pool.close(interrupted)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         self.bar.close()
         if self.resumed:
             shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
+
+
+def _refused(folder: Path, known: dict[str, Any], error: InputError) -> dict[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return save_record(folder / "record.json", {**empty_record(), **known, "reason": str(error)})
 
 
 def _run_here(cfg: DictConfig, folder: Path, known: dict[str, Any]) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def _resolved(node: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
 
 
-_NOT_SHAPING = ("isolate", "resume", "report", "output", "cache")
+_NOT_SHAPING = ("isolate", "resume", "report", "output", "cache", "tracking", "sweep", "sweep.devices")
 """Settings that change neither what a run does nor what it measures."""
 
 

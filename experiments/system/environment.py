@@ -56,16 +56,20 @@ PACKAGES = (
 """Packages other than torch that shape results or times."""
 
 
-def describe(device: torch.device) -> dict[str, Any]:
+def describe(device: torch.device, count: int = 1) -> dict[str, Any]:
     """Return the record's `environment`; what the system does not report is None.
 
     `cuda`, `cudnn` and `driver` are None on a CPU, which uses none of them. `cores` are the logical CPUs that this
     process may use, `threads` those that torch uses, `openmp` the environment variables for these. `commit`, `dirty`
     and `commit_source` are the project's `Commit`. Times of records with equal `fingerprint` may be compared.
+
+    Args:
+        device: where the run is.
+        count: number of such devices that a clip is shared out over; `device` is then "2 x NVIDIA H100".
     """
     committed = commit()
     described = {
-        "device": device_name(device),
+        "device": device_name(device) if count == 1 else f"{count} x {device_name(device)}",
         "device_type": device.type,
         "torch": torch.__version__,
         "torchvision": _version("torchvision"),

@@ -32,7 +32,7 @@ def run(cfg: DictConfig, times: int, delay: float, stage: str) -> str:
         delay: planted in the baseline, as a share of a run.
         stage: where the delay is planted.
     """
-    return run_task("trust", lambda: _findings(cfg, times, delay, stage))
+    return run_task("trust", lambda: _findings(cfg, times, delay, stage), timed_on=str(cfg.device))
 
 
 def _findings(cfg: DictConfig, times: int, delay: float, stage: str) -> Findings:

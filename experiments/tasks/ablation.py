@@ -34,7 +34,7 @@ def run(cfg: DictConfig, pairs: int, settings: dict[str, Any], groups: list[str]
             leaves the option out.
         groups: some of `variants.GROUPS`; None for all.
     """
-    return run_task("matrix", lambda: _findings(cfg, pairs, groups or list(GROUPS), settings))
+    return run_task("matrix", lambda: _findings(cfg, pairs, groups or list(GROUPS), settings), timed_on=str(cfg.device))
 
 
 def _findings(cfg: DictConfig, pairs: int, groups: list[str], settings: dict[str, Any]) -> Findings:

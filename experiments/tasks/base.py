@@ -1,6 +1,7 @@
 """What tasks share: the inputs that their config names, and the frame around their work."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from experiments.data.weights import Weights, load_networks
 from experiments.errors import log_failure
 from experiments.record.record import write_json
 from experiments.record.validation import refuse_throughput
+from experiments.system.device_lock import device_lock
 from experiments.system.environment import choose_device
 from propainter import Pipeline, Schedule
 from propainter.io.atomic import atomic_write
@@ -73,15 +75,21 @@ class Findings:
     draw: Callable[[Path], object] | None = None
 
 
-def run_task(name: str, work: Callable[[], Findings]) -> str:
+def run_task(name: str, work: Callable[[], Findings], timed_on: str | None = None) -> str:
     """Do a task that leaves no record; return its status.
 
     Writes `NAME.json`, `NAME.md` and perhaps `NAME.png` into Hydra's run folder, and prints the text, with a sentence
     for each disturbance in the document.
+
+    Args:
+        name: of the files.
+        work: what is done.
+        timed_on: the device that is held meanwhile, as `device` in the config; None where nothing is timed.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        found = work()
+        with nullcontext() if timed_on is None else device_lock(choose_device(timed_on)):
+            found = work()
         disturbed = found.document.get("disturbed", ())
         text = "\n\n".join([found.text, *(f"Disturbed, its times are doubtful: {sentence}" for sentence in disturbed)])
         write_json(folder / f"{name}.json", found.document)

@@ -2,9 +2,11 @@
 
 import logging
 import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -29,9 +31,11 @@ from experiments.record.stream_state import goes_on
 from experiments.record.summary import summary
 from experiments.record.types import THROUGHPUT
 from experiments.record.validation import check_settings
-from experiments.system.environment import choose_device, describe
+from experiments.system.device_lock import device_lock
+from experiments.system.environment import describe
 from experiments.system.machine_state import cpu_counters
 from experiments.system.memory_limits import apply_limits
+from experiments.tasks.inpaint_devices import chosen_devices, spread
 from experiments.tasks.inpaint_streaming import NO_HOLE, NO_REFERENCE, inpaint_once, is_inpaint_only
 from experiments.tasks.inpaint_throughput import NO_PROFILE, time_clips
 from propainter import InputError, Pipeline
@@ -58,7 +62,8 @@ def run(cfg: DictConfig) -> str:
     try:
         if not goes_on(cfg, folder):
             clear_outputs(folder)
-        _inpaint(record, cfg, folder)
+        with ExitStack() as group:
+            _inpaint(record, cfg, folder, group)
         record.status = "ok"
     except Exception as error:
         record.status, record.reason = log_failure(error)
@@ -80,20 +85,30 @@ def run(cfg: DictConfig) -> str:
     return record.status
 
 
-def _inpaint(record: Record, cfg: DictConfig, folder: Path) -> None:
-    """Fill in the record step by step: what came about before an error stays in it."""
+def _inpaint(record: Record, cfg: DictConfig, folder: Path, held: ExitStack) -> None:
+    """Fill in the record step by step: what came about before an error stays in it.
+
+    Args:
+        held: what the run holds until it is measured: devices, and their processes.
+    """
     # Parse.
     record.run = run_section(cfg)
     record.variant = described = variant(cfg)
-    device = choose_device(str(cfg.device))
-    record.environment = describe(device)
+    cfg, devices = chosen_devices(cfg)
+    device = devices[0]
+    record.environment = describe(device, len(devices) if cfg.cluster.name is None else cfg.cluster.workers)
     check_settings(cfg)
+    if cfg.measure.max_samples or cfg.measure.baseline is not None:
+        for name in sorted(
+            {str(one) for one in devices}
+        ):  # in one order everywhere: two runs never wait for each other
+            held.enter_context(device_lock(torch.device(name)))
     limit_bytes = apply_limits(cfg, device)
     schedule, source = instantiate(cfg.schedule), instantiate(cfg.data)
     if goes_on(cfg, folder) and not is_inpaint_only(cfg.measure):
         raise InputError("a run that was stopped goes on with measure=none; leave out the other one")
     if is_inpaint_only(cfg.measure):
-        inpaint_once(record, cfg, folder, source, device, schedule, limit_bytes)
+        inpaint_once(record, cfg, folder, source, devices, schedule, limit_bytes, held)
         return
     clip = load(source)
     record.data = describe_data(source, clip.hole_fraction, clip.fingerprint)
@@ -105,7 +120,7 @@ def _inpaint(record: Record, cfg: DictConfig, folder: Path) -> None:
     # Build.
     networks, weights = load_networks(cfg.weights)
     record.weights = describe_weights(weights)
-    pipeline = build_pipeline(networks.to(device), schedule, cfg)
+    pipeline = held.enter_context(spread(cfg, devices, build_pipeline(networks.to(device), schedule, cfg)))
     groups, baseline = None, None
     if cfg.measure.baseline is not None:
         groups, choices = compose_baseline(cfg)
@@ -124,6 +139,7 @@ def _inpaint(record: Record, cfg: DictConfig, folder: Path) -> None:
         first, passes, timings = _measure(cfg, folder, pipeline, clip, weights, groups, described["id"])
     cost = describe_cost(first, len(clip.frames), timings, passes, baseline=baseline, limit_bytes=limit_bytes)
     record.add_cost(cost)
+    held.close()
     del pipeline, networks  # the reference needs their memory
     record.video, written_s = write_timed(folder, source, first.result, cfg.output, schedule.mask_dilation)
     cost["latency"]["end_to_end_s"] = clip.read_s + (timings.median_s or first.seconds) + written_s
@@ -179,7 +195,7 @@ def _measure(
         pipeline,
         clip,
         variant_id,
-        flops=cfg.measure.flops,
+        flops=cfg.measure.flops and "devices" not in pipeline.effective,  # of one process they would be a part
         artifacts=cfg.measure.artifacts,
         cache=expand_home(cfg.cache.dir),
         folder=folder,

@@ -6,8 +6,8 @@ Frames are then decoded, inpainted and encoded as they come, and the video is ne
 import logging
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -30,6 +30,7 @@ from experiments.record.record import Record, describe_data, describe_weights
 from experiments.record.sections import describe_cost, describe_estimate
 from experiments.record.stream_state import PartKeeper, goes_on
 from experiments.record.types import Cost, Data, Video
+from experiments.tasks.inpaint_devices import spread
 from propainter import Clip as Inputs
 from propainter import InputError, Pipeline, Schedule
 from propainter.inference.shots import FrameStream, Shot, stream_shots
@@ -57,11 +58,16 @@ def inpaint_once(
     cfg: DictConfig,
     folder: Path,
     source: Clip,
-    device: torch.device,
+    devices: Sequence[torch.device],
     schedule: Schedule,
     limit_bytes: int | None,
+    held: ExitStack,
 ) -> None:
-    """Write the video and fill in what the one run cost; with the whole clip in memory where the variant needs it."""
+    """Write the video and fill in what the one run cost; with the whole clip in memory where the variant needs it.
+
+    Args:
+        held: what the run holds until its end: the processes of several `devices`.
+    """
     wall = WallTime()
     known = survey(source)
     wall.add("read", known.read_s)
@@ -78,7 +84,7 @@ def inpaint_once(
         networks, weights = load_networks(cfg.weights)
     record.weights = describe_weights(weights)
     with wall.part("build"):
-        pipeline = build_pipeline(networks.to(device), schedule, cfg)
+        pipeline = held.enter_context(spread(cfg, devices, build_pipeline(networks.to(devices[0]), schedule, cfg)))
     record.quality_reason = NO_REFERENCE
     assert record.environment is not None and record.run is not None
     overrides = HydraConfig.get().overrides.task

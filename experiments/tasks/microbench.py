@@ -65,7 +65,7 @@ def run(
         text = f"{size} on {environment['device']}, torch {torch.__version__}\n\n{table(rows)}"
         return Findings(document, text, "failed" if any(row["status"] == "failed" for row in rows) else "ok")
 
-    return run_task("micro", work)
+    return run_task("micro", work, timed_on=str(cfg.device))
 
 
 def dtypes_of(names: Sequence[str] | None, device: torch.device) -> list[torch.dtype]:

@@ -198,12 +198,12 @@ class Pipeline:
         log.debug("flow on clips of %d frames; %s", clip_length(size[1]), schedule)
         store = self.storage(device)
         with self.stage("flow", num_frames):
-            frames, holes, flow_holes = self._prepare(clip, size)
+            frames, holes, flow_holes = self.prepare(clip, size)
             self._estimate_flow(store, frames)
         with self.stage("completion"):
             self._complete_flow(store, flow_holes)
         with self.stage("propagation"):
-            self._propagate_pixels(store, holes)
+            self.propagate_pixels(store, holes)
         windows = plan_windows(num_frames, schedule.neighbor_length, schedule.ref_stride, schedule.subvideo_length)
         with self.stage("generation", len(windows)):
             return resize_back(self._generate(store, windows, frames, holes), original_size)
@@ -228,7 +228,7 @@ class Pipeline:
 
     # One method for each stage: its local tensors are freed when it returns.
 
-    def _prepare(self, clip: Clip, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def prepare(self, clip: Clip, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return frames uint8 [T, h, w, 3], holes and flow holes uint8 [T, h, w], at the process size (section 4.1)."""
         frames = prepare_frames(clip.frames, size)
         if clip.flow_masks is None:
@@ -274,7 +274,7 @@ class Pipeline:
         store.put("completed_f", flow_f)
         store.put("completed_b", flow_b)
 
-    def _propagate_pixels(self, store: DeviceStorage, holes: np.ndarray) -> None:
+    def propagate_pixels(self, store: DeviceStorage, holes: np.ndarray) -> None:
         """Copy pixels along the completed flow into the hole (docs/model.md, sections 3a and 4.4)."""
         store.put("masks", as_masks(holes, store.device, self.dtype))
         frames, masks = store.get("frames").to(self.dtype), store.get("masks")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
 from support.command_line import ROOT
 from support.processes import alive, gone
 
@@ -219,3 +220,85 @@ def test_in_this_process(tmp_path):
     assert done.returncode == 0, done.stderr
     assert [record["run"]["isolated"] for record in tasks.records().values()] == [False, False]
     assert [record["status"] for record in tasks.records().values()] == ["ok", "unsupported"]
+
+
+ONCE = ["measure=none", "limits.run_seconds=null"]
+"""Nothing is timed, so that runs may be side by side."""
+
+
+@pytest.mark.slow
+def test_side_by_side_on_devices(tmp_path):
+    tasks = make_tasks(tmp_path)
+    done = tasks.sweep("experiment=fine,killed", "attention=manual,sdpa", "sweep.devices=[cpu,cpu]", *ONCE)
+    assert done.returncode == 1, done.stderr
+    records = tasks.records()
+    assert sorted(record["status"] for record in records.values()) == ["failed", "failed", "ok", "ok"]
+    assert all("device=cpu" in record["run"]["command"] for record in records.values() if record["status"] == "ok")
+    assert not any("sweep.devices" in record["run"]["command"] for record in records.values())
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:5]] == ["1/4", "2/4", "3/4", "4/4"]
+    assert len(tasks.table()) == 4
+
+
+@pytest.mark.slow
+def test_timed_runs_on_one_device_twice_are_refused(tmp_path):
+    tasks = make_tasks(tmp_path)
+    done = tasks.sweep("experiment=fine", "attention=manual,sdpa", "sweep.devices=[cpu,cpu]")
+    assert done.returncode == 1
+    assert {record["status"] for record in tasks.records().values()} == {"failed"}
+    assert "sweep.devices has cpu twice, and timed runs there would disturb each other" in done.stdout
+
+
+@pytest.mark.slow
+def test_an_interruption_ends_runs_on_all_devices(tmp_path):
+    tasks = make_tasks(tmp_path)
+    process = subprocess.Popen(
+        tasks.command(
+            tasks.where, "experiment=stuck", "attention=manual,sdpa,sdpa_math", "sweep.devices=[cpu,cpu]", *ONCE
+        ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=tasks.environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    files = [tasks.folder / number / "pids" for number in "01"]
+    while not all(file.exists() and file.read_text() for file in files):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert "Traceback" not in err and "does the rest" in err
+    assert all(gone(int(pid)) for file in files for pid in file.read_text().split())
+    assert not (tasks.folder / "2" / "pids").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "package", "settings"),
+    [
+        ("joblib", "hydra_plugins.hydra_joblib_launcher", ["hydra.launcher.n_jobs=2"]),
+        ("submitit_local", "hydra_plugins.hydra_submitit_launcher", []),
+        ("ray", "hydra_plugins.hydra_ray_launcher", []),
+    ],
+)
+def test_a_launcher_of_hydras_leaves_table_and_lines(tmp_path, launcher, package, settings):
+    pytest.importorskip(package, reason=f"needs {package}: pip install {package.split('.')[1].replace('_', '-')}")
+    tasks = make_tasks(tmp_path)
+    done = tasks.sweep(
+        "experiment=fine,killed", "attention=manual,sdpa", f"hydra/launcher={launcher}", *settings, *ONCE
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    records = tasks.records()
+    assert sorted(record["status"] for record in records.values()) == ["failed", "failed", "ok", "ok"]
+    assert all(record["run"]["isolated"] for record in records.values())
+    assert len(tasks.table()) == 4
+    assert f"sweep folder: {tasks.folder}" in done.stdout
+
+
+def test_slurm_is_composed():
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs hydra-submitit-launcher")
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        chosen = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu"]
+        launcher = compose("config", chosen, return_hydra_config=True).hydra.launcher
+    assert launcher.partition == "gpu" and launcher._target_.endswith("SlurmLauncher")

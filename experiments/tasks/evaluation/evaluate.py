@@ -53,7 +53,7 @@ def run(cfg: DictConfig, presets: Sequence[str | Mapping[str, Any]], clips: int 
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        return run_task("evaluation", lambda: _findings(cfg, folder, presets, clips, average))
+        return run_task("evaluation", lambda: _findings(cfg, folder, presets, clips, average), timed_on=str(cfg.device))
     except KeyboardInterrupt as stop:
         if not (folder / RECORDS).exists():
             raise

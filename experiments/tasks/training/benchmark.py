@@ -78,7 +78,7 @@ def run(
         }
         return Findings(document, text(document), "failed" if any(row["status"] == "failed" for row in rows) else "ok")
 
-    return run_task("train_benchmark", work)
+    return run_task("train_benchmark", work, timed_on=str(cfg.device))
 
 
 def combined(recipe: Recipe, options: dict[str, Sequence[str]]) -> list[Recipe]:

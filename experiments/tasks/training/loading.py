@@ -65,7 +65,7 @@ def run(cfg: DictConfig, workers: Sequence[int], updates: int, rounds: int) -> s
         }
         return Findings(document, text(document))
 
-    return run_task("train_loading", work)
+    return run_task("train_loading", work, timed_on=str(cfg.device))
 
 
 def _training(recipe: Recipe, cfg: DictConfig, device: Any) -> Training:
