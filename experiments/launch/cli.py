@@ -162,6 +162,8 @@ def _end(sweep: Sweep, code: int) -> int:
 def _end_launched(folder: Path, code: int, began: float) -> int:
     """Write table and report of a sweep whose runs a launcher started in other processes; return the exit code."""
     statuses = statuses_since(folder, began)
+    if code and not statuses:  # no run was started
+        return code
     if code == INTERRUPTED:
         print(f"interrupted: {len(statuses)} run(s) are done", file=sys.stderr)
     complete = finish(folder, Plan.report)

@@ -99,9 +99,8 @@ def _inpaint(record: Record, cfg: DictConfig, folder: Path, held: ExitStack) -> 
     record.environment = describe(device, len(devices) if cfg.cluster.name is None else cfg.cluster.workers)
     check_settings(cfg)
     if cfg.measure.max_samples or cfg.measure.baseline is not None:
-        for name in sorted(
-            {str(one) for one in devices}
-        ):  # in one order everywhere: two runs never wait for each other
+        # In one order everywhere, so that no two runs wait for each other.
+        for name in sorted({str(one) for one in devices}):
             held.enter_context(device_lock(torch.device(name)))
     limit_bytes = apply_limits(cfg, device)
     schedule, source = instantiate(cfg.schedule), instantiate(cfg.data)

@@ -48,6 +48,7 @@ def test_overrides_and_flags_in_any_order(capsys, tmp_path):
     [
         (["attention=quick"], 2, "sdpa_flash"),
         (["no_such_key=3"], 2, "no_such_key"),
+        (["-m", "attention=quick,sdpa"], 2, "sdpa_flash"),
         (["-m", "data.frames=/a (1)/b=c"], 2, "two pairs of quotes"),
         (["resume=/nowhere"], 1, "/nowhere, which is not there"),
         (["preset=fast", "-m", "device=cpu,cuda"], 2, "one device at a time"),
