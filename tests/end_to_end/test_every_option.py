@@ -1,6 +1,7 @@
 """Every option, preset and experiment by the command that its file prints, made small, through the command line."""
 
 import shlex
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hydra.utils import instantiate
 from support.command_line import SMALLEST
 from support.configs import CONF, OPTIONS, composed
 from support.printed_commands import MEASURED_ONCE, UsersFiles, commands_of, made_small
+from support.records_fixture import make_record, write_sweep
 from support.run_many import run_many
 
 from propainter import seeded_state_dict
@@ -41,6 +43,11 @@ SMALL_EXPERIMENTS = {
     ],
     "train_loading": ["task.workers=[0,1]", "task.updates=1", "task.rounds=2"],
     "trust": ["task.times=1"],
+    "tune": [
+        *("tune.groups=[attention]", "tune.start=[published]", "tune.finalists=1", "tune.pairs=2", "tune.frames=2"),
+        *("tune.min_psnr_hole_db=null", "measure.reference=true", "tune.minutes=3"),
+    ],
+    "tune_replay": ["tune.table=TABLE"],
     "waterfall": first_run_of_a_suite(),
     "claims": first_run_of_a_suite(*MICRO),  # of single operations on a CPU
     "gpu_suite": first_run_of_a_suite(),
@@ -55,6 +62,8 @@ def printed(group: str, option: str) -> list[str]:
 
 def refused_here(override: str) -> bool:
     """Whether an option or a preset has a variant that this machine can't run."""
+    if override == "cluster=ray":
+        return find_spec("ray") is None
     cfg = composed(override)
     return not torch.cuda.is_available() and any(needs_cuda.holds(instantiate(cfg[group])) for group in GROUPS)
 
@@ -68,14 +77,24 @@ def files(tmp_path_factory):
     return made
 
 
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A sweep of two options that were measured."""
+    records = [make_record(**change) for change in ({}, {"attention": "sdpa", "seconds": 6.0})]
+    for record in records:
+        record["variant"] |= {group: option for group, option in GROUPS.items() if group not in record["variant"]}
+    return write_sweep(tmp_path_factory.mktemp("table") / "sweep", records, parquet=False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("share", range(SHARES))
-def test_runs_by_the_command_that_its_file_prints(share, files, tmp_path):
+def test_runs_by_the_command_that_its_file_prints(share, files, table, tmp_path):
     lines = []
     for number, (group, option) in enumerate(OPTIONS[share::SHARES]):
         where = [f"hydra.run.dir={tmp_path}/{number}", f"cache.dir={tmp_path}/cache"]
         small = made_small(printed(group, option), files)
-        lines.append([*small, *where, *(SMALL_EXPERIMENTS[option] if group == "experiment" else [])])
+        more = SMALL_EXPERIMENTS[option] if group == "experiment" else []
+        lines.append([*small, *where, *(item.replace("TABLE", str(table)) for item in more)])
     failures = []
     for ran in run_many(lines, tmp_path):
         print(f"{ran.seconds:.1f} s", ran.code, ran.arguments)

@@ -50,7 +50,7 @@ NOT_A_RUNS = ("tune", "experiment", "task", "resume", "report", "isolate")
 SHORT = ("measure.min_samples=2", "measure.max_samples=2", "measure.max_warmups=1", "measure.flops=false")
 """How a combination is measured on the first frames, and without LPIPS: no bound reads it."""
 
-FULL = ("measure.baseline=published", "measure.max_samples=0", "measure.max_warmups=1", "measure.flops=false")
+FULL = ("measure.baseline=published", "measure.max_warmups=1", "measure.flops=false")
 """How a finalist is measured."""
 
 BEYOND_SHORT = 2.0
