@@ -57,6 +57,10 @@ BEYOND_SHORT = 2.0
 """Least times that a run at full size is expected to take, of the time of one on the first frames."""
 
 
+Confirmed = tuple[Combination, dict[str, Any], Outcome]
+"""A finalist, its record at full size, and the outcome there."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings of `tune`.
@@ -269,9 +273,9 @@ class Tuning:
         found = f"best {best[0].outcome.latency_s:.3g} s: {_said(best[0].combination)}" if best else "none fits yet"
         print(f"{len(trials)} measured, {left:.0f} min left; {found}", flush=True)
 
-    def _confirm(self, candidates: Sequence[Trial]) -> list[tuple[Combination, dict[str, Any], Outcome]]:
+    def _confirm(self, candidates: Sequence[Trial]) -> list[Confirmed]:
         """Measure the fastest at full size; more of them while none fits and time is left."""
-        confirmed: list[tuple[Combination, dict[str, Any], Outcome]] = []
+        confirmed: list[Confirmed] = []
         for number, trial in enumerate(candidates):
             fits = any(outcome.fits for _, _, outcome in confirmed)
             if number >= self.settings.finalists and (fits or self._time_left() <= 0):
@@ -282,12 +286,10 @@ class Tuning:
             confirmed.append((trial.combination, record, Outcome.of(record, self.bounds)))
         return confirmed
 
-    def _answer(
-        self, trials: Sequence[Trial], confirmed: Sequence[tuple[Combination, dict[str, Any], Outcome]]
-    ) -> Findings:
-        fitting = [one for one in confirmed if one[2].fits and _speedup(one[1]) is not None]
+    def _answer(self, trials: Sequence[Trial], confirmed: Sequence[Confirmed]) -> Findings:
+        fitting = [one for one in confirmed if one[2].fits and _speedup(one) is not None]
         # By speedup, which is measured in turn with published: a machine that grows slower hurts both.
-        best = max(fitting, key=lambda one: _speedup(one[1]) or 0.0, default=None)
+        best = max(fitting, key=lambda one: _speedup(one) or 0.0, default=None)
         lines = [_table(confirmed)] if confirmed else []
         typed = None if best is None else command([*self.shared, *self._typed(best[0])])
         if best is None:
@@ -357,14 +359,18 @@ def _folder(combination: Combination) -> str:
     return said if len(said) <= 100 else f"{said[:80]}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
 
 
-def _speedup(record: Mapping[str, Any]) -> float | None:
+def _speedup(one: Confirmed) -> float | None:
+    """Return the speedup over published; that of published itself, which is timed alone, is 1."""
+    combination, record, outcome = one
+    if outcome.latency_s is not None and all(option == GROUPS[group] for group, option in combination):
+        return 1.0
     return (record.get("speedup") or {}).get("median")
 
 
-def _table(confirmed: Sequence[tuple[Combination, dict[str, Any], Outcome]]) -> str:
+def _table(confirmed: Sequence[Confirmed]) -> str:
     rows = []
     for combination, record, outcome in confirmed:
-        speedup, interval = _speedup(record), (record.get("speedup") or {}).get("ci95")
+        speedup, interval = _speedup((combination, record, outcome)), (record.get("speedup") or {}).get("ci95")
         speed = "" if speedup is None else f"{speedup:.2f}x"
         speed += f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
         speed += " disturbed" if record.get("disturbed") else ""

@@ -84,6 +84,14 @@ def test_a_preset_takes_part_as_it_is_written(machine, tmp_path, capsys):
     ]
 
 
+def test_published_can_be_the_fastest_that_fits(machine, tmp_path, capsys):
+    """It is timed alone, as its own baseline would be itself."""
+    assert tuned(tmp_path / "run", "tune.groups=[attention]", "tune.space.attention=[manual]") == 0
+    assert "1.00x" in capsys.readouterr().out
+    command = json.loads((tmp_path / "run" / "tune.json").read_text())["command"]
+    assert command == "python run.py weights=small preset=published"
+
+
 def test_where_nothing_fits_it_names_the_nearest(machine, tmp_path, capsys):
     assert tuned(tmp_path / "run", "tune.min_psnr_hole_db=60") == 1
     out = capsys.readouterr().out
