@@ -21,9 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.launch.command_line import CommandLine
 from experiments.launch.isolation import describe, run_child, save_record, should_isolate
+from experiments.launch.plan import Plan
 from experiments.launch.process import STACKS, die_with_parent, fast_exit, is_child
 from experiments.launch.resume import CompleteError, resumed
-from experiments.launch.sweep import Plan, Sweep, finish, run_in_worker, statuses_since
+from experiments.launch.sweep import Sweep, finish, run_in_worker, statuses_since
 from experiments.launch.tracking import tracked
 from experiments.launch.unknown_setting import unknown_setting, wrong_option
 from experiments.paths import CONF

@@ -1,8 +1,6 @@
 """A sweep: a line for each run and a bar over all, then a table of the records and a report."""
 
 import logging
-import math
-import os
 import shutil
 import subprocess
 import sys
@@ -11,12 +9,9 @@ import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict, read_write
 from tqdm import tqdm
@@ -32,6 +27,7 @@ from experiments.launch.isolation import (
     save_record,
     should_isolate,
 )
+from experiments.launch.plan import Plan
 from experiments.launch.resume import SCRATCH, PreviousSweep
 from experiments.launch.tracking import tracked
 from experiments.paths import ROOT
@@ -41,32 +37,6 @@ from propainter.errors import InputError
 from propainter.io.paths import expand_home
 
 log = logging.getLogger(__name__)
-
-
-class Plan(Callback):
-    """Know a sweep's folder and the number of its runs before the first. (`hydra.callbacks` in conf/config.yaml.)
-
-    Attributes:
-        runs: number of runs; None where it is unknown.
-        folder: of the sweep; None without one.
-        report: whether a report was asked for.
-        owner: the process that Hydra started the sweep in; runs of a launcher such as joblib's are in others.
-    """
-
-    runs: ClassVar[int | None] = None
-    folder: ClassVar[Path | None] = None
-    report: ClassVar[bool] = True
-    owner: ClassVar[int | None] = None
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        Plan.runs = count_runs(config)
-        Plan.folder, Plan.report = Path(config.hydra.sweep.dir).absolute(), bool(config.report)
-        Plan.owner = os.getpid()
-
-    @classmethod
-    def forget(cls) -> None:
-        """Forget an earlier sweep of this process."""
-        cls.runs, cls.folder, cls.report, cls.owner = None, None, True, None
 
 
 def run_in_worker(cfg: DictConfig) -> None:
@@ -101,21 +71,6 @@ def statuses_since(folder: Path, began: float) -> list[str]:
     """Return the statuses of the records in a sweep's folder that were written since then, in seconds of the epoch."""
     written = [path for path in sorted(folder.rglob("record.json")) if path.stat().st_mtime >= began]
     return [str((read_record(path) or {}).get("status")) for path in written]
-
-
-def count_runs(config: DictConfig) -> int | None:
-    """Return how many runs the sweep of this composed config has; None where its sweeper is not Hydra's basic one."""
-    if not str(config.hydra.sweeper.get("_target_")).endswith(".BasicSweeper"):
-        return None
-    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    lengths = {
-        override.get_key_element(): sum(1 for _ in override.sweep_string_iterator())
-        if override.is_sweep_override()
-        else 1
-        for override in parser.parse_overrides([*params, *config.hydra.overrides.task])
-    }
-    return math.prod(lengths.values())
 
 
 class Sweep:

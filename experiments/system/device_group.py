@@ -76,7 +76,7 @@ class DeviceGroup:
 
     def spread(self, pipeline: Pipeline) -> Pipeline:
         """Let the pipeline run over all devices, and return it."""
-        stages = SharedStages(pipeline)
+        stages = SharedStages()
         pipeline.stage_runner = lambda own, clip: self._run(stages, own, clip)
         pipeline.effective["devices"] = {
             "devices": [str(device) for device in self.devices],
@@ -235,7 +235,7 @@ def _serve(
         pipeline = build(device)
         pipe.send(("built", None))
         _join(rank, size, address, on_cpu)
-        stages = SharedStages(pipeline)
+        stages = SharedStages()
         while (parts := pipe.recv()) is not None:
             with torch.inference_mode():
                 stages(pipeline, Clip(*parts))

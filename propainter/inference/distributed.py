@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from propainter.errors import InputError
 from propainter.inference.interfaces import Clip, FrameCompositor, Scene
 from propainter.inference.preparation import as_masks, as_video, process_size, resize_back
 from propainter.inference.storage import DeviceStorage
@@ -61,14 +60,9 @@ class SharedStages:
 
     The process group of torch.distributed has to be there. Only the first process has the result; the others return an
     empty array.
-
-    Raises:
-        InputError: the pipeline runs its stages in another way already.
     """
 
-    def __init__(self, pipeline: "Pipeline") -> None:
-        if pipeline.stage_runner is not None:
-            raise InputError("several devices need all frames at once; give residency=resident, lean or offload")
+    def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     @property

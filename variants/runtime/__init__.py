@@ -34,11 +34,7 @@ def onnxruntime(
     provider: str = "auto",
     threads: int | None = None,
     opset: int = OPSET,
-    tolerance: float = 0.01,
-    max_shapes: int = 32,
-    files: str | Path | None = None,
-    folder: str | Path = "~/.cache/propainter-bench/exported",
-    max_gb: float = 8,
+    **common: Any,
 ) -> Pipeline:
     """Compute components by onnxruntime from ONNX files; see `compute_by` for the common arguments and the report.
 
@@ -74,7 +70,7 @@ def onnxruntime(
         lambda path: onnxruntime_runner(path, provider, threads, index),
         opset=opset,
     )
-    return compute_by(pipeline, runtime, components, tolerance, max_shapes, files, folder, max_gb)
+    return compute_by(pipeline, runtime, components, **common)
 
 
 @claims_published
@@ -82,11 +78,7 @@ def openvino(
     pipeline: Pipeline,
     components: Sequence[str],
     threads: int | None = None,
-    tolerance: float = 0.01,
-    max_shapes: int = 32,
-    files: str | Path | None = None,
-    folder: str | Path = "~/.cache/propainter-bench/exported",
-    max_gb: float = 8,
+    **common: Any,
 ) -> Pipeline:
     """Compute components by OpenVINO on the CPU in float32; see `compute_by`.
 
@@ -107,30 +99,22 @@ def openvino(
     runtime = Runtime(
         "openvino", str(import_openvino().__version__), lambda path: openvino_runner(path, threads), format="openvino"
     )
-    return compute_by(pipeline, runtime, components, tolerance, max_shapes, files, folder, max_gb)
+    return compute_by(pipeline, runtime, components, **common)
 
 
 @claims_published
-def aoti(
-    pipeline: Pipeline,
-    components: Sequence[str],
-    tolerance: float = 0.01,
-    max_shapes: int = 32,
-    files: str | Path | None = None,
-    folder: str | Path = "~/.cache/propainter-bench/exported",
-    max_gb: float = 8,
-) -> Pipeline:
+def aoti(pipeline: Pipeline, components: Sequence[str], **common: Any) -> Pipeline:
     """Compute components by code that AOTInductor compiled for this device; see `compute_by`.
 
     Raises:
         InputError: an option is out of range, or another group's choice would be ignored.
     """
     runtime = Runtime("aoti", torch.__version__, aoti_runner, format="aoti")
-    return compute_by(pipeline, runtime, components, tolerance, max_shapes, files, folder, max_gb)
+    return compute_by(pipeline, runtime, components, **common)
 
 
 @needs_cuda
-def tensorrt(pipeline: Pipeline, components: Sequence[str], tolerance: float = 0.01, max_shapes: int = 32) -> Pipeline:
+def tensorrt(pipeline: Pipeline, components: Sequence[str], **common: Any) -> Pipeline:
     """Compute components by TensorRT, compiled by torch-tensorrt in each process; see `compute_by`.
 
     Raises:
@@ -146,7 +130,7 @@ def tensorrt(pipeline: Pipeline, components: Sequence[str], tolerance: float = 0
         "runtime=onnxruntime runtime.provider=tensorrt runtime.opset=19",
     )
     runtime = Runtime("tensorrt", _version("torch_tensorrt"), compile=torch_tensorrt_runner)
-    return compute_by(pipeline, runtime, components, tolerance, max_shapes)
+    return compute_by(pipeline, runtime, components, **common)
 
 
 def _check_threads(threads: int | None) -> None:
@@ -167,11 +151,11 @@ def compute_by(
     pipeline: Pipeline,
     runtime: Runtime,
     components: Sequence[str],
-    tolerance: float,
-    max_shapes: int,
+    tolerance: float = 0.01,
+    max_shapes: int = 32,
     files: str | Path | None = None,
-    folder: str | Path = "",
-    max_gb: float = 1,
+    folder: str | Path = "~/.cache/propainter-bench/exported",
+    max_gb: float = 8,
 ) -> Pipeline:
     """Let a runtime compute components.
 

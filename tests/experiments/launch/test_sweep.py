@@ -11,7 +11,8 @@ from hydra.types import RunMode
 from support.command_line import ROOT
 
 from experiments.launch import sweep as sweeps
-from experiments.launch.sweep import count_runs, make_report, progress_line
+from experiments.launch.plan import count_runs
+from experiments.launch.sweep import make_report, progress_line
 
 
 @pytest.mark.parametrize(
