@@ -18,6 +18,10 @@ class NonFiniteError(ArithmeticError):
     """A stage gave NaN or infinity; the message names it."""
 
 
+class LostProcessError(RuntimeError):
+    """Another process of this run has ended; the message names it."""
+
+
 FORESEEN: dict[str, type[Exception]] = {
     kind.__name__: kind for kind in (InputError, UnsupportedError, NonFiniteError, FileNotFoundError, PermissionError)
 } | {"MemoryError": MemoryError, "OutOfMemoryError": MemoryError}
@@ -53,7 +57,7 @@ def classify(error: Exception) -> tuple[str, str, bool]:
             return "non_finite", reason, True
         case _ if is_out_of_memory(error):
             return "out_of_memory", reason, True
-        case InputError():
+        case InputError() | LostProcessError():
             return "failed", reason, True
         case FileNotFoundError() | PermissionError() | NotADirectoryError() | IsADirectoryError():
             return "failed", f"{reason}; check the path and its permissions", True

@@ -17,11 +17,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from experiments.errors import FORESEEN
+from experiments.errors import FORESEEN, LostProcessError
 from experiments.system.environment import choose_device
 from propainter import InputError, Pipeline
 from propainter.errors import is_out_of_memory
-from propainter.inference.distributed import SharedStages
+from propainter.inference.distributed import SharedRunner, SharedStages
 from propainter.inference.interfaces import Clip
 
 log = logging.getLogger(__name__)
@@ -60,8 +60,8 @@ def _cores() -> list[int]:
 
 
 @dataclass
-class DeviceGroup:
-    """The processes of one clip's devices.
+class DeviceGroup(SharedRunner):
+    """The processes of one clip's devices: a `StageRunner` once `spread` has been called.
 
     Attributes:
         devices: of all processes, the present one's first.
@@ -76,8 +76,7 @@ class DeviceGroup:
 
     def spread(self, pipeline: Pipeline) -> Pipeline:
         """Let the pipeline run over all devices, and return it."""
-        stages = SharedStages()
-        pipeline.stage_runner = lambda own, clip: self._run(stages, own, clip)
+        pipeline.stage_runner = self
         pipeline.effective["devices"] = {
             "devices": [str(device) for device in self.devices],
             "threads": torch.get_num_threads() if self.devices[0].type == "cpu" else None,
@@ -85,7 +84,11 @@ class DeviceGroup:
         }
         return pipeline
 
-    def _run(self, stages: SharedStages, pipeline: Pipeline, clip: Clip) -> np.ndarray:
+    def __call__(self, pipeline: Pipeline, clip: Clip) -> np.ndarray:
+        """Return [T, H, W, 3]."""
+        self.announce(pipeline, clip, len(self.devices))
+        stages = SharedStages()
+        stages.on_frames = self.on_frames
         for pipe in self.pipes:
             self._talk(partial(pipe.send, tuple(clip)))
         result: np.ndarray = self._talk(lambda: stages(pipeline, clip))
@@ -101,7 +104,7 @@ class DeviceGroup:
         """Do work that needs the other processes; say in one sentence which of them has ended.
 
         Raises:
-            RuntimeError, or the error that ended another process.
+            LostProcessError, or the error that ended another process.
         """
         try:
             return work()
@@ -116,9 +119,9 @@ class DeviceGroup:
                 if known is not None and known[0] not in ("built", "done"):
                     raise _error(number, self.devices[number], *known) from None
                 how = _how_it_ended(process.exitcode)
-                raise RuntimeError(
+                raise LostProcessError(
                     f"the process on {self.devices[number]} (number {number + 1} of {len(self.devices)}) {how}, and "
-                    "the run with it; nothing is written"
+                    "the run with it"
                 ) from None
             raise
 
@@ -126,7 +129,7 @@ class DeviceGroup:
         """Wait until every process has its pipeline.
 
         Raises:
-            RuntimeError, or the error of another process: one could not build it.
+            LostProcessError, or the error of another process: one could not build it.
         """
         for number, pipe in enumerate(self.pipes, 1):
             kind, content = self._talk(pipe.recv)
@@ -175,7 +178,7 @@ def device_group(devices: Sequence[torch.device], build: Build) -> Iterator[Devi
         build: builds the pipeline in the other processes.
 
     Raises:
-        RuntimeError, or the error of another process: one could not start.
+        LostProcessError, or the error of another process: one could not start.
     """
     on_cpu = devices[0].type == "cpu"
     group = DeviceGroup(list(devices))

@@ -16,9 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.errors import LostProcessError
 from experiments.paths import ROOT
 from propainter import InputError, Pipeline
-from propainter.inference.distributed import complete_unit, completion_units, joined_flow, share, share_pairs
+from propainter.inference.distributed import (
+    FrameDelivery,
+    SharedRunner,
+    complete_unit,
+    completion_units,
+    joined_flow,
+    share,
+    share_pairs,
+)
 from propainter.inference.interfaces import Clip, Scene
 from propainter.inference.preparation import as_masks, as_video, process_size, resize_back
 from propainter.inference.storage import DeviceStorage
@@ -84,7 +93,7 @@ def _array(x: Tensor) -> np.ndarray:
     return x.float().cpu().numpy()
 
 
-class RayStages:
+class RayStages(SharedRunner):
     """Take a clip through the stages by a cluster's actors: a `StageRunner`.
 
     Args:
@@ -98,6 +107,7 @@ class RayStages:
         """Return uint8 [T, H, W, 3]."""
         ray: Any = import_module("ray")
 
+        self.announce(pipeline, clip, len(self.actors))
         original_size, size = clip.frames.shape[1:3], process_size(*clip.frames.shape[1:3])
         num_frames, schedule = len(clip.frames), pipeline.schedule
         store = pipeline.storage(pipeline.networks.device)
@@ -127,11 +137,12 @@ class RayStages:
             compositor = pipeline.compositor(frames, holes)
             scene = ray.put({name: _array(store.get(name)) for name in SCENE})
             blocks = [[windows[number] for number in part] for part in share(len(windows), len(self.actors)) if part]
-            done = 0
+            delivery, done = FrameDelivery(compositor, windows, original_size, self.on_frames), 0
             for block, found in zip(blocks, self._each("generate", [(scene, block) for block in blocks]), strict=True):
                 for window, prediction in zip(block, found, strict=True):
                     compositor.add(window.local, torch.from_numpy(prediction.copy()))
                     done += 1
+                    delivery.after(done)
                     pipeline.observer.progress("generation", done, len(windows))
             return resize_back(compositor.result(), original_size)
 
@@ -149,7 +160,8 @@ class RayStages:
                 cause = error.cause if isinstance(error.cause, Exception) else None
                 raise (cause or RuntimeError(str(error).splitlines()[-1])) from None
             except ray.exceptions.RayError as error:
-                raise RuntimeError(f"Ray lost a unit and could not do it again: {str(error).splitlines()[0]}") from None
+                first = str(error).splitlines()[0]
+                raise LostProcessError(f"Ray lost a unit and could not do it again: {first}") from None
 
     def _done(self, method: str, units: Sequence[tuple[Any, ...]]) -> list[Any]:
         return list(self._each(method, units))

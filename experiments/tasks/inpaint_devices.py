@@ -1,26 +1,41 @@
 """`devices` and `cluster`: one clip over several devices or machines, each with a process of its own."""
 
 import logging
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from inspect import unwrap
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.data import Clip, LoadedClip
+from experiments.data.background_io import WriteBehind
 from experiments.data.weights import load_networks
+from experiments.measure.first_run import FirstRun, watched_run
+from experiments.measure.timing import inputs_of, timed
 from experiments.paths import CONF
-from experiments.record.types import THROUGHPUT
+from experiments.record.outputs import VIDEO, write_result
+from experiments.record.types import THROUGHPUT, Video
 from experiments.system.device_group import check_devices, device_group
 from experiments.system.environment import choose_device
 from experiments.system.ray_cluster import ray_cluster
 from propainter import InputError, Pipeline
+from propainter.inference.distributed import SharedRunner
+from propainter.inference.interfaces import no_split
+from propainter.io.fragmented_writer import partial_path
 from propainter.validation import check_whole
 from variants import build_pipeline
 
 log = logging.getLogger(__name__)
+
+QUEUED_FRAMES = 64
+"""So many finished frames wait to be encoded: several windows, so that the first process goes on meanwhile."""
 
 
 def chosen_devices(cfg: DictConfig) -> tuple[DictConfig, list[torch.device]]:
@@ -55,7 +70,7 @@ def spread(cfg: DictConfig, devices: Sequence[torch.device], pipeline: Pipeline)
 
     Raises:
         InputError: it can't.
-        RuntimeError, or the error of another process: one of them ended.
+        LostProcessError, or the error of another process: one of them ended.
     """
     if len(devices) == 1 and cfg.cluster.name is None:
         yield pipeline
@@ -73,6 +88,91 @@ def spread(cfg: DictConfig, devices: Sequence[torch.device], pipeline: Pipeline)
     log.info("starting %d processes more, for %s", len(devices) - 1, ", ".join(map(str, devices[1:])))
     with device_group(devices, partial(_build, settings)) as group:
         yield group.spread(pipeline)
+
+
+def delivering(pipeline: Pipeline) -> SharedRunner | None:
+    """Return what shares out the clip, where it hands on finished frames: not with chunks, which are blended."""
+    runner = pipeline.stage_runner
+    return runner if isinstance(runner, SharedRunner) and unwrap(pipeline.clip_splitter) is no_split else None
+
+
+class FramesInOrder:
+    """Put finished frames of shots and rectangles into the video, and hand them on in order.
+
+    Args:
+        pipeline: its `shot` says where the frames belong.
+        frames: the video's own, uint8 [T, H, W, 3].
+        give: gets each frame, uint8 [H, W, 3].
+    """
+
+    def __init__(self, pipeline: Pipeline, frames: np.ndarray, give: Callable[[np.ndarray], object]) -> None:
+        self._pipeline, self._frames, self._give, self._given = pipeline, frames, give, 0
+
+    def add(self, images: np.ndarray) -> None:
+        """Hand on the next frames of the present shot, after the video's own before it."""
+        shot, stop = self._pipeline.shot, len(self._frames)
+        if shot is not None:
+            self._hand_on(shot.start)
+            stop = shot.stop
+        for image in images[: stop - self._given]:  # a shot of one frame is inpainted twice
+            if shot is not None:
+                pasted = self._frames[self._given].copy()
+                pasted[shot.rows, shot.columns] = image
+                image = pasted
+            self._give(image)
+            self._given += 1
+
+    def finish(self) -> None:
+        """Hand on the video's own frames after the last shot."""
+        self._hand_on(len(self._frames))
+
+    def _hand_on(self, stop: int) -> None:
+        for frame in self._frames[self._given : stop]:
+            self._give(frame)
+        self._given = max(self._given, stop)
+
+
+def write_meanwhile(
+    pipeline: Pipeline, runner: SharedRunner, clip: LoadedClip, folder: Path, source: Clip, output: DictConfig
+) -> tuple[FirstRun, Video, float]:
+    """Inpaint a clip and write its frames while others are computed.
+
+    An error leaves the frames so far in `inpainted.partial.mp4`.
+
+    Args:
+        runner: of `delivering`.
+        clip, source: the clip in memory, and where it came from.
+        output: the config's `output`.
+
+    Returns:
+        The first run, the record's `video`, and the seconds of writing that were waited for.
+    """
+    inputs, sections = inputs_of(clip), list[Video]()
+
+    def write(images: Iterator[np.ndarray]) -> None:
+        dilation = pipeline.schedule.mask_dilation
+        sections.append(write_result(folder, source, images, output, dilation=dilation, growing=True))
+
+    def work() -> tuple[float, np.ndarray]:
+        whole = FramesInOrder(pipeline, clip.frames, written)
+        runner.on_frames = whole.add
+        try:
+            seconds, result = timed(pipeline, inputs)
+        finally:
+            runner.on_frames = None
+        whole.finish()
+        return seconds, result
+
+    try:
+        with WriteBehind(write, QUEUED_FRAMES, "encode") as written:
+            first = watched_run(pipeline, work, lambda: inputs)
+            computed = time.perf_counter()
+    except BaseException:
+        left = partial_path(folder / VIDEO)
+        if left.exists():
+            log.warning("the frames finished so far are in %s", left)
+        raise
+    return first, sections[0], time.perf_counter() - computed + written.waited_s
 
 
 def _build(settings: dict[str, Any], device: str) -> Pipeline:

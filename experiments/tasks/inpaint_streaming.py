@@ -30,7 +30,7 @@ from experiments.record.record import Record, describe_data, describe_weights
 from experiments.record.sections import describe_cost, describe_estimate
 from experiments.record.stream_state import PartKeeper, goes_on
 from experiments.record.types import Cost, Data, Video
-from experiments.tasks.inpaint_devices import spread
+from experiments.tasks.inpaint_devices import delivering, spread, write_meanwhile
 from propainter import Clip as Inputs
 from propainter import InputError, Pipeline, Schedule
 from propainter.inference.shots import FrameStream, Shot, stream_shots
@@ -110,10 +110,15 @@ def inpaint_once(
         log.warning("the whole clip is read into memory: %s", why_not)
     clip = load(source)
     record.data = describe_data(source, clip.hole_fraction, clip.fingerprint)
-    first = first_run(pipeline, clip)
+    runner = delivering(pipeline)
+    if runner is not None:
+        first, record.video, written_s = write_meanwhile(pipeline, runner, clip, folder, source, cfg.output)
+    else:
+        first = first_run(pipeline, clip)
     cost = describe_cost(first, len(clip.frames), limit_bytes=limit_bytes)
     record.add_cost(cost)
-    record.video, written_s = write_timed(folder, source, first.result, cfg.output, schedule.mask_dilation)
+    if runner is None:
+        record.video, written_s = write_timed(folder, source, first.result, cfg.output, schedule.mask_dilation)
     cost["latency"]["end_to_end_s"] = clip.read_s + first.seconds + written_s
     wall.add("build", first.prepared_s + first.late_s)
     for part, seconds in (("read", clip.read_s), ("inpaint", first.seconds), ("write", written_s)):

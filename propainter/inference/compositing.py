@@ -36,9 +36,10 @@ class Compositor:
                 image = (before * np.float32(0.5) + image * np.float32(0.5)).astype(self.dtype)
             self._done[number] = image
 
-    def result(self) -> np.ndarray:
-        """Return [T, h, w, 3] in 0 to 255, once every frame has been added."""
-        return np.stack([self._done[number] for number in range(len(self.frames))]).astype(self.dtype, copy=False)
+    def result(self, first: int = 0, stop: int | None = None) -> np.ndarray:
+        """Return the frames from `first` to before `stop`, [n, h, w, 3] in 0 to 255, once each has been added."""
+        numbers = range(len(self.frames))[first:stop]
+        return np.stack([self._done[number] for number in numbers]).astype(self.dtype, copy=False)
 
 
 def restore_outside(image: np.ndarray, frame: np.ndarray, hole: np.ndarray) -> np.ndarray:

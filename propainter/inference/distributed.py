@@ -6,7 +6,8 @@ directions; generation by windows, whose predictions the first process composite
 propagation, which takes a few milliseconds a frame, is computed by each.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,24 @@ from propainter.inference.preparation import as_masks, as_video, process_size, r
 from propainter.inference.storage import DeviceStorage
 from propainter.models.flow_completion import FLOW_PADDING, predict_flow
 from propainter.models.raft import Flows
-from propainter.schedule import SubVideo, Window, clip_length, plan_clips, plan_subvideos, plan_windows
+from propainter.schedule import Schedule, SubVideo, Window, clip_length, plan_clips, plan_subvideos, plan_windows
 
 if TYPE_CHECKING:
     from propainter.inference.pipeline import Pipeline
 
-__all__ = ["SharedStages", "complete_unit", "completion_units", "joined_flow", "share", "share_pairs"]
+log = logging.getLogger(__name__)
+
+__all__ = [
+    "FrameDelivery",
+    "SharedRunner",
+    "SharedStages",
+    "complete_unit",
+    "completion_units",
+    "joined_flow",
+    "most_speedups",
+    "share",
+    "share_pairs",
+]
 
 
 def share(count: int, parts: int) -> list[range]:
@@ -55,7 +68,84 @@ def share_pairs(num_frames: int, length: int, parts: int) -> list[range]:
     ]
 
 
-class SharedStages:
+def most_speedups(num_frames: int, size: tuple[int, int], schedule: Schedule, parts: int) -> dict[str, float]:
+    """Return by stage how many times as fast as one device several can be, by the units of the longest share.
+
+    Exchange, and what each device does by itself, come on top.
+
+    Args:
+        num_frames: of the clip.
+        size: H and W at which it is processed.
+        schedule: of the pipeline.
+        parts: number of devices.
+    """
+    pairs = share_pairs(num_frames, clip_length(size[1]), parts)
+    completion = [0] * parts
+    for number, (part, _) in enumerate(completion_units(num_frames - 1, schedule.subvideo_length)):
+        completion[number % parts] += part.stop - part.start
+    windows = plan_windows(num_frames, schedule.neighbor_length, schedule.ref_stride, schedule.subvideo_length)
+    return {
+        "flow": (num_frames - 1) / max(map(len, pairs)),
+        "completion": sum(completion) / max(completion),
+        "propagation": 1.0,  # each computes all of it
+        "generation": len(windows) / len(share(len(windows), parts)[0]),
+    }
+
+
+class SharedRunner:
+    """A `StageRunner` that shares a clip out.
+
+    Attributes:
+        on_frames: called with finished frames in order, [n, H, W, 3], while later windows are computed; or None.
+        announced: whether the log has what the units allow.
+    """
+
+    on_frames: Callable[[np.ndarray], object] | None = None
+    announced = False
+
+    def announce(self, pipeline: "Pipeline", clip: Clip, parts: int) -> None:
+        """Note in `effective["devices"]` what the clip's units allow with so many devices, and log it once."""
+        size = process_size(*clip.frames.shape[1:3])
+        most = most_speedups(len(clip.frames), size, pipeline.schedule, parts)
+        pipeline.effective.setdefault("devices", {})["most_speedups"] = most
+        if not self.announced:
+            each = ", ".join(f"{stage} {gain:.1f}" for stage, gain in most.items())
+            log.info("by the clip's units, %d devices are at most so many times as fast as one: %s", parts, each)
+            self.announced = True
+
+
+class FrameDelivery:
+    """Hand on composited frames in order, each as soon as no later window fills it.
+
+    Args:
+        compositor: gets the windows in order.
+        windows: all of the clip.
+        size: H and W of the frames to hand on.
+        on_frames: gets them, [n, H, W, 3]; None: nothing is handed on.
+    """
+
+    def __init__(
+        self,
+        compositor: FrameCompositor,
+        windows: Sequence[Window],
+        size: tuple[int, int],
+        on_frames: Callable[[np.ndarray], object] | None,
+    ) -> None:
+        self._compositor, self._windows, self._size, self._on_frames = compositor, windows, size, on_frames
+        self._given = 0
+
+    def after(self, done: int) -> None:
+        """Hand on what so many windows, the first ones, have finished."""
+        if self._on_frames is None:
+            return
+        left = self._windows[done:]
+        stop = left[0].local[0] if left else self._windows[-1].local[-1] + 1
+        if stop > self._given:
+            self._on_frames(resize_back(self._compositor.result(self._given, stop), self._size))
+            self._given = stop
+
+
+class SharedStages(SharedRunner):
     """Take a clip through the stages with other processes: a `StageRunner`, called in all of them at once.
 
     The process group of torch.distributed has to be there. Only the first process has the result; the others return an
@@ -84,7 +174,7 @@ class SharedStages:
             pipeline.propagate_pixels(store, holes)
         windows = plan_windows(num_frames, schedule.neighbor_length, schedule.ref_stride, schedule.subvideo_length)
         with pipeline.stage("generation", len(windows)):
-            result = self._generate(pipeline, store, windows, frames, holes)
+            result = self._generate(pipeline, store, windows, frames, holes, original_size)
         return resize_back(result, original_size) if self.first else result
 
     def _estimate_flow(self, pipeline: "Pipeline", store: DeviceStorage, frames: np.ndarray) -> None:
@@ -140,15 +230,18 @@ class SharedStages:
         windows: Sequence[Window],
         frames: np.ndarray,
         holes: np.ndarray,
+        size: tuple[int, int],
     ) -> np.ndarray:
         shares = [[windows[number] for number in part] for part in share(len(windows), self.size)]
         own = shares[self.rank]
         compositor = pipeline.compositor(frames, holes)
+        delivery = FrameDelivery(compositor, windows, size, self.on_frames if self.first else None)
         sink: _Sender | _Kept = _Kept(compositor) if self.first else _Sender()
         if own:
             scene = Scene(store, own)
             predict = pipeline.observed_predictor(scene, pipeline.feature_provider(pipeline.networks.generator, scene))
             for done in pipeline.window_loop(own, predict, sink):
+                delivery.after(done)
                 pipeline.observer.progress("generation", done, len(windows))
         if isinstance(sink, _Sender):
             sink.wait()
@@ -159,6 +252,7 @@ class SharedStages:
                 shape = len(window.local), 3, *frames.shape[1:3]
                 compositor.add(window.local, _received(rank, shape, sink.dtype, store.device))
                 done += 1
+                delivery.after(done)
                 pipeline.observer.progress("generation", done, len(windows))
         return compositor.result()
 

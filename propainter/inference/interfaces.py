@@ -90,8 +90,8 @@ class PredictionSink(Protocol):
 class FrameCompositor(PredictionSink, Protocol):
     """Composite the predictions into the frames; see `propainter.inference.compositing.Compositor`."""
 
-    def result(self) -> np.ndarray:
-        """Return [T, h, w, 3] in 0 to 255, once every frame has been added."""
+    def result(self, first: int = 0, stop: int | None = None) -> np.ndarray:
+        """Return the frames from `first` to before `stop`, [n, h, w, 3] in 0 to 255, once each has been added."""
 
 
 FlowEstimator = Callable[[Tensor, Callable[[int, int], None]], Flows]

@@ -80,7 +80,7 @@ class Pipeline:
             published evaluation has no limit.
         region: chooses the rectangle around the hole that is inpainted in each shot; the rest of the picture stays the
             input's. None for the whole picture. See `propainter.inference.shots` of both.
-        first_frame: number in the video of the first frame that the stages are run on.
+        shot: the part of the video that the stages are run on; None where the video is in one part.
     """
 
     networks: Networks
@@ -106,7 +106,7 @@ class Pipeline:
     region: Region | None = None
     pixel_subvideo_limit: int = MAX_PIXEL_SUBVIDEO
     flow_mask_margin: int = field(default=cast("int", None))  # as above
-    first_frame: int = field(default=0, init=False)
+    shot: Shot | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         margin = 0
@@ -152,11 +152,16 @@ class Pipeline:
         return inpaint_shots(self._inpaint_shot, clip, shots)
 
     def _inpaint_shot(self, shot: Shot, clip: Clip) -> np.ndarray:
-        self.first_frame = shot.start
+        self.shot = shot
         try:
             return self.clip_splitter(self.run, clip)
         finally:
-            self.first_frame = 0
+            self.shot = None
+
+    @property
+    def first_frame(self) -> int:
+        """Number in the video of the first frame that the stages are run on."""
+        return 0 if self.shot is None else self.shot.start
 
     @property
     def splits_shots(self) -> bool:

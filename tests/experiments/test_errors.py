@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments.errors import NonFiniteError, classify, log_failure
+from experiments.errors import LostProcessError, NonFiniteError, classify, log_failure
 from propainter import InputError
 from variants import UnsupportedError
 
@@ -17,6 +17,7 @@ from variants import UnsupportedError
         (MemoryError(), "out_of_memory", True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out_of_memory", True),
         (InputError("wrong"), "failed", True),
+        (LostProcessError("the process on cuda:1 was killed"), "failed", True),
         (OSError(28, "No space left on device"), "failed", True),
         (RuntimeError("shapes"), "failed", False),
         (ZeroDivisionError("division by zero"), "failed", False),

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from dataclasses import replace
 
 from support.narrow import narrow_networks
@@ -34,6 +35,27 @@ def dies(device: str) -> Pipeline:
 
     made = pipeline(device)
     made.networks.flow_completion.forward = completion
+    return made
+
+
+def dies_late(device: str) -> Pipeline:
+    """One without RAFT whose process is killed in its second window."""
+    made = without_raft(device)
+    published, calls = made.predictor, []
+
+    def predictor(*inputs):
+        predict = published(*inputs)
+
+        def predict_or_die(window):
+            calls.append(window)
+            if len(calls) == 2:
+                time.sleep(1)  # the first one's prediction is on its way
+                os.kill(os.getpid(), signal.SIGKILL)
+            return predict(window)
+
+        return predict_or_die
+
+    made.predictor = predictor
     return made
 
 

@@ -231,9 +231,10 @@ class DeviceCompositor(Compositor):
                 before.copy_(images)
         self._added.update(numbers)
 
-    def result(self) -> np.ndarray:
-        """Return [T, h, w, 3] in 0 to 255, once every frame has been added."""
-        missing = set(range(len(self.frames))) - self._added
+    def result(self, first: int = 0, stop: int | None = None) -> np.ndarray:
+        """Return the frames from `first` to before `stop`, [n, h, w, 3] in 0 to 255, once each has been added."""
+        part = slice(first, stop)
+        missing = set(range(len(self.frames))[part]) - self._added
         if missing or self._predicted is None:
             raise KeyError(min(missing))
-        return np.where(self.masks, self._predicted.cpu().numpy(), self.frames)
+        return np.where(self.masks[part], self._predicted[part].cpu().numpy(), self.frames[part])

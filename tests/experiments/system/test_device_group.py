@@ -7,6 +7,7 @@ from support import devices
 from support.clips import clip
 from support.reusing import hole_psnr
 
+from experiments.errors import LostProcessError
 from experiments.system.device_group import check_devices, device_group
 from propainter import InputError
 from variants import chunking
@@ -14,9 +15,10 @@ from variants import chunking
 CPUS = [torch.device("cpu")] * 2
 
 
-def over_two(own=devices.pipeline, build=None):
+def over_two(own=devices.pipeline, build=None, on_frames=None):
     """The result over two processes; `own` builds the first one's pipeline, `build` the other's."""
     with device_group(CPUS, build or own) as group:
+        group.on_frames = on_frames
         pipeline = group.spread(own())
         return pipeline(*clip(9)), pipeline.effective["devices"]
 
@@ -32,9 +34,12 @@ def one_thread():
 @pytest.mark.slow
 def test_the_result_is_that_of_one_device(one_thread):
     """Bit by bit: two padded sub-videos in two directions, five windows."""
-    result, report = over_two(devices.without_raft)
+    given = []
+    result, report = over_two(devices.without_raft, on_frames=given.append)
     assert np.array_equal(result, devices.without_raft()(*clip(9)))
     assert report["devices"] == ["cpu", "cpu"] and len(report["peak_bytes"]) == 2
+    assert report["most_speedups"] == {"flow": 2.0, "completion": 2.0, "propagation": 1.0, "generation": 5 / 3}
+    assert len(given) == 4 and np.array_equal(np.concatenate(given), result)  # the second window fills frame 0 too
     assert torch.get_num_threads() == 1
 
 
@@ -52,12 +57,21 @@ def test_chunks_are_shared_out_one_by_one(one_thread):
 
 
 @pytest.mark.slow
+def test_what_was_finished_before_a_process_died_has_been_handed_on(one_thread):
+    given = []
+    with pytest.raises(LostProcessError, match=r"\(number 2 of 2\) was killed by signal 9"):
+        over_two(devices.without_raft, devices.dies_late, given.append)
+    expected = devices.without_raft()(*clip(9))
+    assert len(given) == 3 and np.array_equal(np.concatenate(given), expected[: sum(map(len, given))])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "kind", "says"),
     [
         (
             devices.dies,
-            RuntimeError,
+            LostProcessError,
             r"the process on cpu \(number 2 of 2\) was killed by signal 9, and the run with it",
         ),
         (devices.refuses, InputError, "the weights of this process are damaged"),
