@@ -1,5 +1,6 @@
 """Run an exported file: a callable of torch tensors for each runtime."""
 
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,8 +96,7 @@ def openvino_runner(path: Path, threads: int | None = None) -> Call:
         InputError: OpenVINO is not installed.
     """
     _check_installed("openvino")
-    openvino = import_openvino()
-    core = openvino.Core()
+    core = _openvino_core()
     with ZipFile(path) as archive:
         text, weights = (archive.read(name) for name in OPENVINO_FILES)
     model = core.read_model(text, weights)
@@ -115,6 +115,17 @@ def openvino_runner(path: Path, threads: int | None = None) -> Call:
         return torch.from_numpy(result[0].copy())
 
     return run
+
+
+@cache
+def _openvino_core() -> Any:
+    """Return OpenVINO's core, one for the life of this process.
+
+    Its CPU plugin gives the thread that makes it a stack for signal handlers. The plugin's last user unmaps that stack, in
+    whatever thread it ends (https://github.com/openvinotoolkit/openvino/pull/11894). The next signal that is handled, such
+    as a child's end, would then crash the process.
+    """
+    return import_openvino().Core()
 
 
 def aoti_runner(path: Path) -> Call:

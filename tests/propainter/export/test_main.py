@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import onnx
@@ -55,6 +57,25 @@ def test_files_and_manifest(weights, tmp_path):
             assert torch.allclose(got, encoder(frames[:count]), atol=1e-5)
 
 
+SIGNAL = """
+import os, signal, sys, threading
+from pathlib import Path
+import torch
+from propainter.export.runners import openvino_runner
+
+signal.signal(signal.SIGUSR1, lambda number, frame: print("handled", number))
+runners = [openvino_runner(Path(sys.argv[1])) for _ in range(2)]
+for run in runners:
+    run(torch.rand(1, 32, 32, 34))
+del run
+thread = threading.Thread(target=runners.clear)  # as the garbage collector may in any thread
+thread.start()
+thread.join()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+"""OpenVINO's plugin gives the thread that makes it a stack for signals, and frees it in whatever thread it ends."""
+
+
 @pytest.mark.slow
 def test_openvino_and_some_components(weights, tmp_path, capsys):
     folder = tmp_path / "files"
@@ -70,6 +91,8 @@ def test_openvino_and_some_components(weights, tmp_path, capsys):
     features = torch.rand(3, 32, 32, 34)
     with torch.inference_mode():
         assert torch.allclose(openvino_runner(folder / "decoder.zip")(features), decoder(features), atol=1e-5)
+    done = subprocess.run([sys.executable, "-c", SIGNAL, folder / "decoder.zip"], text=True, capture_output=True)
+    assert (done.returncode, done.stdout) == (0, "handled 10\n"), done.stderr
 
 
 @pytest.mark.slow
