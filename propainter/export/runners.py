@@ -121,9 +121,9 @@ def openvino_runner(path: Path, threads: int | None = None) -> Call:
 def _openvino_core() -> Any:
     """Return OpenVINO's core, one for the life of this process.
 
-    Its CPU plugin gives the thread that makes it a stack for signal handlers. The plugin's last user unmaps that stack, in
-    whatever thread it ends (https://github.com/openvinotoolkit/openvino/pull/11894). The next signal that is handled, such
-    as a child's end, would then crash the process.
+    Its CPU plugin gives the thread that makes it a stack for signal handlers. The plugin's last user unmaps that
+    stack, in whatever thread it ends (https://github.com/openvinotoolkit/openvino/pull/11894). The next signal that is
+    handled, such as a child's end, would then crash the process.
     """
     return import_openvino().Core()
 
