@@ -6,6 +6,7 @@ store, starts a lost actor again and does its unit again.
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 
 Build = Callable[[str], Pipeline]
 """Build the pipeline on a device; it has to be picklable."""
+
+CONNECT_S = 10
+"""Seconds in which a cluster's address has to answer."""
 
 SCENE = ("filled", "masks", "remaining_masks", "completed_f", "completed_b")
 """Tensors that generation reads."""
@@ -185,6 +189,7 @@ def ray_cluster(address: str | None, workers: int, device: torch.device, build: 
         raise UnsupportedError("ray is not installed: pip install 'propainter-bench[ray]'")
     ray: Any = import_module("ray")
 
+    _check_address(address)
     kind = "GPU" if device.type == "cuda" else "CPU"
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     try:
@@ -205,6 +210,23 @@ def ray_cluster(address: str | None, workers: int, device: torch.device, build: 
         yield RayStages([actor.remote(build, device.type) for _ in range(workers)])
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str | None) -> None:
+    """Check that something listens at HOST:PORT: Ray would try for minutes, and log each try.
+
+    Raises:
+        InputError: nothing does.
+    """
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"cluster.address is {address!r}, and nothing answers there ({error}); give what `ray start` printed"
+        ) from error
 
 
 def _first(error: Exception) -> str:

@@ -104,6 +104,12 @@ def export(options: argparse.Namespace) -> None:
     """
     target: Path = options.output.expanduser()
     _check(options, target)
+    with _new_folder(target) as part:
+        count = _export_into(options, part)
+    print(f"written: {target} ({count} files and {MANIFEST})")
+
+
+def _export_into(options: argparse.Namespace, folder: Path) -> int:
     networks = _networks(options.weights, options.weights_dir).to(options.device)
     chosen = _components(options.components, networks)
     lengths = options.neighbor_length, options.ref_stride, options.subvideo_length
@@ -111,18 +117,33 @@ def export(options: argparse.Namespace) -> None:
     frames, masks = probe_clip(options.frames, options.height, options.width)
     recorder = Recorder(pipeline, chosen)
     reference = pipeline(frames, masks)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    manifest = _write_all(options, networks, recorder, pipeline, (frames, masks, reference), folder)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    return len(manifest["files"])
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """Give a folder that becomes `target` where the block succeeds, and is removed else.
+
+    Raises:
+        InputError: none can be made beside it.
+    """
     try:
-        manifest = _write_all(options, networks, recorder, pipeline, (frames, masks, reference), part)
-        (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    except OSError as error:
+        raise InputError(
+            f"-o is {target}, and {target.parent} can't be written to: {error.strerror}; give another folder"
+        ) from error
+    try:
+        yield part
         part.chmod(0o755)
         if target.exists():  # an empty folder
             target.rmdir()
         os.replace(part, target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    print(f"written: {target} ({len(manifest['files'])} files and {MANIFEST})")
 
 
 def _check(options: argparse.Namespace, target: Path) -> None:

@@ -8,6 +8,7 @@ from support.clips import clip
 from support.command_line import ROOT
 
 from experiments.system.ray_cluster import RayStages, Worker, ray_cluster
+from propainter import InputError
 from variants import UnsupportedError
 
 CPU = torch.device("cpu")
@@ -43,6 +44,17 @@ def test_without_ray_it_is_unsupported(monkeypatch):
     monkeypatch.setattr("experiments.system.ray_cluster.find_spec", lambda name: None)
     says = r"ray is not installed: pip install 'propainter-bench\[ray\]'"
     with pytest.raises(UnsupportedError, match=says), ray_cluster(None, 2, CPU, devices.pipeline):
+        pass
+
+
+@pytest.mark.parametrize("address", ["localhost:1", "ray://localhost:1", "no-such-host.invalid:6379"])
+def test_an_address_where_nothing_listens_is_found_at_once(monkeypatch, address):
+    monkeypatch.setattr("experiments.system.ray_cluster.find_spec", lambda name: name)
+    monkeypatch.setattr("experiments.system.ray_cluster.import_module", lambda name: None)
+    with (
+        pytest.raises(InputError, match=f"cluster.address is '{address}', and nothing answers there"),
+        ray_cluster(address, 2, CPU, devices.pipeline),
+    ):
         pass
 
 

@@ -131,6 +131,12 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(tmp_path, options, s
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_is_found_before_anything_is_computed(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert command.main(["-o", str(tmp_path / "file" / "new")]) == 1
+    assert "can't be written to" in capsys.readouterr().err
+
+
 def test_raft_is_left_out_where_the_weights_have_none(capsys):
     networks = replace(narrow_networks(), raft=None)
     assert command._components("raft,decoder", networks) == ["decoder"]
