@@ -85,7 +85,7 @@ def spread(cfg: DictConfig, devices: Sequence[torch.device], pipeline: Pipeline)
             pipeline.effective["devices"] = {"cluster": "ray", "workers": cfg.cluster.workers}
             yield pipeline
         return
-    log.info("starting %d processes more, for %s", len(devices) - 1, ", ".join(map(str, devices[1:])))
+    log.info("starting a process for each of %s", ", ".join(map(str, devices[1:])))
     with device_group(devices, partial(_build, settings)) as group:
         yield group.spread(pipeline)
 

@@ -23,17 +23,8 @@ from torch import Tensor
 
 from propainter.errors import InputError
 from propainter.export.components import COMPONENTS, Call, take_over
-from propainter.export.files import (
-    FORMATS,
-    MANIFEST,
-    OPSET,
-    SUFFIXES,
-    Description,
-    check_opset,
-    describe,
-    require,
-    write,
-)
+from propainter.export.description import FORMATS, MANIFEST, OPSET, SUFFIXES, Description, check_opset, describe
+from propainter.export.files import require, write
 from propainter.export.probe import Recorder, probe_clip
 from propainter.export.runners import aoti_runner, onnxruntime_runner, openvino_runner
 from propainter.inference.pipeline import Pipeline

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from propainter.errors import InputError
 from propainter.export.components import Call
-from propainter.export.files import OPENVINO_FILES, export_program, exporting, import_openvino, read_description
+from propainter.export.description import read_description
+from propainter.export.files import OPENVINO_FILES, export_program, exporting, import_openvino
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",

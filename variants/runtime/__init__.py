@@ -14,7 +14,8 @@ import torch
 
 from propainter.errors import InputError
 from propainter.export.components import module_of, take_over
-from propainter.export.files import OPSET, SUFFIXES, check_opset, import_openvino, require, weights_hash
+from propainter.export.description import OPSET, SUFFIXES, check_opset, weights_hash
+from propainter.export.files import import_openvino, require
 from propainter.export.runners import PROVIDERS, aoti_runner, onnxruntime_runner, openvino_runner, torch_tensorrt_runner
 from propainter.inference.pipeline import Pipeline
 from propainter.io.disk_cache import DiskLRUCache

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from propainter.errors import InputError, is_out_of_memory
 from propainter.export.components import COMPONENTS, Call
-from propainter.export.files import OPSET, describe
+from propainter.export.description import OPSET, describe
 from variants import UnsupportedError
 from variants.runtime.stores import Store
 

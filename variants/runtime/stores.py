@@ -12,7 +12,8 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from propainter.errors import InputError
-from propainter.export.files import MANIFEST, Description, read_description, write
+from propainter.export.description import MANIFEST, Description, read_description
+from propainter.export.files import write
 from propainter.io.disk_cache import DiskLRUCache
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from support.golden import TOLERANCE, difference, thinned
 
 from propainter import Pipeline, Schedule
 from propainter.export.components import module_of, take_over
-from propainter.export.files import describe, write
+from propainter.export.description import describe
+from propainter.export.files import write
 from propainter.export.probe import Recorder
 from propainter.export.runners import onnxruntime_runner
 from propainter.models.flow_completion import predict_flow

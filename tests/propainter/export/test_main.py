@@ -12,7 +12,7 @@ import torch
 from support.narrow import narrow_networks
 
 from propainter.export import __main__ as command
-from propainter.export.files import read_description
+from propainter.export.description import read_description
 from propainter.export.runners import onnxruntime_runner, openvino_runner
 
 SMALLEST = ["--height", "128", "--width", "136", "--frames", "3", "--raft-iterations", "1"]

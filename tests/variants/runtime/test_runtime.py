@@ -23,7 +23,7 @@ from support.reusing import hole_psnr
 from propainter import InputError, Pipeline, Schedule
 from propainter.export import __main__ as command
 from propainter.export.components import COMPONENTS, module_of
-from propainter.export.files import describe, read_description
+from propainter.export.description import describe, read_description
 from propainter.io.disk_cache import DiskLRUCache
 from variants import GROUPS, UnsupportedError, apply, needs_cuda
 from variants.runtime.component_call import ComponentCall, runtimes_allowed
@@ -266,17 +266,19 @@ class TestFailures:
             made_up(full)(*clip(3))
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Encoder and decoder, exported by hand."""
+    folder = tmp_path_factory.mktemp("given") / "files"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "_networks", lambda *options: narrow_networks())
+        options = ["--height", "128", "--width", "136", "--frames", "3", "--components", "encoder,decoder"]
+        assert command.main(["-o", str(folder), *options, "--raft-iterations", "1"]) == 0
+    return folder
+
+
 class TestGivenFiles:
     """`runtime.files`: a folder that was exported by hand."""
-
-    @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("given") / "files"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(command, "_networks", lambda *options: narrow_networks())
-            options = ["--height", "128", "--width", "136", "--frames", "3", "--components", "encoder,decoder"]
-            assert command.main(["-o", str(folder), *options, "--raft-iterations", "1"]) == 0
-        return folder
 
     def run(self, narrow, folder, size=(128, 136), **changes):
         networks = copy.deepcopy(narrow)
