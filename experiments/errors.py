@@ -19,7 +19,7 @@ class NonFiniteError(ArithmeticError):
 
 
 class LostProcessError(RuntimeError):
-    """Another process of this run has ended; the message names it."""
+    """Another process of this run has ended, or could not go on; the message says which, or why."""
 
 
 FORESEEN: dict[str, type[Exception]] = {

@@ -80,6 +80,9 @@ claims_published = Mark()
 needs_cuda = Mark()
 """The variant raises `UnsupportedError` on a CPU."""
 
+needs_raft = Mark()
+"""The variant has no effect where flow is not by RAFT."""
+
 
 @claims_published
 def as_published(pipeline: "Pipeline") -> "Pipeline":

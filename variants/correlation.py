@@ -19,7 +19,7 @@ from propainter.models.lazy_torchvision import raft as blocks
 from propainter.models.raft import AllPairsBlock, ClipFlow, Correlation
 from propainter.renamed import module_getattr
 from propainter.validation import above_0, check_number
-from variants import UnsupportedError, claims_published, needs_cuda
+from variants import UnsupportedError, claims_published, needs_cuda, needs_raft
 from variants.components import NO_RAFT, raft_of
 from variants.guard import guarded
 
@@ -48,6 +48,7 @@ def all_pairs(pipeline: Pipeline) -> Pipeline:
 
 
 @claims_published
+@needs_raft
 def on_demand(pipeline: Pipeline, block_mb: float = 16) -> Pipeline:
     """Compute the windows from the feature maps at each lookup: memory is linear in pixels.
 
@@ -70,6 +71,7 @@ def on_demand(pipeline: Pipeline, block_mb: float = 16) -> Pipeline:
 
 @claims_published
 @needs_cuda
+@needs_raft
 def triton(pipeline: Pipeline, on_demand: bool = False) -> Pipeline:
     """Look up all windows of an update in one Triton kernel, in a volume or without one.
 

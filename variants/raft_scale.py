@@ -13,7 +13,7 @@ from torch import Tensor
 from propainter.inference.pipeline import FlowEstimator, Pipeline
 from propainter.models.raft import Flows
 from propainter.validation import check_number
-from variants import claims_published
+from variants import claims_published, needs_raft
 from variants.components import NO_RAFT, raft_of
 
 SMALLEST_SIDE = 128
@@ -24,6 +24,7 @@ AUTO = ((3840 * 2160, 1 / 8), (1920 * 1080, 1 / 4), (1024 * 1024, 1 / 2))
 
 
 @claims_published.when(lambda scale: scale == 1)
+@needs_raft.when(lambda scale: scale != 1)
 def scaled(pipeline: Pipeline, scale: float) -> Pipeline:
     """Estimate flow at `scale` times the frames' size.
 
@@ -37,6 +38,7 @@ def scaled(pipeline: Pipeline, scale: float) -> Pipeline:
     return _at_scale(pipeline, scale, None if scale == 1 else f"raft_scale.scale={scale}")
 
 
+@needs_raft
 def auto(pipeline: Pipeline) -> Pipeline:
     """Choose the scale by the frames' pixels: above 3840x2160 1/8, above 1920x1080 1/4, above 1024x1024 1/2, else 1."""
     return _at_scale(pipeline, None, "raft_scale=auto")

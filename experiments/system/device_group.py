@@ -3,12 +3,13 @@
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from propainter.inference.distributed import SharedRunner, SharedStages
 from propainter.inference.interfaces import Clip
 
 log = logging.getLogger(__name__)
+
+ENDS_S = 5
+"""Seconds in which processes end once one has."""
 
 START_S = 600
 """Seconds after which a process that has not answered counts as lost."""
@@ -88,10 +92,14 @@ class DeviceGroup(SharedRunner):
         """Return [T, H, W, 3]."""
         self.announce(pipeline, clip, len(self.devices))
         stages = SharedStages()
-        stages.on_frames = self.on_frames
+        stages.on_frames = None if self.on_frames is None else self._deliver
         for pipe in self.pipes:
             self._talk(partial(pipe.send, tuple(clip)))
-        result: np.ndarray = self._talk(lambda: stages(pipeline, clip))
+        try:
+            result: np.ndarray = self._talk(lambda: stages(pipeline, clip))
+        except _OwnError as error:
+            assert error.__cause__ is not None
+            raise error.__cause__ from None
         self.peaks[:] = [_peak_bytes(self.devices[0])]
         for number, pipe in enumerate(self.pipes, 1):
             kind, content = self._talk(pipe.recv)
@@ -111,19 +119,34 @@ class DeviceGroup(SharedRunner):
         except (RuntimeError, OSError, EOFError) as error:
             if is_out_of_memory(error):
                 raise
-            for number, (pipe, process) in enumerate(zip(self.pipes, self.processes, strict=True), 1):
-                process.join(5)
-                if process.exitcode is None:
-                    continue
-                known = _last_message(pipe)
-                if known is not None and known[0] not in ("built", "done"):
-                    raise _error(number, self.devices[number], *known) from None
-                how = _how_it_ended(process.exitcode)
-                raise LostProcessError(
-                    f"the process on {self.devices[number]} (number {number + 1} of {len(self.devices)}) {how}, and "
-                    "the run with it"
-                ) from None
+            causes = self._why_others_ended()
+            if causes:
+                raise min(causes, key=_rank) from None
             raise
+
+    def _why_others_ended(self) -> list[Exception]:
+        """Return an error for each process that has ended, or ends within seconds."""
+        if wait([process.sentinel for process in self.processes], ENDS_S):
+            time.sleep(ENDS_S / 5)  # those whose exchange failed too end a little later
+        found: list[Exception] = []
+        for number, (pipe, process) in enumerate(zip(self.pipes, self.processes, strict=True), 1):
+            process.join(0)
+            if process.exitcode is None:
+                continue
+            known = _last_message(pipe)
+            if known is not None and known[0] not in ("built", "done"):
+                found.append(_error(number, self.devices[number], *known))
+                continue
+            name = f"the process on {self.devices[number]} (number {number + 1} of {len(self.devices)})"
+            found.append(LostProcessError(f"{name} {_how_it_ended(process.exitcode)}, and the run with it"))
+        return found
+
+    def _deliver(self, images: np.ndarray) -> None:
+        assert self.on_frames is not None
+        try:
+            self.on_frames(images)
+        except Exception as error:
+            raise _OwnError from error
 
     def wait_until_built(self) -> None:
         """Wait until every process has its pipeline.
@@ -141,11 +164,21 @@ class DeviceGroup(SharedRunner):
         for pipe in self.pipes:
             with suppress(OSError):
                 pipe.send(None)
+        deadline = time.monotonic() + ENDS_S
         for process in self.processes:
-            process.join(10)
+            process.join(max(0.0, deadline - time.monotonic()))
             if process.exitcode is None:
                 process.kill()
                 process.join()
+
+
+class _OwnError(Exception):
+    """Frames could not be handed on: an error of this process, whose cause it is."""
+
+
+def _rank(error: Exception) -> int:
+    """Return how near an error is to the first cause: the others follow from an exchange that failed."""
+    return 0 if isinstance(error, LostProcessError) else 1 if type(error) in FORESEEN.values() else 2
 
 
 def _last_message(pipe: Connection) -> tuple[str, Any] | None:

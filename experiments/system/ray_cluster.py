@@ -43,6 +43,9 @@ Build = Callable[[str], Pipeline]
 CONNECT_S = 10
 """Seconds in which a cluster's address has to answer."""
 
+UNIT_WINDOWS = 4
+"""Windows of a unit at most: neighbours, since a variant may keep what they share."""
+
 SCENE = ("filled", "masks", "remaining_masks", "completed_f", "completed_b")
 """Tensors that generation reads."""
 
@@ -127,11 +130,11 @@ class RayStages(SharedRunner):
             )
         with pipeline.stage("completion"):
             masks = as_masks(flow_holes, store.device, pipeline.dtype)
-            units = completion_units(num_frames - 1, schedule.subvideo_length)
+            directed = completion_units(num_frames - 1, schedule.subvideo_length)
             given = [ray.put(_array(flow)) for flow in flows] + [ray.put(flow_holes)]
-            arrays = self._done("complete", [(*given, *unit) for unit in units])
+            arrays = self._done("complete", [(*given, *unit) for unit in directed])
             completed = [torch.from_numpy(x.copy()).to(store.device, pipeline.dtype) for x in arrays]
-            flow_f, flow_b = joined_flow((flows[0], flows[1]), masks, units, completed)
+            flow_f, flow_b = joined_flow((flows[0], flows[1]), masks, directed, completed)
             store.put("completed_f", flow_f)
             store.put("completed_b", flow_b)
         with pipeline.stage("propagation"):
@@ -140,7 +143,9 @@ class RayStages(SharedRunner):
         with pipeline.stage("generation", len(windows)):
             compositor = pipeline.compositor(frames, holes)
             scene = ray.put({name: _array(store.get(name)) for name in SCENE})
-            blocks = [[windows[number] for number in part] for part in share(len(windows), len(self.actors)) if part]
+            rounds = -(-len(windows) // (len(self.actors) * UNIT_WINDOWS))
+            units = share(len(windows), rounds * len(self.actors))
+            blocks = [[windows[number] for number in unit] for unit in units if unit]
             delivery, done = FrameDelivery(compositor, windows, original_size, self.on_frames), 0
             for block, found in zip(blocks, self._each("generate", [(scene, block) for block in blocks]), strict=True):
                 for window, prediction in zip(block, found, strict=True):
@@ -162,10 +167,9 @@ class RayStages(SharedRunner):
                 yield ray.get(call)
             except ray.exceptions.RayTaskError as error:
                 cause = error.cause if isinstance(error.cause, Exception) else None
-                raise (cause or RuntimeError(str(error).splitlines()[-1])) from None
+                raise (cause or RuntimeError(_first(error))) from None
             except ray.exceptions.RayError as error:
-                first = str(error).splitlines()[0]
-                raise LostProcessError(f"Ray lost a unit and could not do it again: {first}") from None
+                raise LostProcessError(f"Ray could not do a unit of {method}: {_first(error)}") from None
 
     def _done(self, method: str, units: Sequence[tuple[Any, ...]]) -> list[Any]:
         return list(self._each(method, units))
@@ -213,17 +217,17 @@ def ray_cluster(address: str | None, workers: int, device: torch.device, build: 
 
 
 def _check_address(address: str | None) -> None:
-    """Check that something listens at HOST:PORT: Ray would try for minutes, and log each try.
+    """Check that something listens at HOST:PORT. Ray would try for minutes, and log each try.
 
     Raises:
         InputError: nothing does.
     """
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
+    host, _, port = str(address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:
         raise InputError(
             f"cluster.address is {address!r}, and nothing answers there ({error}); give what `ray start` printed"
         ) from error

@@ -145,7 +145,7 @@ def write_meanwhile(
         output: the config's `output`.
 
     Returns:
-        The first run, the record's `video`, and the seconds of writing that were waited for.
+        The first run, the record's `video`, and the seconds of writing that were waited for, which are not the run's.
     """
     inputs, sections = inputs_of(clip), list[Video]()
 
@@ -160,8 +160,9 @@ def write_meanwhile(
             seconds, result = timed(pipeline, inputs)
         finally:
             runner.on_frames = None
+        during = written.waited_s
         whole.finish()
-        return seconds, result
+        return seconds - during, result
 
     try:
         with WriteBehind(write, QUEUED_FRAMES, "encode") as written:

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from hashlib import sha256
 from importlib.util import find_spec
@@ -115,11 +115,12 @@ def _export_into(options: argparse.Namespace, folder: Path) -> int:
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """Give a folder that becomes `target` where the block succeeds, and is removed else.
+    """Give a folder that becomes `target` where the block succeeds; otherwise it is removed, with parents made for it.
 
     Raises:
         InputError: none can be made beside it.
     """
+    made = [parent for parent in target.parents if not parent.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         part = Path(mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
@@ -135,6 +136,9 @@ def _new_folder(target: Path) -> Iterator[Path]:
         os.replace(part, target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):  # not empty: they hold the target
+            for parent in made:
+                parent.rmdir()
 
 
 def _check(options: argparse.Namespace, target: Path) -> None:

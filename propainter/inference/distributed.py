@@ -97,21 +97,24 @@ class SharedRunner:
 
     Attributes:
         on_frames: called with finished frames in order, [n, H, W, 3], while later windows are computed; or None.
-        announced: whether the log has what the units allow.
+        longest: frames of the longest part of the video so far.
     """
 
     on_frames: Callable[[np.ndarray], object] | None = None
-    announced = False
+    longest = 0
 
     def announce(self, pipeline: "Pipeline", clip: Clip, parts: int) -> None:
-        """Note in `effective["devices"]` what the clip's units allow with so many devices, and log it once."""
-        size = process_size(*clip.frames.shape[1:3])
-        most = most_speedups(len(clip.frames), size, pipeline.schedule, parts)
+        """Log what a clip's units allow with so many devices; `effective["devices"]` keeps it of the longest clip."""
+        count, size = len(clip.frames), process_size(*clip.frames.shape[1:3])
+        if count <= self.longest:
+            return
+        self.longest = count
+        most = most_speedups(count, size, pipeline.schedule, parts)
         pipeline.effective.setdefault("devices", {})["most_speedups"] = most
-        if not self.announced:
-            each = ", ".join(f"{stage} {gain:.1f}" for stage, gain in most.items())
-            log.info("by the clip's units, %d devices are at most so many times as fast as one: %s", parts, each)
-            self.announced = True
+        each = ", ".join(f"{stage} {gain:.1f}" for stage, gain in most.items())
+        log.info(
+            "by the units of %d frames, %d devices are at most this many times as fast as one: %s", count, parts, each
+        )
 
 
 class FrameDelivery:

@@ -38,25 +38,36 @@ def dies(device: str) -> Pipeline:
     return made
 
 
-def dies_late(device: str) -> Pipeline:
-    """One without RAFT whose process is killed in its second window."""
-    made = without_raft(device)
-    published, calls = made.predictor, []
+class DiesLate:
+    """Build a pipeline without RAFT whose process is killed in its second window, once a file is there.
 
-    def predictor(*inputs):
-        predict = published(*inputs)
+    Args:
+        mark: path of the file.
+    """
 
-        def predict_or_die(window):
-            calls.append(window)
-            if len(calls) == 2:
-                time.sleep(1)  # the first one's prediction is on its way
-                os.kill(os.getpid(), signal.SIGKILL)
-            return predict(window)
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
 
-        return predict_or_die
+    def __call__(self, device: str) -> Pipeline:
+        made = without_raft(device)
+        published, calls = made.predictor, []
 
-    made.predictor = predictor
-    return made
+        def predictor(*inputs):
+            predict = published(*inputs)
+
+            def predict_or_die(window):
+                calls.append(window)
+                if len(calls) == 2:
+                    end = time.monotonic() + 60
+                    while not os.path.exists(self.mark) and time.monotonic() < end:
+                        time.sleep(0.05)
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return predict(window)
+
+            return predict_or_die
+
+        made.predictor = predictor
+        return made
 
 
 def runs_out(device: str) -> Pipeline:

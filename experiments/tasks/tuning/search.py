@@ -24,8 +24,8 @@ UNKNOWN = 1e3
 NOT_RUN = "not_run"
 """The bound that a combination breaks which did not run."""
 
-MOST_REPEATS = 5
-"""Proposals in a row of what is known already, after which the search takes something new by chance."""
+STARTUP = 4
+"""Combinations before the sampler's model is asked: those of the start, then by chance."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Search:
         self.trials: list[Trial] = []
         self._known: dict[Combination, Outcome] = {}
         self._chance = random.Random(seed)
-        sampler = optuna.samplers.TPESampler(seed=seed)
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
         self._study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
         for combination in start:
             self._study.enqueue_trial(dict(combination), skip_if_exists=True)
@@ -148,22 +148,30 @@ class Search:
         """Measure the next combination, and return it with its outcome; None where all are known."""
         import optuna
 
-        for _ in range(MOST_REPEATS):
-            if len(self._known) >= self.size:
-                return None
+        if len(self._known) >= self.size:
+            return None
+        asked = self._study.ask()
+        combination = self._suggested(asked)
+        if combination in self._known:
+            self._study.tell(asked, state=optuna.trial.TrialState.FAIL)  # nothing to learn from it
+            self._study.enqueue_trial(dict(self._nearest_unknown()))
             asked = self._study.ask()
-            combination = tuple(
-                (group, str(asked.suggest_categorical(group, list(options)))) for group, options in self.space.items()
-            )
-            if combination in self._known:
-                self._study.tell(asked, state=optuna.trial.TrialState.FAIL)  # nothing to learn from it
-                continue
-            outcome = outcome_of(combination)
-            self._tell(asked, outcome)
-            return self._added(combination, outcome)
-        combination = self._chance.choice([one for one in combinations(self.space) if one not in self._known])
-        self._study.enqueue_trial(dict(combination))
-        return self.measure(outcome_of)
+            combination = self._suggested(asked)
+        outcome = outcome_of(combination)
+        self._tell(asked, outcome)
+        return self._added(combination, outcome)
+
+    def _suggested(self, asked: Any) -> Combination:
+        return tuple(
+            (group, str(asked.suggest_categorical(group, list(options)))) for group, options in self.space.items()
+        )
+
+    def _nearest_unknown(self) -> Combination:
+        """Return a combination that is not known and differs from the best one in as few groups as any, by chance."""
+        unknown = [one for one in combinations(self.space) if one not in self._known]
+        best = by_speed(self.trials)[:1] or self.trials[:1]
+        self._chance.shuffle(unknown)
+        return min(unknown, key=lambda one: sum(a != b for a, b in zip(one, best[0].combination, strict=True)))
 
     def _tell(self, asked: Any, outcome: Outcome) -> None:
         for name, value in outcome.excess.items():

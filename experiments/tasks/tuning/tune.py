@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.data.weights import load_networks
 from experiments.launch.isolation import key_of, read_record, run_child
 from experiments.launch.resume import RESULTS
 from experiments.launch.sweep import progress_line
@@ -40,7 +41,7 @@ from experiments.tasks.tuning.search import (
 )
 from experiments.tasks.tuning.settings import Settings, bounds_of, some_groups
 from propainter import InputError
-from variants import GROUPS, needs_cuda
+from variants import GROUPS, Mark, needs_cuda, needs_raft
 from variants.presets.by_device import composing_for
 
 NOT_A_RUNS = ("tune", "experiment", "task", "resume", "report", "isolate")
@@ -51,10 +52,6 @@ SHORT = ("measure.min_samples=2", "measure.max_samples=2", "measure.max_warmups=
 
 FULL = ("measure.baseline=published", "measure.max_warmups=1", "measure.flops=false")
 """How a finalist is measured."""
-
-BEYOND_SHORT = 2.0
-"""Least times that a run at full size is expected to take, of the time of one on the first frames."""
-
 
 Confirmed = tuple[Combination, dict[str, Any], Outcome]
 """A finalist, its record at full size, and the outcome there."""
@@ -113,15 +110,25 @@ class Tuning:
         weights = HydraConfig.get().runtime.choices.get("weights")
         self.shared = given if "weights" in fixed else [f"weights={weights}", *given]
         self.presets: dict[Combination, str] = {}
-        on_cpu = choose_device(str(cfg.device)).type == "cpu"
+        self.frames = instantiate(cfg.data).num_frames
+        self.lacks: list[Mark] = []
+        if choose_device(str(cfg.device)).type == "cpu":
+            self.lacks.append(needs_cuda)
+        if not has_raft(cfg):
+            self.lacks.append(needs_raft)
         self.space = {
-            group: [option for option in options if not (on_cpu and _needs_cuda(group, option))]
+            group: list(dict.fromkeys(self._useful(group, option) for option in options))
             for group, options in settings.space.items()
             if group not in fixed
         }
         self._add_presets()
         self.began = time.monotonic()
         self.seconds: list[float] = []
+
+    def _useful(self, group: str, option: str) -> str:
+        """Return an option, or the published one where it can't run, or has no effect, with this device and weights."""
+        variant = instantiate(OmegaConf.load(CONF / group / f"{option}.yaml"))
+        return GROUPS[group] if any(mark.holds(variant) for mark in self.lacks) else option
 
     def _add_presets(self) -> None:
         """Add the presets' options to the space, and remember their combinations: a preset may set more."""
@@ -134,7 +141,8 @@ class Tuning:
                 raise InputError(
                     f"tune.start has {name!r}, which is no preset: {' '.join(str(error).split())}"
                 ) from error
-            found[name] = whole.hydra.runtime.choices
+            chosen = whole.hydra.runtime.choices
+            found[name] = {group: self._useful(group, str(chosen[group])) for group in GROUPS}
         for choices in found.values():
             for group, options in self.space.items():
                 if choices[group] not in options:
@@ -144,7 +152,7 @@ class Tuning:
                 g for g in GROUPS if g not in self.space and choices[g] != GROUPS[g] and g in self.settings.space
             ]
             if not outside:
-                combination = tuple((group, str(choices[group])) for group in self.space)
+                combination = tuple((group, choices[group]) for group in self.space)
                 self.presets.setdefault(combination, name)
 
     def findings(self) -> Findings:
@@ -168,12 +176,20 @@ class Tuning:
         return self.settings.minutes * 60 - (time.monotonic() - self.began)
 
     def _for_finalists(self, trials: Sequence[Trial]) -> float:
-        """Return the seconds that the finalists are expected to take: each pair has two runs, and each run a start."""
-        if not trials:
+        """Return the seconds that the finalists are expected to take, by the latencies on the first frames.
+
+        Each has a first run and a warm-up, its baseline has a warm-up, and then there are the pairs. The reference is
+        computed once. The longest trial stands for a start.
+        """
+        latencies = [trial.outcome.latency_s for trial in trials if trial.outcome.latency_s is not None]
+        if not latencies:
             return 0.0
-        ran = [seconds for seconds in self.seconds if seconds]
-        slowest = max(ran, default=0.0)
-        return BEYOND_SHORT * slowest * self.settings.finalists
+        best = by_speed(trials)[:1]
+        own = best[0].outcome.latency_s if best else max(latencies)
+        growth = max(1.0, self.frames / self.settings.frames)
+        published, own = growth * max(latencies), growth * (own or max(latencies))
+        runs = (self.settings.pairs + 1) * published + (self.settings.pairs + 2) * own
+        return published + self.settings.finalists * (runs + max(self.seconds, default=0.0))
 
     def _short(self, combination: Combination) -> Outcome:
         more = [*_first_frames(self.cfg, self.settings.frames), *SHORT, "quality.lpips=false"]
@@ -286,8 +302,12 @@ def _first_frames(cfg: DictConfig, frames: int) -> list[str]:
     )
 
 
-def _needs_cuda(group: str, option: str) -> bool:
-    return needs_cuda.holds(instantiate(OmegaConf.load(CONF / group / f"{option}.yaml")))
+def has_raft(cfg: DictConfig) -> bool:
+    """Return whether flow is by RAFT with the config's weights."""
+    if HydraConfig.get().runtime.choices.get("flow_estimator") == "dis":
+        return False
+    networks, _ = load_networks(cfg.weights)
+    return networks.raft is not None
 
 
 def _said(combination: Combination) -> str:

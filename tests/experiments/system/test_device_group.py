@@ -57,10 +57,16 @@ def test_chunks_are_shared_out_one_by_one(one_thread):
 
 
 @pytest.mark.slow
-def test_what_was_finished_before_a_process_died_has_been_handed_on(one_thread):
-    given = []
+def test_what_was_finished_before_a_process_died_has_been_handed_on(one_thread, tmp_path):
+    given, mark = [], tmp_path / "third"
+
+    def keep(images):
+        given.append(images)
+        if len(given) == 3:  # two of this process, one of the other
+            mark.touch()
+
     with pytest.raises(LostProcessError, match=r"\(number 2 of 2\) was killed by signal 9"):
-        over_two(devices.without_raft, devices.dies_late, given.append)
+        over_two(devices.without_raft, devices.DiesLate(str(mark)), keep)
     expected = devices.without_raft()(*clip(9))
     assert len(given) == 3 and np.array_equal(np.concatenate(given), expected[: sum(map(len, given))])
 

@@ -38,6 +38,7 @@ def machine(monkeypatch):
         return record
 
     monkeypatch.setattr(tune, "run_child", run_child)
+    monkeypatch.setattr(tune, "has_raft", lambda cfg: True)
     return started
 
 
@@ -82,6 +83,18 @@ def test_a_preset_takes_part_as_it_is_written(machine, tmp_path, capsys):
         "preset=published",
         "preset=memory_efficient",
     ]
+
+
+@pytest.mark.parametrize("given", [[], ["weights=seeded", "flow_estimator=dis"]], ids=["small", "dis"])
+def test_options_for_raft_take_no_part_without_it(machine, monkeypatch, tmp_path, given):
+    """Nor do they in a preset, which takes part all the same."""
+    monkeypatch.undo()
+    monkeypatch.setattr(tune, "run_child", lambda *given, **more: pytest.fail("a run was started"))
+    monkeypatch.setattr(tune.Tuning, "_confirm", lambda self, candidates: [])
+    monkeypatch.setattr(tune.Search, "measure", lambda self, run: None)
+    tuned(tmp_path / "run", *given, "tune.start=[published,memory_efficient]")
+    document = json.loads((tmp_path / "run" / "tune.json").read_text())
+    assert document["space"]["raft_scale"] == ["full"]
 
 
 def test_published_can_be_the_fastest_that_fits(machine, tmp_path, capsys):
