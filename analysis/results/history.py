@@ -194,7 +194,7 @@ def machine(row: Mapping[str, Any]) -> str:
     device = str(row.get("environment.device") or "an unknown device")
     if row.get("environment.device_type") == "cpu":
         threads = row.get("environment.threads")
-        return device if threads is None else f"{device}, {int(threads)} threads"
+        return device if threads is None else f"{device}, {int(threads)} thread{'s' if threads != 1 else ''}"
     driver = row.get("environment.driver")
     return device if driver is None else f"{device}, driver {driver}"
 

@@ -253,7 +253,8 @@ def _use(cores: Sequence[int]) -> None:
 
 
 def _join(rank: int, size: int, address: str, on_cpu: bool) -> None:
-    backend = "gloo" if on_cpu else "nccl"
+    # gloo for predictions, which lie on the host. With nccl a sender may wait for its receiver at their first exchange.
+    backend = "gloo" if on_cpu else "cpu:gloo,cuda:nccl"
     dist.init_process_group(
         backend, init_method=address, rank=rank, world_size=size, timeout=timedelta(seconds=START_S)
     )

@@ -316,13 +316,13 @@ class _Kept:
 
 
 class _Sender:
-    """Send predictions to the first process as bytes, in order, while the next ones are computed."""
+    """Send predictions from the host to the first process as bytes, in order, while the next ones are computed."""
 
     def __init__(self) -> None:
         self._sent: list[tuple[Any, Tensor]] = []
 
     def add(self, numbers: Sequence[int], prediction: Tensor) -> None:
-        x = prediction.contiguous().view(torch.uint8)
+        x = prediction.contiguous().cpu().view(torch.uint8)
         self._sent.append((dist.isend(x, dst=0), x))  # kept until it has arrived
 
     def wait(self) -> None:
@@ -331,6 +331,6 @@ class _Sender:
 
 
 def _received(rank: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    x = torch.empty(shape, dtype=dtype, device=device)
+    x = torch.empty(shape, dtype=dtype)
     dist.recv(x.view(torch.uint8), src=rank)
-    return x
+    return x.to(device)
