@@ -177,3 +177,17 @@ def test_modules_take_these_options(module):
     text = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     flags = {word for words in MODULES if words[2] == module for word in words[3:] if word.startswith("-")}
     assert {flag for flag in flags if flag not in text} == set()
+
+
+def test_exported_files_are_for_the_clip_of_the_run_beside_them():
+    """They are for one size, and some of them for one length."""
+    text = (ROOT / "docs" / "export.md").read_text()
+    (export,) = (words for words in MODULES if words[2] == "propainter.export" and "-o" in words)
+    (run_with_files,) = (words for words in RUNS if any(word.startswith("runtime.files=") for word in words))
+    assert shlex.join(export) in text and shlex.join(run_with_files) in text
+    given = dict(word.split("=", 1) for word in run_with_files)
+    options = dict(zip(export[3::2], export[4::2], strict=True))
+    assert given["runtime.files"] == options["-o"] and given["weights"] == options["--weights"]
+    assert [given[f"data.{name}"] for name in ("num_frames", "height", "width")] == [
+        options[flag] for flag in ("--frames", "--height", "--width")
+    ]

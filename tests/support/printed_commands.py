@@ -26,8 +26,8 @@ _FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.M | re.S)
 _INLINE = re.compile(r"`([^`]+)`")
 _COMMAND = re.compile(
     r"^[\s$]*(?:- run: +)?(?:\w+=\S+ +|time +)*"
-    r"(?P<command>(?:python run\.py|python -m (?:analysis|experiments)[\w.]*|propainter-bench[\w-]*|make [a-z]\S*)"
-    r"(?: .*)?)$"
+    r"(?P<command>(?:python run\.py|python -m (?:analysis|experiments|propainter)[\w.]*"
+    r"|propainter-bench[\w-]*|make [a-z]\S*)(?: .*)?)$"
 )
 _REMARK = re.compile(r"\s+#\s.*| {2,}[^-\s\w].*| {2,}\w[^=]*$|\s>>?.*")
 
