@@ -38,7 +38,7 @@ Build = Callable[[str], Pipeline]
 """Build the pipeline on a device; it has to be picklable."""
 
 
-def check_devices(devices: Sequence[str] | None) -> list[torch.device] | None:
+def check_devices(devices: Any) -> list[torch.device] | None:
     """Return the devices of one clip; None without a list.
 
     Raises:
@@ -46,7 +46,7 @@ def check_devices(devices: Sequence[str] | None) -> list[torch.device] | None:
     """
     if devices is None:
         return None
-    if isinstance(devices, str) or not devices or not all(isinstance(name, str) for name in devices):
+    if not isinstance(devices, list) or not devices or not all(isinstance(name, str) for name in devices):
         raise InputError(f"devices is {devices!r}; give a list such as [cuda:0,cuda:1], or null")
     found = [choose_device(name) for name in devices]
     if len({device.type for device in found}) > 1:

@@ -47,7 +47,8 @@ def chosen_devices(cfg: DictConfig) -> tuple[DictConfig, list[torch.device]]:
     Raises:
         InputError: see `check_devices`; or the scenario is throughput.
     """
-    devices = check_devices(None if cfg.devices is None else list(cfg.devices))
+    given = cfg.devices
+    devices = check_devices(OmegaConf.to_container(given) if OmegaConf.is_config(given) else given)
     if cfg.cluster.name is not None and devices is not None:
         raise InputError("devices and cluster both share out a clip; leave one of them out")
     if devices is None and cfg.cluster.name is None:

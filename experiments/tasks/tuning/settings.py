@@ -39,6 +39,8 @@ class Settings:
         check_number("tune.minutes", self.minutes, above_0, "a number of minutes above 0")
         for name, least in {"finalists": 1, "pairs": 2, "frames": 2}.items():
             check_whole(f"tune.{name}", getattr(self, name), least=least)
+        if isinstance(self.start, str):
+            raise InputError(f"tune.start is {self.start!r}; give a list of presets, as in tune.start=[published,fast]")
         for group, options in self.space.items():
             if group not in GROUPS:
                 raise InputError(f"tune.space has no group {group!r}; give some of {', '.join(GROUPS)}")

@@ -8,6 +8,7 @@ from support.clips import clip
 from support.reusing import hole_psnr
 
 from experiments.errors import LostProcessError
+from experiments.system import device_group as device_group_module
 from experiments.system.device_group import check_devices, device_group
 from propainter import InputError
 from variants import chunking
@@ -72,6 +73,24 @@ def test_what_was_finished_before_a_process_died_has_been_handed_on(one_thread, 
 
 
 @pytest.mark.slow
+def test_an_error_where_frames_are_handed_on_is_itself(one_thread):
+    def full(images):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left on device"):
+        over_two(devices.without_raft, on_frames=full)
+
+
+def test_of_several_errors_that_of_the_lost_process_is_told():
+    """The others follow from an exchange that failed."""
+    failed = device_group_module._error(1, CPUS[0], "RuntimeError", "Connection closed by peer")
+    foreseen = device_group_module._error(2, CPUS[0], "InputError", "wrong")
+    lost = LostProcessError("the process on cpu (number 4 of 4) was killed by signal 9")
+    assert min([failed, foreseen, lost], key=device_group_module._rank) is lost
+    assert min([failed, foreseen], key=device_group_module._rank) is foreseen
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "kind", "says"),
     [
@@ -94,6 +113,7 @@ def test_a_process_that_ends_is_a_sentence(build, kind, says):
     [
         ([], "give a list such as"),
         ("cuda:0", "devices is 'cuda:0'; give a list"),
+        ({"cpu": 2}, "devices is {'cpu': 2}; give a list"),
         (["gpu"], "device is 'gpu'"),
         (["cpu"] * 999, "devices has 999 processes for"),
     ],

@@ -11,8 +11,8 @@ from support.narrow import narrow_networks
 
 from experiments.data import load
 from experiments.errors import LostProcessError
-from experiments.tasks.inpaint_devices import FramesInOrder, delivering, write_meanwhile
-from propainter import Pipeline
+from experiments.tasks.inpaint_devices import FramesInOrder, chosen_devices, delivering, write_meanwhile
+from propainter import InputError, Pipeline
 from propainter.inference.distributed import SharedRunner
 from propainter.inference.shots import Shot, inpaint_shots
 from variants import chunking
@@ -69,6 +69,11 @@ def test_an_error_leaves_what_was_finished(write, runner, tmp_path, caplog):
     assert frames_in(tmp_path / "inpainted.partial.mp4") == 5
     assert "the frames finished so far are in" in caplog.text
     assert not (tmp_path / "inpainted.mp4").exists()
+
+
+def test_a_device_in_place_of_a_list_is_named():
+    with pytest.raises(InputError, match="devices is 'cuda:0'; give a list such as"):
+        chosen_devices(composed("devices=cuda:0"))
 
 
 def test_frames_of_chunks_are_not_handed_on(runner):

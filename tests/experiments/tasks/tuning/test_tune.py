@@ -118,6 +118,7 @@ def test_where_nothing_fits_it_names_the_nearest(machine, tmp_path, capsys):
         (["tune.finalists=0"], "tune.finalists is 0"),
         (["tune.max_vram_gb=8"], "tune.max_vram_gb bounds a GPU's memory, and this runs on the CPU; give"),
         (["tune.min_psnr_hole_db=-1"], "tune.min_psnr_hole_db is -1; give a number of 0 or more"),
+        (["tune.start=fast"], "tune.start is 'fast'; give a list of presets, as in tune.start=[published,fast]"),
         (["tune.start=[quick]"], "tune.start has 'quick', which is no preset"),
         (["tune.space.attention=[quick]"], "tune.space.attention has 'quick'; give some of"),
         (["+tune.space.atention=[sdpa]", "tune.groups=null"], "tune.space has no group 'atention'"),
